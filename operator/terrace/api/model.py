@@ -1,0 +1,88 @@
+"""InferenceModel: what to serve, under which names, from which pool.
+
+Owns: the types of ``spec`` and their bounds. Does not own: CRD generation (``crd.py``), planning.
+Pure. A field stands here only if it has an effect; its docstring is its ``kubectl explain`` text.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from terrace.api.pool import ApiValue, Offload
+
+ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+
+
+class PoolRef(ApiValue):
+    """A pool in the same namespace."""
+
+    name: str = Field(min_length=1, max_length=63)
+    """Name of the InferencePool."""
+
+
+class Source(ApiValue):
+    """Where the model file comes from."""
+
+    uri: str = Field(
+        pattern=r"^(demo://[a-z0-9-]+|pvc://[a-z0-9.-]+/.+|https?://.+)$", max_length=2048
+    )
+    """The GGUF file: demo://chat (shipped in the runtime image), pvc://CLAIM/PATH (a claim in the
+    same namespace, used in place), https://HOST/PATH, or http:// with sha256."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the file, lower-case hex. Checked after the download."""
+
+
+class Context(ApiValue):
+    """How much a replica keeps in mind."""
+
+    length: int | None = Field(default=None, ge=64, le=16777216)
+    """Tokens of one conversation, prompt and answer. Default: the model's own length, at most
+    8192. More than the model was trained for is refused."""
+    parallel: int | None = Field(default=None, ge=1, le=255)
+    """Conversations that run at the same time in one replica. Default: 4."""
+
+
+class Sampling(ApiValue):
+    """Used where a request leaves the field out."""
+
+    temperature: float | None = Field(default=None, ge=0, le=5)
+    """0 always takes the likeliest token. Default: 0.8."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus sampling; 1 is off. Default: 0.95."""
+    top_k: int | None = Field(default=None, ge=0, le=10000)
+    """Take among the k likeliest tokens; 0 is off. Default: 40."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Drop tokens less likely than this share of the likeliest. Default: 0.05."""
+    repeat_penalty: float | None = Field(default=None, ge=0.1, le=10)
+    """Above 1 makes repetition less likely. Default: 1."""
+
+
+class Limits(ApiValue):
+    """What one request may ask for."""
+
+    max_tokens: int | None = Field(default=None, ge=1, le=16777216)
+    """Most tokens of one answer. Default: as the context allows."""
+
+
+class ModelSpec(ApiValue):
+    """What to serve."""
+
+    pool_ref: PoolRef
+    """The pool it runs in."""
+    source: Source
+    """Where the model file comes from. Immutable: a new file is a new InferenceModel."""
+    served_names: list[ServedName] = Field(default_factory=list, max_length=16)
+    """Names that clients may use in the model field. Default: the name of this object.
+    NAMESPACE/NAME always works."""
+    context: Context = Context()
+    """How much a replica keeps in mind."""
+    offload: Offload = Offload()
+    """Overrides of the pool's settings."""
+    sampling: Sampling = Sampling()
+    """Used where a request leaves the field out."""
+    limits: Limits = Limits()
+    """What one request may ask for."""
+    replicas: int | None = Field(default=None, ge=0, le=1000)
+    """How many replicas run. Absent means 1."""

@@ -1,0 +1,75 @@
+"""Every string of the Kubernetes API that is ours: group, kinds, labels, annotations, names.
+
+Owns: the spelling. Does not own: who sets what when (``controller``). Pure.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+GROUP = "terrace.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+MODEL_KIND, MODEL_PLURAL = "InferenceModel", "inferencemodels"
+POOL_KIND, POOL_PLURAL = "InferencePool", "inferencepools"
+
+# Field managers -------------------------------------------------------------------------------
+FIELD_MANAGER = "terrace"
+STATUS_MANAGER = "terrace-status"
+
+# Labels ---------------------------------------------------------------------------------------
+MANAGED_BY = "app.kubernetes.io/managed-by"
+NAME = "app.kubernetes.io/name"
+COMPONENT = "app.kubernetes.io/component"
+PART_OF = "app.kubernetes.io/part-of"
+MANAGED_BY_VALUE = "terrace"
+LABEL_MODEL = f"{GROUP}/model"
+LABEL_POOL = f"{GROUP}/pool"
+LABEL_FLAVOR = f"{GROUP}/flavor"
+LABEL_PLAN = f"{GROUP}/plan"
+"""On pods and their template: the first 16 hex digits of the plan's digest. A pod whose label
+differs from its set's is outdated and replaced by the rollout; nothing else restarts a pod."""
+
+# Annotations ----------------------------------------------------------------------------------
+ANNOTATION_PLAN = f"{GROUP}/plan"
+"""On the StatefulSet: the OffloadPlan it was made from, as JSON (plans are sticky)."""
+ANNOTATION_INPUTS = f"{GROUP}/plan-inputs"
+"""On the StatefulSet: digest of the inputs whose change restarts replicas."""
+ANNOTATION_APPLIED = f"{GROUP}/applied"
+"""On every child: digest of the manifest we applied; equal and undrifted means no write."""
+
+
+class Key(NamedTuple):
+    """Identity of a namespaced object."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """``namespace/name``, as people write it."""
+        return f"{self.namespace}/{self.name}"
+
+
+def statefulset_name(model: str, flavor: str) -> str:
+    """Unique, because a flavor's name holds no dash."""
+    return f"{model}-{flavor}"
+
+
+def runtime_config_name(model: str, flavor: str, plan_digest: str) -> str:
+    """ConfigMaps are immutable and named by the plan, so an old pod keeps its own on a crash."""
+    return f"{model}-{flavor}-{plan_digest[:10]}"
+
+
+def fetch_job_name(model: str) -> str:
+    """One Job per model; its source is immutable."""
+    return f"{model}-fetch"
+
+
+def model_cache_claim_name(pool: str) -> str:
+    """The claim that the operator makes for a pool without ``modelCache.claimName``."""
+    return f"{pool}-models"
+
+
+def selector_labels(model: str) -> dict[str, str]:
+    """Select all replicas of a model; never holds a version or a flavor."""
+    return {MANAGED_BY: MANAGED_BY_VALUE, LABEL_MODEL: model, COMPONENT: "runtime"}

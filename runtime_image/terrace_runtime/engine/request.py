@@ -1,0 +1,146 @@
+"""The values that cross the engine's port: what is asked and what comes back.
+
+Owns: Request, SamplingParams, RequestOutput, FinishReason, ModelInfo, EngineStats and the errors a
+submit can raise. Does not own: the OpenAI wire (``api``) or sequences (``engine``). All values are
+plain and JSON-able, for they cross a process boundary. Next: ``client.py`` carries them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a request ended; every request ends exactly once, with one of these."""
+
+    STOP = "stop"
+    """End-of-generation token or a stop string."""
+    LENGTH = "length"
+    """max_tokens or the context is used up."""
+    ABORT = "abort"
+    """The client left, its deadline passed, or the server drains."""
+    ERROR = "error"
+    """The engine could not go on; ``RequestOutput.error`` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. temperature 0 is greedy; top_k 0, top_p 1, min_p 0 are off."""
+
+    temperature: float = 0.8
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    """None: drawn by the engine."""
+    ignore_eos: bool = False
+    """Go on after end of generation until max_tokens (benchmarks)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPart:
+    """A piece of prompt text; ``special`` says whether control tokens in it are parsed.
+
+    Text that a client wrote never is, so that nobody can forge a turn of the conversation.
+    """
+
+    text: str
+    special: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation. Exactly one of ``prompt`` and ``prompt_tokens`` is not empty."""
+
+    id: str
+    prompt: tuple[PromptPart, ...] = ()
+    prompt_tokens: tuple[int, ...] = ()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None
+    """None: as the context allows."""
+    stop: tuple[str, ...] = ()
+    tenant: str = ""
+    priority: int = 0
+    """0 interactive, 1 batch: lower goes first."""
+    add_bos: bool = True
+    """Let the vocabulary's own rule add its BOS token; chat templates write theirs themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What one step gave one request: text (may be empty while UTF-8 is incomplete) and an end."""
+
+    id: str
+    text: str = ""
+    num_tokens: int = 0
+    """Tokens generated since the last output."""
+    num_prompt_tokens: int = 0
+    """Set in the first output of a request and in its last."""
+    num_cached_tokens: int = 0
+    finish: FinishReason | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the API side knows of the loaded model, sent once when the engine is up."""
+
+    context_tokens: int
+    parallel: int
+    vocabulary: int
+    threads: int
+    chat_template: str = ""
+    bos: str = ""
+    eos: str = ""
+    special_tokens: tuple[str, ...] = ()
+    """Texts of all control tokens; the longest first."""
+    build: str = ""
+    weights_bytes: int | None = None
+    kv_bytes: int | None = None
+    compute_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A picture of the engine after a step; counters since start, seconds summed."""
+
+    waiting: int = 0
+    running: int = 0
+    steps: int = 0
+    batch_tokens: int = 0
+    """Tokens of the last step."""
+    step_seconds: float = 0.0
+    """Duration of the last step."""
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    generated_tokens: int = 0
+    generated_seconds: float = 0.0
+    kv_used_tokens: int = 0
+    kv_total_tokens: int = 0
+
+
+class EngineError(Exception):
+    """The engine is dead or dying; the message says why. Health is red from here on."""
+
+
+class QueueFullError(Exception):
+    """As many requests wait as may; try again after ``retry_after_s`` seconds."""
+
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        """``waiting`` requests are queued."""
+        super().__init__(f"{waiting} requests wait already")
+        self.waiting = waiting
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequestError(Exception):
+    """The request can never run here: ``param`` names the field that is at fault."""
+
+    def __init__(self, message: str, param: str) -> None:
+        """``message`` is meant for the client."""
+        super().__init__(message)
+        self.param = param
