@@ -1,1 +1,1 @@
-"""The two kinds as types (pure): ``model.py``, ``pool.py``, ``conditions.py``, ``names.py``, ``crd.py``."""
+"""The two kinds as types (pure): ``model``, ``pool``, ``conditions``, ``names``, ``crd``."""
