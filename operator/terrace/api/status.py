@@ -1,0 +1,262 @@
+"""The status of both kinds, as the operator writes it and ``kubectl get -o yaml`` shows it.
+
+Owns: the types of ``status``. Does not own: when what is true (``terrace.controller.status``).
+Pure. A status of another version may hold more: unknown fields are ignored here, not refused.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from terrace.api.pool import ApiValue
+
+
+class StatusValue(ApiValue):
+    """camelCase on the wire, frozen; unknown fields are those of a newer operator."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class ConditionStatus(StatusValue):
+    """One question about the object and its answer."""
+
+    type: str = Field(max_length=316)
+    """The question: Ready, Reconciling, Stalled, ModelCached, Placed or Available."""
+    status: Literal["True", "False", "Unknown"]
+    """The answer."""
+    reason: str = Field(max_length=1024)
+    """The reason in one CamelCase word."""
+    message: str = Field(default="", max_length=32768)
+    """The reason for people, with numbers and the way out."""
+    last_transition_time: str = Field(max_length=64)
+    """When status last changed."""
+    observed_generation: int | None = None
+    """metadata.generation that the answer is about."""
+
+
+class PlacementStatus(StatusValue):
+    """Where the model runs."""
+
+    flavor: str
+    """The pool's flavor that it got."""
+    stateful_set: str
+    """The StatefulSet that runs its replicas."""
+
+
+class KvTypesStatus(StatusValue):
+    """Number formats of the KV cells."""
+
+    key: str
+    """Format of keys."""
+    value: str
+    """Format of values."""
+
+
+class PlanBytes(StatusValue):
+    """Bytes of one replica."""
+
+    weights: int
+    """Weights, as they lie in the file."""
+    kv: int
+    """KV cells of all sequences."""
+    compute: int
+    """Graph buffers, logits and work space."""
+    base: int
+    """Programs and libraries."""
+
+
+class Requests(StatusValue):
+    """What a replica requests."""
+
+    cpu: str
+    """CPU request."""
+    memory: str
+    """Memory request."""
+
+
+class MemoryLimit(StatusValue):
+    """What a replica may take at most."""
+
+    memory: str
+    """Memory limit."""
+
+
+class PendingPlan(StatusValue):
+    """A better plan that waits for the next restart; delete the pods to take it now."""
+
+    digest: str
+    """Digest of the plan that waits."""
+    reason: str
+    """What is different, in one sentence."""
+
+
+class PlanStatus(StatusValue):
+    """The numbers that each replica runs with, and why."""
+
+    digest: str
+    """Digest of the plan; replicas with another one are outdated."""
+    context: int
+    """Tokens that one conversation may hold."""
+    parallel: int
+    """Conversations that run at the same time in one replica."""
+    threads: int
+    """Threads of one replica."""
+    batch_tokens: int
+    """Most tokens of one step."""
+    kv_types: KvTypesStatus
+    """Number formats of the KV cells."""
+    bytes: PlanBytes
+    """Bytes of one replica."""
+    requests: Requests
+    """What a replica requests."""
+    limits: MemoryLimit
+    """What a replica may take at most."""
+    reasons: list[str] = Field(default_factory=list)
+    """Why the numbers are what they are."""
+    pending: PendingPlan | None = None
+    """A better plan that waits for the next restart."""
+
+
+class LayerRunStatus(StatusValue):
+    """Consecutive layers of the same sizes."""
+
+    count: int
+    """How many layers."""
+    weight_bytes: int
+    """Bytes of weights per layer."""
+    expert_bytes: int = 0
+    """Part of them that belongs to routed experts."""
+    kv_heads: int
+    """Heads that keep keys and values."""
+    key_length: int
+    """Values of one key."""
+    value_length: int
+    """Values of one value."""
+    window: int = 0
+    """Sliding window in tokens; 0 is full attention."""
+
+
+class ModelStatus(StatusValue):
+    """Facts of the model file, read from its header."""
+
+    path: str = ""
+    """Path of the file in the replicas."""
+    version: str = "v1"
+    """Version of these facts."""
+    digest: str
+    """SHA-256 of the file."""
+    file_bytes: int
+    """Size of the file."""
+    architecture: str
+    """Architecture, as llama.cpp names it."""
+    name: str = ""
+    """Name that the file gives itself."""
+    quantization: str = ""
+    """Weight type that holds most bytes."""
+    parameters: int
+    """Number of parameters."""
+    context_length: int
+    """Tokens the model was trained for."""
+    embedding_length: int
+    """Width of the model."""
+    feed_forward_length: int = 0
+    """Width of the feed-forward layers."""
+    heads: int = 0
+    """Attention heads."""
+    vocabulary: int
+    """Tokens in the vocabulary."""
+    layers: list[LayerRunStatus] = Field(default_factory=list)
+    """Layers, as runs of equal ones."""
+    token_embedding_bytes: int
+    """Bytes of the token embedding."""
+    output_bytes: int
+    """Bytes of the output head and norms."""
+    repacked_bytes: int = 0
+    """Weight bytes that CPU kernels copy into another layout."""
+    chat_template: bool = False
+    """Does the file hold a chat template?"""
+    pooling: str = ""
+    """Pooling of an embedding model."""
+
+
+class DownloadStatus(StatusValue):
+    """The running download."""
+
+    stage: Literal["download", "verify", "inspect"]
+    """What is being done."""
+    done_bytes: int
+    """Bytes done in this stage."""
+    total_bytes: int
+    """Bytes of this stage; 0 is unknown."""
+    bytes_per_second: int = 0
+    """Rate at the moment."""
+    seconds_left: int | None = None
+    """Estimate of the time left."""
+
+
+class PerformanceStatus(StatusValue):
+    """What a replica measured; as text, for the API has no exact fractions."""
+
+    prompt_tokens_per_second: int = 0
+    """Prompt tokens read per second."""
+    generated_tokens_per_second: int = 0
+    """Tokens generated per second."""
+    peak_memory_bytes: int | None = None
+    """Highest anonymous and shared memory of a replica so far."""
+
+
+class InferenceModelStatus(StatusValue):
+    """What the operator sees and has decided."""
+
+    observed_generation: int | None = None
+    """metadata.generation that this status is about."""
+    conditions: list[ConditionStatus] = Field(default_factory=list)
+    """Ready sums up; Stalled says what a person has to change."""
+    replicas: int | None = None
+    """Replicas that exist."""
+    ready_replicas: int | None = None
+    """Replicas that answer."""
+    selector: str | None = None
+    """Label selector of the replicas, for the scale subresource."""
+    served_names: list[str] = Field(default_factory=list)
+    """Names that clients can call this model by."""
+    url: str | None = None
+    """Base URL of the OpenAI API that serves this model."""
+    placement: PlacementStatus | None = None
+    """Where the model runs."""
+    plan: PlanStatus | None = None
+    """The numbers that each replica runs with, and why."""
+    model: ModelStatus | None = None
+    """Facts of the model file."""
+    download: DownloadStatus | None = None
+    """The running download; absent when none runs."""
+    performance: PerformanceStatus | None = None
+    """What replicas measured."""
+
+
+class FlavorStatus(StatusValue):
+    """What the cluster has of one flavor."""
+
+    name: str
+    """Name of the flavor."""
+    nodes: int
+    """Ready nodes of it."""
+    allocatable_cpu: str
+    """CPU of these nodes together."""
+    allocatable_memory: str
+    """Memory of these nodes together."""
+
+
+class InferencePoolStatus(StatusValue):
+    """What the operator sees."""
+
+    observed_generation: int | None = None
+    """metadata.generation that this status is about."""
+    conditions: list[ConditionStatus] = Field(default_factory=list)
+    """Ready sums up; Stalled says what a person has to change."""
+    models: int | None = None
+    """InferenceModels that refer to this pool."""
+    flavors: list[FlavorStatus] = Field(default_factory=list)
+    """What the cluster has of each flavor."""

@@ -1,0 +1,62 @@
+"""OffloadPlan: how one replica uses memory and threads, as a value.
+
+Owns: its fields, its digest. Does not own: how the numbers come about (``footprint.py``,
+``placement.py``). Pure. Next: ``terrace.controller`` turns it into a RuntimeConfig and resources.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from terrace.api.pool import KvType
+
+
+class OffloadPlan(BaseModel):
+    """Every number a replica runs with. A pure function of its inputs, so it carries their digest.
+
+    It is kept as JSON in an annotation and outlives operator versions: a field added later has a
+    default that means "as before", so that old plans keep their digest and nothing restarts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["v1"] = "v1"
+    inputs: str = ""
+    """``sticky.inputs_digest`` of what it was made from."""
+    flavor: str
+    context_tokens: int = Field(ge=64)
+    """Tokens one sequence may hold."""
+    parallel: int = Field(ge=1)
+    """Sequences that run at the same time."""
+    batch_tokens: int
+    """Most tokens of one step."""
+    ubatch_tokens: int
+    """Most tokens of one graph evaluation."""
+    prefill_tokens: int
+    """Prompt tokens added to a step in which other sequences decode."""
+    threads: int = Field(ge=1)
+    kv_key_type: KvType
+    kv_value_type: KvType
+    weights_bytes: int
+    """Weights as they lie in the file, mapped; ``repacked_bytes`` of them are copied as well."""
+    repacked_bytes: int = 0
+    """Weights that CPU kernels copy into another layout: anonymous memory."""
+    kv_bytes: int
+    compute_bytes: int
+    """Graph buffers, logits and work space of the threads."""
+    base_bytes: int
+    """Python, libraries and vocabulary of the replica's two processes."""
+    memory_request_bytes: int
+    memory_limit_bytes: int
+    cpu_millis: int
+    reasons: tuple[str, ...] = ()
+    """Why the numbers are what they are, one sentence each. Not part of the digest."""
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits over everything but the reasons; equal plans run equal replicas."""
+        body = self.model_dump_json(exclude={"reasons"}, exclude_defaults=True)
+        return sha256(body.encode()).hexdigest()
