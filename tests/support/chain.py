@@ -1,0 +1,108 @@
+"""The whole system under test, seen as a user sees it: kubectl, processes and the gateway."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import yaml
+
+from support.waiting import wait_for
+from terrace.cli.demo import gateway_url
+
+if TYPE_CHECKING:
+    from terrace.local.cluster import LocalCluster
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Chain:
+    """The whole system under test, seen as a user sees it."""
+
+    cluster: LocalCluster
+
+    @property
+    def url(self) -> str:
+        """Base URL of the gateway for OpenAI clients."""
+        return wait_for("a ready gateway pod", self._url)
+
+    def _url(self) -> str:
+        try:
+            return gateway_url(self.cluster)
+        except Exception:  # noqa: BLE001 - none is ready yet: the wait says so if it stays
+            return ""
+
+    def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any]:
+        """One object as kubectl gets it; empty when there is none."""
+        out = self.cluster.kubectl(
+            "get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found"
+        )
+        value: dict[str, Any] = json.loads(out) if out.strip() else {}
+        return value
+
+    def pods(self, model: str, namespace: str = "default") -> list[dict[str, Any]]:
+        """The replicas of a model."""
+        out = self.cluster.kubectl(
+            "get", "pods", "-n", namespace, "-l", f"terrace.dev/model={model}", "-o", "json"
+        )
+        items: list[dict[str, Any]] = json.loads(out)["items"]
+        return [p for p in items if p["metadata"]["name"].startswith(f"{model}-cpu-")]
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """kubectl apply."""
+        self.cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+    def condition(self, model: str, kind: str) -> dict[str, Any]:
+        """A condition of a model; empty while there is none."""
+        conditions = self.get("im", model).get("status", {}).get("conditions", [])
+        return next((c for c in conditions if c["type"] == kind), {})
+
+    def wait_condition(
+        self, model: str, kind: str, status: str, reason: str = "", timeout: float = 90
+    ) -> dict[str, Any]:
+        """Wait until a condition has this status (and reason)."""
+
+        def probe() -> dict[str, Any]:
+            found = self.condition(model, kind)
+            fits = found.get("status") == status and (not reason or found["reason"] == reason)
+            return found if fits else {}
+
+        return wait_for(f"{model}: {kind}={status} {reason}", probe, timeout, every=0.3)
+
+    def delete(self, kind: str, *names: str) -> None:
+        """kubectl delete, waiting until it is gone."""
+        self.cluster.kubectl("delete", kind, *names, "--ignore-not-found", "--wait=true")
+
+
+def processes_of(words: str, pod_ip: str = "") -> list[psutil.Process]:
+    """Processes whose command line holds ``words`` (and the pod's address)."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if words in line and pod_ip in line:
+            found.append(process)
+    return found
+
+
+def kill_9(process: psutil.Process) -> None:
+    """As the kernel does it: no warning."""
+    os.kill(process.pid, signal.SIGKILL)
+
+
+def model(name: str, uri: str = "demo://chat", **spec: Any) -> dict[str, Any]:
+    """An InferenceModel in the pool ``default``."""
+    source = {"uri": uri, **spec.pop("source", {})}
+    body = {"poolRef": {"name": "default"}, "source": source, **spec}
+    body.setdefault("context", {"length": 2048, "parallel": 4})
+    return {
+        "apiVersion": "terrace.dev/v1alpha1",
+        "kind": "InferenceModel",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": body,
+    }
