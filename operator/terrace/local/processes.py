@@ -1,0 +1,131 @@
+"""Daemon processes that outlive the command that started them, and are never mistaken for others.
+
+Owns: starting, recognising and ending a process by (pid, start time, boot). Does not own: which
+processes there are (``control_plane.py``) and where they are recorded (``state.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from terrace.local.state import ProcessRecord
+
+MARKER = "TERRACE_CLUSTER_DIR"
+"""In the environment of every process of a cluster: finds what a killed command left behind."""
+_POD_MARKER = "TERRACE_POD_ROOT"
+_HELD_FD = 3
+_POLL_S = 0.02
+
+
+def spawn(
+    argv: Sequence[str], log: Path, env: Mapping[str, str], held_fd: int | None
+) -> ProcessRecord:
+    """Start a process in a session of its own, with ``held_fd`` (if any) as its descriptor 3.
+
+    posix_spawn rather than subprocess: the child is meant to outlive us, and a Popen object
+    complains about exactly that.
+    """
+    actions: list[tuple[object, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    if held_fd is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, held_fd, _HELD_FD))
+    pid = os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True)
+    return ProcessRecord(pid=pid, start_ticks=_start_ticks(pid) or 0, boot_id=_boot_id())
+
+
+def is_alive(record: ProcessRecord) -> bool:
+    """Whether that very process still runs (a zombie does not)."""
+    _reap(record.pid)
+    return record.boot_id == _boot_id() and _start_ticks(record.pid) == record.start_ticks
+
+
+def stop(records: Iterable[ProcessRecord], grace_s: float) -> None:
+    """SIGTERM, then SIGKILL after ``grace_s``; returns when none of them is left."""
+    waiting = [record for record in records if _signal(record, signal.SIGTERM)]
+    if not _wait_gone(waiting, grace_s):
+        for record in waiting:
+            _signal(record, signal.SIGKILL)
+        _wait_gone(waiting, 30.0)
+
+
+def left_behind(root: Path) -> list[ProcessRecord]:
+    """Processes of this user that carry the cluster's marker, recorded or not."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid() and _is_marked(entry, root):
+            ticks = _start_ticks(int(entry.name))
+            if ticks is not None:
+                found.append(
+                    ProcessRecord(pid=int(entry.name), start_ticks=ticks, boot_id=_boot_id())
+                )
+    return found
+
+
+def _is_marked(entry: Path, root: Path) -> bool:
+    try:
+        if entry.stat().st_uid != os.geteuid():
+            return False
+        variables = (entry / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False  # it ended, or is not ours to read
+    own = os.fsencode(f"{MARKER}={root}")
+    pod = os.fsencode(f"{_POD_MARKER}={root}/node/")
+    return any(variable == own or variable.startswith(pod) for variable in variables)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, poll_s: float = _POLL_S) -> bool:
+    """Poll until the condition holds; False when it did not within ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(poll_s)
+    return True
+
+
+def _wait_gone(records: Sequence[ProcessRecord], timeout_s: float) -> bool:
+    return wait_until(lambda: not any(is_alive(record) for record in records), timeout_s)
+
+
+def _signal(record: ProcessRecord, number: signal.Signals) -> bool:
+    """Send only to that very process: a pidfd cannot come to mean another one in between."""
+    try:
+        fd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not is_alive(record):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fd, number)
+        return True
+    finally:
+        os.close(fd)
+
+
+def _reap(pid: int) -> None:
+    """Collect it if it is our own child; otherwise its new parent does."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _start_ticks(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command's name stands in parentheses and may hold anything, so count from its end.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,39 @@
+"""A running local cluster for the tests of this folder: one per session, real in every part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from terrace.local.cluster import LocalCluster
+from terrace.local.state import ClusterOptions
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """API server, etcd, controller manager and scheduler; no node, so no pod ever starts."""
+    yield from _running(
+        "control-plane", tmp_path_factory, ClusterOptions(nodes=0, audit=True, fsync=False)
+    )
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """The same with the host node: pods run as processes of this machine."""
+    yield from _running(
+        "cluster", tmp_path_factory, ClusterOptions(nodes=1, audit=True, fsync=False)
+    )
+
+
+def _running(
+    name: str, folders: pytest.TempPathFactory, options: ClusterOptions
+) -> Iterator[LocalCluster]:
+    folder = folders.mktemp(name)
+    running = LocalCluster(f"test-{name}-{os.getpid()}", directory=folder, options=options)
+    running.up()
+    try:
+        yield running
+    finally:
+        running.down()
