@@ -1,0 +1,52 @@
+"""Decodes one batch with a freshly built llama_cpp, in a process of its own that may die of it.
+
+Usage: python check.py SITE MODEL. SITE is a folder that holds the package ``llama_cpp``, MODEL a
+small GGUF. Prints llama.cpp's system line and exits 0, or says on stderr what went wrong. Does not
+own: reading its exit status, a killing signal among them (``wheel.py`` does that).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+_TOKENS = 16
+
+
+def decode_one_batch(model_path: Path) -> str:
+    """Load ``model_path``, decode one batch, return llama.cpp's system line."""
+    import llama_cpp  # noqa: PLC0415 - main() sets the path that it is found on
+
+    llama_cpp.llama_backend_init()
+    model = llama_cpp.llama_model_load_from_file(
+        str(model_path).encode(), llama_cpp.llama_model_default_params()
+    )
+    if not model:
+        sys.exit(f"llama.cpp cannot load {model_path}")
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = 256
+    params.n_threads = params.n_threads_batch = 1
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        sys.exit("llama.cpp cannot make a context")
+    tokens = (llama_cpp.llama_token * _TOKENS)(*range(1, _TOKENS + 1))
+    status = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(tokens, _TOKENS))
+    if status != 0:
+        sys.exit(f"llama_decode returned {status}")
+    vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    logits = llama_cpp.llama_get_logits_ith(context, -1)[:vocabulary]
+    if not all(map(math.isfinite, logits)) or len(set(logits)) == 1:
+        sys.exit("the logits of one batch are not numbers that a model gives")
+    return str(llama_cpp.llama_print_system_info().decode().strip())
+
+
+def main() -> None:
+    """Take SITE and MODEL from the command line."""
+    site, model_path = map(Path, sys.argv[1:3])
+    sys.path.insert(0, str(site))
+    print(decode_one_batch(model_path))
+
+
+if __name__ == "__main__":
+    main()
