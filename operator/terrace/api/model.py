@@ -6,32 +6,72 @@ Pure. A field stands here only if it has an effect; its docstring is its ``kubec
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
+from terrace.api.markers import SET, looks_like, rule, rules
+from terrace.api.names import MAX_NAME_LENGTH
 from terrace.api.pool import ApiValue, Offload
 
-ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+ServedName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$",
+        max_length=128,
+        json_schema_extra=looks_like(
+            "must start with a letter or digit and hold only letters, digits and . _ : / -"
+        ),
+    ),
+]
 
 
 class PoolRef(ApiValue):
     """A pool in the same namespace."""
 
-    name: str = Field(min_length=1, max_length=63)
+    name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH)
     """Name of the InferencePool."""
 
 
 class Source(ApiValue):
     """Where the model file comes from."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self == oldSelf",
+                "spec.source is immutable; make a new InferenceModel for another file",
+            ),
+            rule(
+                "!self.uri.startsWith('http://') || has(self.sha256)",
+                "http:// can be tampered with on its way: set sha256, or use https://",
+                field=".sha256",
+            ),
+        )
+    )
+
     uri: str = Field(
-        pattern=r"^(demo://[a-z0-9-]+|pvc://[a-z0-9.-]+/.+|https?://.+)$", max_length=2048
+        pattern=r"^(demo://[a-z0-9-]+|pvc://[a-z0-9.-]+/.+|https?://[^/]+/.+)$",
+        max_length=2048,
+        json_schema_extra=looks_like(
+            "must be demo://NAME, pvc://CLAIM/PATH, https://HOST/PATH or http://HOST/PATH"
+        ),
     )
     """The GGUF file: demo://chat (shipped in the runtime image), pvc://CLAIM/PATH (a claim in the
     same namespace, used in place), https://HOST/PATH, or http:// with sha256."""
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        max_length=64,
+        json_schema_extra=looks_like("must be 64 lower-case hex digits, as sha256sum prints them"),
+    )
     """SHA-256 of the file, lower-case hex. Checked after the download."""
+
+    @model_validator(mode="after")
+    def _plain_http_has_a_checksum(self) -> Self:
+        if self.uri.startswith("http://") and self.sha256 is None:
+            raise ValueError("uri: http:// needs sha256")
+        return self
 
 
 class Context(ApiValue):
@@ -70,10 +110,12 @@ class ModelSpec(ApiValue):
     """What to serve."""
 
     pool_ref: PoolRef
-    """The pool it runs in."""
+    """The pool it runs in. A model can move: the file is fetched into the other pool's cache."""
     source: Source
     """Where the model file comes from. Immutable: a new file is a new InferenceModel."""
-    served_names: list[ServedName] = Field(default_factory=list, max_length=16)
+    served_names: list[ServedName] = Field(
+        default_factory=list, max_length=16, json_schema_extra=SET
+    )
     """Names that clients may use in the model field. Default: the name of this object.
     NAMESPACE/NAME always works."""
     context: Context = Context()
@@ -85,4 +127,5 @@ class ModelSpec(ApiValue):
     limits: Limits = Limits()
     """What one request may ask for."""
     replicas: int | None = Field(default=None, ge=0, le=1000)
-    """How many replicas run. Absent means 1."""
+    """How many replicas run. Absent means 1. `kubectl scale --replicas` works either way; an
+    HPA and `kubectl scale --current-replicas` need it set."""

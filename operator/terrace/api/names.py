@@ -12,6 +12,10 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 MODEL_KIND, MODEL_PLURAL = "InferenceModel", "inferencemodels"
 POOL_KIND, POOL_PLURAL = "InferencePool", "inferencepools"
+MAX_NAME_LENGTH = 40
+"""Of both kinds' objects. With a dash and a flavor's name, a StatefulSet's name has 52 characters
+at most: its pods carry it, a dash and a hash of up to 10 in a label, which may have 63."""
+MAX_FLAVOR_LENGTH = 11
 
 # Field managers -------------------------------------------------------------------------------
 FIELD_MANAGER = "terrace"

@@ -6,41 +6,95 @@ Pure. A field stands here only if it has an effect; its docstring is its ``kubec
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from terrace.api.markers import ATOMIC, INT_OR_STRING, SET, list_map, looks_like, rule, rules
+from terrace.api.names import MAX_FLAVOR_LENGTH
+from terrace.api.quantity import positive_quantity
+
 Quantity = Annotated[
-    str, Field(pattern=r"^([0-9]+(\.[0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$", max_length=32)
+    str,
+    BeforeValidator(positive_quantity),
+    Field(
+        max_length=32,
+        json_schema_extra=INT_OR_STRING
+        | rules(
+            rule(
+                "isQuantity(string(self)) && quantity(string(self)).isGreaterThan(quantity('0'))",
+                "must be a quantity above zero, such as 500m, 4, 1.5Gi or 20Gi",
+            )
+        ),
+    ),
 ]
+"""A Kubernetes quantity; a plain number may be written without quotes, as everywhere."""
 KvType = Literal["f16", "q8_0", "q4_0"]
+Cidr = Annotated[
+    str,
+    Field(
+        max_length=43,
+        json_schema_extra=rules(
+            rule("isCIDR(self)", "must be a network such as 10.0.0.0/8 or fd00::/8")
+        ),
+    ),
+]
 
 
 class ApiValue(BaseModel):
-    """camelCase on the wire, frozen, closed."""
+    """camelCase on the wire, frozen, closed; docstrings become descriptions."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid"
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
     )
 
 
 class Toleration(ApiValue):
     """A taint that replicas of this flavor tolerate, as in a pod."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.value) || !has(self.operator) || self.operator != 'Exists'",
+                "operator Exists takes no value; drop value or use Equal",
+                field=".value",
+            ),
+            rule(
+                "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+                "without key, operator must be Exists (it then tolerates every taint)",
+                field=".operator",
+            ),
+            rule(
+                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+                "tolerationSeconds needs effect NoExecute",
+                field=".tolerationSeconds",
+            ),
+        )
+    )
+
     key: str | None = Field(default=None, max_length=253)
+    """Key of the taint. Absent, with operator Exists: every taint."""
     operator: Literal["Exists", "Equal"] | None = None
+    """Exists takes any value of the taint, Equal takes the one in value. Default: Equal."""
     value: str | None = Field(default=None, max_length=63)
+    """Value of the taint, for operator Equal. Default: the empty one."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: int | None = None
+    """Effect of the taint. Default: every effect."""
+    toleration_seconds: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    """Seconds that a replica stays on a node which gets a NoExecute taint. Default: for ever."""
 
 
 class HostResources(ApiValue):
     """CPU and memory of one replica; what is absent is planned."""
 
     cpu: Quantity | None = None
-    """CPU request and limit of a replica, and its thread count. Default: one core less than the
-    smallest node of the flavor, at least one, at most 16."""
+    """CPU request of a replica, and its number of threads, rounded down. Default: one core less
+    than the smallest node of the flavor, at least one, at most 16."""
     memory: Quantity | None = None
     """Most memory a replica may take. Default: what its plan needs, if a node has it."""
 
@@ -48,13 +102,23 @@ class HostResources(ApiValue):
 class Flavor(ApiValue):
     """One kind of hardware the pool offers."""
 
-    name: str = Field(pattern=r"^[a-z0-9]{1,15}$")
+    name: str = Field(
+        pattern=rf"^[a-z0-9]{{1,{MAX_FLAVOR_LENGTH}}}$",
+        max_length=MAX_FLAVOR_LENGTH,
+        json_schema_extra=looks_like(
+            "must be lower-case letters and digits; names of pods are made from it"
+        ),
+    )
     """Name of the flavor: lower-case letters and digits. Part of the names of the pods."""
     accelerator: Literal["cpu"] = "cpu"
-    """Kind of device. Only cpu is supported so far."""
-    node_selector: dict[str, str] = Field(default_factory=dict, max_length=16)
-    """Labels a node must have to be of this flavor."""
-    tolerations: list[Toleration] = Field(default_factory=list, max_length=16)
+    """Kind of device. Only cpu is supported so far, and it is the default."""
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=dict, max_length=16
+    )
+    """Labels a node must have to be of this flavor. Default: every node is."""
+    tolerations: list[Toleration] = Field(
+        default_factory=list, max_length=16, json_schema_extra=ATOMIC
+    )
     """Taints that replicas of this flavor tolerate."""
     host: HostResources = HostResources()
     """CPU and memory of one replica."""
@@ -66,35 +130,67 @@ class KvTypes(ApiValue):
     """Number formats of the KV cells."""
 
     key: KvType = "f16"
-    """Format of keys. Quantised cells save memory; on a CPU they make reading prompts slower."""
+    """Format of keys. Default: f16. Quantised cells save memory; on a CPU they make reading
+    prompts slower."""
     value: KvType = "f16"
-    """Format of values."""
+    """Format of values. Default: f16."""
 
 
 class Offload(ApiValue):
     """How the memory of a replica is used."""
 
     kv_types: KvTypes | None = None
-    """Number formats of the KV cells. Default: f16 for both."""
+    """Number formats of the KV cells. Default: the pool's, else f16 for both."""
 
 
 class ModelCache(ApiValue):
     """The volume that holds model files, shared by the pool's models."""
 
-    claim_name: str | None = Field(default=None, max_length=253)
-    """An existing claim in the same namespace. Excludes size, storageClassName and accessMode."""
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *(
+                rule(
+                    f"!has(self.claimName) || !has(self.{field})",
+                    f"claimName names an existing claim, which has its own {field}; drop one",
+                    field=f".{field}",
+                )
+                for field in ("size", "storageClassName", "accessMode")
+            )
+        )
+    )
+
+    claim_name: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        max_length=253,
+        json_schema_extra=looks_like("must be the name of a PersistentVolumeClaim"),
+    )
+    """An existing claim in the same namespace. Excludes size, storageClassName and accessMode.
+    Immutable."""
     size: Quantity | None = None
-    """Size of the claim that the operator makes. Default: 20Gi."""
-    storage_class_name: str | None = Field(default=None, max_length=253)
-    """Storage class of that claim. Default: the cluster's default class."""
+    """Size of the claim that the operator makes. Default: 20Gi. It can grow where the storage class
+    allows it."""
+    storage_class_name: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        max_length=253,
+        json_schema_extra=looks_like("must be the name of a StorageClass"),
+    )
+    """Storage class of that claim. Default: the cluster's default class. Immutable."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] | None = None
-    """ReadWriteMany lets replicas run on several nodes. Default: ReadWriteOnce."""
+    """ReadWriteMany lets replicas run on several nodes. Default: ReadWriteOnce. Immutable."""
+
+    @model_validator(mode="after")
+    def _either_ours_or_theirs(self) -> Self:
+        if self.claim_name and (self.size or self.storage_class_name or self.access_mode):
+            raise ValueError("claimName excludes size, storageClassName and accessMode")
+        return self
 
 
 class Access(ApiValue):
     """What the pool's models may reach."""
 
-    allowed_networks: list[str] = Field(default_factory=list, max_length=16)
+    allowed_networks: list[Cidr] = Field(default_factory=list, max_length=16, json_schema_extra=SET)
     """CIDRs that model sources may resolve to although they are private, for example a mirror in
     the cluster: 10.0.0.0/8. Loopback, link-local and private addresses are refused otherwise."""
 
@@ -103,13 +199,42 @@ class Queue(ApiValue):
     """Requests that wait in each replica."""
 
     max_requests: int = Field(default=64, ge=0, le=10000)
-    """Requests that may wait per replica before the next one gets 429."""
+    """Requests that may wait per replica before the next one gets 429. Default: 64."""
+
+
+def _fixed(field: str) -> dict[str, object]:
+    """A field of modelCache that a claim cannot change once it is made."""
+    path = f"modelCache.{field}"
+    new, old = (
+        f"(has({it}.modelCache) && has({it}.{path}) ? {it}.{path} : '')"
+        for it in ("self", "oldSelf")
+    )
+    return rule(
+        f"{new} == {old}",
+        f"spec.modelCache.{field} is immutable; make a new InferencePool for another claim",
+        field=f".modelCache.{field}",
+    )
 
 
 class PoolSpec(ApiValue):
     """Where the models of this pool may run and how their memory is used."""
 
-    flavors: list[Flavor] = Field(min_length=1, max_length=8)
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            _fixed("claimName"),
+            _fixed("storageClassName"),
+            _fixed("accessMode"),
+            rule(
+                "!has(self.modelCache) || !has(self.modelCache.size) || !has(oldSelf.modelCache)"
+                " || !has(oldSelf.modelCache.size) || quantity(string(self.modelCache.size))"
+                ".compareTo(quantity(string(oldSelf.modelCache.size))) >= 0",
+                "spec.modelCache.size can only grow: a volume cannot shrink",
+                field=".modelCache.size",
+            ),
+        )
+    )
+
+    flavors: list[Flavor] = Field(min_length=1, max_length=8, json_schema_extra=list_map("name"))
     """Kinds of hardware, in order of preference; a model takes the first that fits."""
     offload: Offload = Offload()
     """Defaults for the pool's models."""
@@ -120,4 +245,10 @@ class PoolSpec(ApiValue):
     queue: Queue = Queue()
     """Requests that wait in each replica."""
     drain_timeout_seconds: int = Field(default=30, ge=0, le=3600)
-    """Seconds that running requests get to finish when a replica stops."""
+    """Seconds that running requests get to finish when a replica stops. Default: 30."""
+
+    @model_validator(mode="after")
+    def _flavors_have_their_own_names(self) -> Self:
+        if len({flavor.name for flavor in self.flavors}) < len(self.flavors):
+            raise ValueError("flavors: two of them have one name")
+        return self

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from terrace.api.markers import list_map
 from terrace.api.pool import ApiValue
 
 
@@ -30,7 +31,7 @@ class ConditionStatus(StatusValue):
     """The reason in one CamelCase word."""
     message: str = Field(default="", max_length=32768)
     """The reason for people, with numbers and the way out."""
-    last_transition_time: str = Field(max_length=64)
+    last_transition_time: str = Field(max_length=64, json_schema_extra={"format": "date-time"})
     """When status last changed."""
     observed_generation: int | None = None
     """metadata.generation that the answer is about."""
@@ -197,11 +198,11 @@ class DownloadStatus(StatusValue):
 
 
 class PerformanceStatus(StatusValue):
-    """What a replica measured; as text, for the API has no exact fractions."""
+    """What a replica measured."""
 
-    prompt_tokens_per_second: int = 0
+    prompt_tokens_per_second: float = 0
     """Prompt tokens read per second."""
-    generated_tokens_per_second: int = 0
+    generated_tokens_per_second: float = 0
     """Tokens generated per second."""
     peak_memory_bytes: int | None = None
     """Highest anonymous and shared memory of a replica so far."""
@@ -212,7 +213,9 @@ class InferenceModelStatus(StatusValue):
 
     observed_generation: int | None = None
     """metadata.generation that this status is about."""
-    conditions: list[ConditionStatus] = Field(default_factory=list)
+    conditions: list[ConditionStatus] = Field(
+        default_factory=list, json_schema_extra=list_map("type")
+    )
     """Ready sums up; Stalled says what a person has to change."""
     replicas: int | None = None
     """Replicas that exist."""
@@ -254,9 +257,11 @@ class InferencePoolStatus(StatusValue):
 
     observed_generation: int | None = None
     """metadata.generation that this status is about."""
-    conditions: list[ConditionStatus] = Field(default_factory=list)
+    conditions: list[ConditionStatus] = Field(
+        default_factory=list, json_schema_extra=list_map("type")
+    )
     """Ready sums up; Stalled says what a person has to change."""
     models: int | None = None
     """InferenceModels that refer to this pool."""
-    flavors: list[FlavorStatus] = Field(default_factory=list)
+    flavors: list[FlavorStatus] = Field(default_factory=list, json_schema_extra=list_map("name"))
     """What the cluster has of each flavor."""

@@ -1,30 +1,20 @@
 """Nodes as the planner sees them, and the quantities of Kubernetes.
 
-Owns: NodeFacts, parsing of quantities, bytes for people. Does not own: which node is good enough
+Owns: NodeFacts, bytes for people. Does not own: which node is good enough
 (``placement.py``). Pure. Next: ``placement.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
-from re import ASCII, compile as compile_pattern
 from typing import TYPE_CHECKING, Any
+
+from terrace.api.quantity import parse_bytes, parse_millis, parse_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_QUANTITY = compile_pattern(
-    r"\+?(?P<number>[0-9]{1,18}(\.[0-9]{0,18})?)"
-    r"((?P<suffix>n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)|[eE](?P<exponent>[+-]?[0-9]{1,2}))?",
-    ASCII,
-)
-_FACTORS = {
-    "": Decimal(1),
-    **{unit: Decimal(10) ** power for unit, power in zip("num", (-9, -6, -3), strict=True)},
-    **{unit: Decimal(1000) ** (power + 1) for power, unit in enumerate("kMGTPE")},
-    **{f"{unit}i": Decimal(1024) ** (power + 1) for power, unit in enumerate("KMGTPE")},
-}
+__all__ = ["NodeFacts", "Taint", "format_bytes", "node_facts", "parse_bytes", "parse_quantity"]
 _STEP = 1024
 
 
@@ -48,30 +38,6 @@ class NodeFacts:
     ready: bool
     cpu_millis: int
     memory_bytes: int
-
-
-def parse_quantity(text: str) -> Decimal:
-    """Value of a Kubernetes quantity such as ``500m``, ``1.5Gi`` or ``1e3``.
-
-    Raises ValueError where it is none; negative ones are none for our purposes.
-    """
-    match = _QUANTITY.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a quantity such as 500m, 2 or 1.5Gi")
-    number = Decimal(match["number"])
-    if match["exponent"]:
-        return number * Decimal(10) ** int(match["exponent"])
-    return number * _FACTORS[match["suffix"] or ""]
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of a quantity, rounded up as Kubernetes does."""
-    return int(parse_quantity(text).to_integral_value(ROUND_CEILING))
-
-
-def parse_millis(text: str) -> int:
-    """Thousandths of a quantity, rounded up: CPU."""
-    return int((parse_quantity(text) * 1000).to_integral_value(ROUND_CEILING))
 
 
 def format_bytes(count: int) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
+from terrace.api.quantity import parse_bytes, parse_millis
 from terrace.planner.footprint import Shape, footprint
-from terrace.planner.nodes import format_bytes, parse_bytes, parse_millis
+from terrace.planner.nodes import format_bytes
 from terrace.planner.plan import OffloadPlan
 from terrace.planner.sticky import inputs_digest
 
