@@ -116,6 +116,8 @@ class ModelFacts(_Value):
     heads: int = Field(default=0, ge=0)
     vocabulary: int = Field(ge=1)
     layers: tuple[LayerRun, ...] = Field(min_length=1, max_length=64)
+    layers_are_merged: bool = False
+    """True: unlike layers were joined upwards so that the facts fit; sizes are upper bounds."""
     token_embedding_bytes: int = Field(ge=0)
     output_bytes: int = Field(ge=0)
     """Output head and norms; 0 bytes of head where it is tied to the embedding."""
