@@ -2,8 +2,8 @@
 
 Owns: building llama-server and llama-batched-bench, once, from the very sdist and with the very
 ggml flags of our wheel, so that both sides of a benchmark run the same kernels. Does not own:
-running them (``engine.py``). Usage: ``python -m tests.bench.peer`` prints the folder of the
-programs; about 5 minutes on two cores the first time.
+running them (``engine.py``). Usage: ``PYTHONPATH=tests python -m bench.peer`` prints the folder
+of the programs; about 5 minutes on two cores the first time.
 """
 
 from __future__ import annotations

@@ -1,0 +1,120 @@
+# Every target sets up what it needs; `make help` lists them. Setting up is quiet on stdout, so that
+# benchmarks print their JSON lines alone there. TERRACE_LLAMA_WHEEL=PATH uses a wheel you built.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+PY := $(BIN)/python
+BENCH := PYTHONPATH=tests $(PY) -m bench
+# The wheel in use is part of the stamp's name: another one is another environment.
+STAMP := .venv/.init-$(if $(TERRACE_LLAMA_WHEEL),$(shell cksum <<<'$(TERRACE_LLAMA_WHEEL)' | cut -d' ' -f1),locked)
+BUILD_SCRIPTS := $(wildcard runtime_image/build/*.py)
+MYPY_PATHS := operator runtime_image tests .ci
+
+# Prints the first Python that is new enough; a shim that cannot run does not count.
+define FIND_PYTHON
+for name in "$${PYTHON:-}" python3.13 python3.12 python3.11 python3; do \
+	if [ -n "$$name" ] && "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	then python=$$name; break; fi; \
+done; \
+if [ -z "$${python:-}" ]; then \
+	echo "error: Terrace needs Python 3.11 or newer; found $$(python3 --version 2>&1 || true)." \
+		"Install one (Debian 12: apt-get install python3 python3-venv) or set PYTHON=/path/to/python3." >&2; \
+	exit 1; \
+fi
+endef
+
+# uv from the PATH, else one of our own from PyPI.
+define FIND_UV
+uv=$$(command -v uv || true); \
+if [ -z "$$uv" ]; then \
+	uv=.uv/bin/uv; \
+	if [ ! -x $$uv ]; then \
+		echo "fetching uv into .uv/"; \
+		"$$python" -m venv .uv; .uv/bin/python -m pip install -q --disable-pip-version-check 'uv>=0.8,<1'; \
+	fi; \
+fi
+endef
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: init
+init: $(STAMP) ## Make the environment in .venv/ (builds llama.cpp the first time, about 4 minutes)
+
+# A .venv whose Python is gone (moved, upgraded) is made again.
+$(STAMP): uv.lock pyproject.toml $(BUILD_SCRIPTS) $(if $(wildcard $(PY)),,rebuild-environment)
+	@{ $(FIND_PYTHON); $(FIND_UV); \
+	"$$uv" sync --quiet --frozen --inexact --no-install-package llama-cpp-python --python "$$python"; \
+	wheel=$$(UV="$$uv" $(PY) runtime_image/build/wheel.py); \
+	"$$uv" pip install --quiet --python $(PY) --no-deps --reinstall "$$wheel"; \
+	rm -f .venv/.init-*; touch $@; \
+	echo "the environment is ready: .venv/"; } >&2
+
+.PHONY: rebuild-environment
+rebuild-environment:
+
+.PHONY: check
+check: init ## Lint, format, types, import contracts, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(MYPY_PATHS)
+	$(BIN)/lint-imports
+	$(PY) -m terrace.api.crd --check crds
+
+.PHONY: format
+format: init ## Rewrite the code as the formatter wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: test
+test: init ## The fast tests: no network, no cluster, under two minutes
+	$(BIN)/pytest tests/unit tests/property $(PYTEST_ARGS)
+
+.PHONY: simulation
+simulation: init ## Controller and engine under faults, seeded, in virtual time
+	$(BIN)/pytest tests/simulation $(PYTEST_ARGS)
+
+.PHONY: test-cluster
+test-cluster: init ## Against a real control plane on this machine
+	$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
+
+.PHONY: test-e2e
+test-e2e: init ## The whole chain: kubectl apply to streamed answer
+	$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: init ## Everything that must pass, with the time of each stage
+	@$(PY) .ci/stages.py
+
+.PHONY: golden
+golden: init ## Rewrite the expected manifests from the examples; review the diff like code
+	TERRACE_GOLDEN=write $(BIN)/pytest -q tests/unit -k golden
+
+.PHONY: crds
+crds: init ## Generate crds/ from terrace/api
+	$(PY) -m terrace.api.crd crds
+
+.PHONY: hooks
+hooks: init ## Run the fast checks before each commit
+	$(BIN)/pre-commit install
+
+.PHONY: demo
+demo: init ## From kubectl apply to a streamed answer, on this machine (KEEP=1 leaves it up)
+	@$(PY) -m terrace.cli demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+.PHONY: bench-engine
+bench-engine: init ## Our runtime against llama-server, tokens per second (QUICK=1 for a glance)
+	@$(BENCH).engine $(if $(filter-out 0,$(QUICK)),--quick)
+
+.PHONY: bench-gateway
+bench-gateway: init ## What the gateway adds to a request (QUICK=1 for a glance)
+	@$(BENCH).gateway_overhead $(if $(filter-out 0,$(QUICK)),--quick)
+
+.PHONY: clean
+clean: ## Remove what the tools made here; .venv/ and the cache of builds stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .local dist
+	find operator runtime_image tests .ci -name __pycache__ -type d -prune -exec rm -rf {} +
