@@ -1,0 +1,55 @@
+"""The HTTP client towards replicas.
+
+Owns: its timeouts, pool and socket options. Does not own: what is sent (``proxy.py``). A replica
+may take minutes for an answer, so no response has a time limit; a peer that vanished without a word
+is found by TCP keep-alive instead.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from terrace.gateway.limits import Limits
+
+IDLE_S = 3
+"""Seconds an idle connection is kept: less than uvicorn's 5, so that we are first to close it."""
+READ_BUFFER_BYTES = 32 * 1024
+"""aiohttp stops reading a replica's answer when twice this waits for a slow client."""
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 30_000,  # milliseconds until unacknowledged data ends the connection
+}
+
+
+def make_session(limits: Limits) -> aiohttp.ClientSession:
+    """A session for all replicas; close it at the end.
+
+    The number of its connections is bounded by the number of requests.
+    """
+    connector = aiohttp.TCPConnector(
+        limit=0, keepalive_timeout=IDLE_S, socket_factory=_socket, use_dns_cache=False
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=READ_BUFFER_BYTES,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+    )
+
+
+def _socket(info: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = info
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:  # not all are on every system
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
