@@ -9,8 +9,10 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _TIMEOUT_S = 10.0
 

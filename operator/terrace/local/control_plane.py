@@ -5,14 +5,16 @@ Owns: which flags, and why. Does not own: starting (``processes.py``) and order 
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from terrace.local.addresses import AddressBlock
-from terrace.local.state import ClusterFolder, ClusterOptions
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from terrace.local.addresses import AddressBlock
+    from terrace.local.state import ClusterFolder, ClusterOptions
 
 ETCD = "etcd"
 API_SERVER = "kube-apiserver"
@@ -75,12 +77,12 @@ def _etcd(layout: Layout) -> list[str]:
     return [
         str(layout.binaries[ETCD]),
         f"--data-dir={layout.folder.etcd}",
-        "--name=default",
+        "--name=terrace",
         f"--listen-client-urls={client}",
         f"--advertise-client-urls={client}",
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
-        f"--initial-cluster=default={peer}",
+        f"--initial-cluster=terrace={peer}",
         f"--cert-file={pki}/etcd.crt",
         f"--key-file={pki}/etcd.key",
         "--client-cert-auth",
@@ -210,17 +212,6 @@ def _node(layout: Layout) -> list[str]:
 def _emulated(layout: Layout) -> list[str]:
     version = layout.options.emulated_version
     return [f"--emulated-version={version}"] if version else []
-
-
-def audit_policy() -> bytes:
-    """Everything once, when it is answered, without bodies. JSON is YAML."""
-    policy = {
-        "apiVersion": "audit.k8s.io/v1",
-        "kind": "Policy",
-        "omitStages": ["RequestReceived", "ResponseStarted"],
-        "rules": [{"level": "Metadata"}],
-    }
-    return json.dumps(policy).encode()
 
 
 def storage_class() -> dict[str, object]:

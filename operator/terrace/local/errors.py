@@ -5,7 +5,10 @@ Owns: the exception types of ``terrace.local``. Does not own: how they are shown
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _TAIL_LINES = 12
 _TAIL_BYTES = 8192

@@ -10,10 +10,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from terrace.local.state import ProcessRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 MARKER = "TERRACE_CLUSTER_DIR"
 """In the environment of every process of a cluster: finds what a killed command left behind."""
@@ -22,9 +25,7 @@ _HELD_FD = 3
 _POLL_S = 0.02
 
 
-def spawn(
-    argv: Sequence[str], log: Path, env: Mapping[str, str], held_fd: int | None
-) -> ProcessRecord:
+def spawn(argv: list[str], log: Path, env: Mapping[str, str], held_fd: int | None) -> ProcessRecord:
     """Start a process in a session of its own, with ``held_fd`` (if any) as its descriptor 3.
 
     posix_spawn rather than subprocess: the child is meant to outlive us, and a Popen object

@@ -16,14 +16,16 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from terrace.local.errors import LocalClusterError
 from terrace.local.versions import ETCD_VERSION, HELM_VERSION, KUBERNETES_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 _TIMEOUT_S = 5.0
 _MAX_BYTES = 512 * 1024 * 1024

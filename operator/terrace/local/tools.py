@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terrace.local.errors import CommandError
-from terrace.local.state import ClusterFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from terrace.local.state import ClusterFolder
 
 
 class Tools:
@@ -43,13 +46,12 @@ class Tools:
         *,
         release: str = "terrace",
         namespace: str = "terrace-system",
-        timeout_s: float = 120.0,
     ) -> str:
         """Install or upgrade a chart into a namespace of its own, made where it is missing."""
         return self.helm(
             "upgrade", release, str(chart), "--install", "--namespace", namespace,
             "--create-namespace", "--values", "-",
-            stdin=json.dumps(values), timeout_s=timeout_s,
+            stdin=json.dumps(values),
         )  # fmt: skip
 
     def environment(self) -> dict[str, str]:

@@ -28,8 +28,9 @@ GO_PACKAGES = {
 
 
 def linker_flags(name: str) -> str:
-    """Flags that make a program report its version; a plain build says v0.0.0, and then
-    ``--emulated-version`` and helm's checks of the server misbehave.
+    """Flags that make a program report its version.
+
+    A plain build says v0.0.0, and then ``--emulated-version`` and helm's checks misbehave.
     """
     major, minor, _patch = KUBERNETES_VERSION.removeprefix("v").split(".")
     version = "k8s.io/component-base/version"

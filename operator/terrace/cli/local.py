@@ -1,0 +1,220 @@
+"""``terrace local``: a cluster on this machine, from the command line.
+
+Owns: the options, the progress lines, the tables. Does not own: the cluster
+(``terrace.local.cluster``).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from terrace.local.cluster import ClusterStatus, LocalCluster
+from terrace.local.errors import LocalClusterError
+from terrace.local.logs import follow, show
+from terrace.local.state import ClusterOptions, known_clusters
+
+app = typer.Typer(
+    help="A real Kubernetes control plane as processes of this machine, with a node that runs "
+    "pods as host processes. For trying Terrace and for tests; not a place to keep things.",
+    no_args_is_help=True,
+)
+_LARGE_LOG_BYTES = 50_000_000
+
+Name = Annotated[str, typer.Option("--name", "-n", help="Which cluster; several can run.")]
+Directory = Annotated[
+    Path | None,
+    typer.Option("--dir", help="The cluster's folder. [default: below $XDG_STATE_HOME/terrace]"),
+]
+
+
+class Output(StrEnum):
+    """How ``status`` answers."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.command()
+def up(
+    name: Name = "default",
+    directory: Directory = None,
+    no_node: Annotated[
+        bool, typer.Option("--no-node", help="Only the control plane: no pod ever starts.")
+    ] = False,
+    bin_dir: Annotated[
+        Path | None,
+        typer.Option("--bin", help="Folder with etcd, kube-apiserver and so on."),
+    ] = None,
+    emulated_version: Annotated[
+        str | None, typer.Option(help="An older Kubernetes API, such as 1.34.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="JSON file: image -> argv prefix that the node runs for it."),
+    ] = None,
+) -> None:
+    """Bring a cluster up, or repair one that is half dead.
+
+    Programs come from --bin or $TERRACE_K8S_BIN, else from your cache, else they are downloaded
+    (pinned checksums), else built from their Go modules (about 5 minutes, once).
+    """
+    began = time.monotonic()
+    options = _options(no_node, emulated_version, images)
+    cluster = LocalCluster(
+        name, directory=directory, options=options, bin_dir=bin_dir, report=_progress(began)
+    )
+    if not cluster.up():
+        typer.echo(f"cluster {name!r} is up already: {cluster.server}")
+    else:
+        typer.echo(f"cluster {name!r} is up after {time.monotonic() - began:.1f} s")
+        if cluster.options.nodes:
+            typer.echo(
+                "Its node stands in for kubelet and containerd: pods are processes of this "
+                "machine, with their own address but without isolation."
+            )
+    typer.echo(f"export KUBECONFIG={cluster.kubeconfig}")
+
+
+@app.command()
+def down(
+    name: Name = "default",
+    directory: Directory = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every cluster of this user.")] = False,
+    keep_data: Annotated[
+        bool, typer.Option("--keep-data", help="Stop only; `up` goes on with the same objects.")
+    ] = False,
+) -> None:
+    """Stop a cluster and delete it with all it holds."""
+    names = known_clusters() if all_ else [name]
+    if not names:
+        typer.echo("no local cluster")
+    for each in names:
+        cluster = LocalCluster(
+            each, directory=None if all_ else directory, report=_progress(time.monotonic())
+        )
+        if cluster.down(keep_data=keep_data):
+            typer.echo(f"cluster {each!r} {'stopped' if keep_data else 'deleted'}")
+        else:
+            typer.echo(f"no local cluster {each!r}")
+
+
+@app.command()
+def status(
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="Which cluster. [default: all]")
+    ] = None,
+    directory: Directory = None,
+    output: Annotated[Output, typer.Option("--output", "-o")] = Output.TABLE,
+) -> None:
+    """Say what runs. Exits 0 when every cluster asked for is ready, 1 when one is not."""
+    names = [name or "default"] if name or directory else known_clusters()
+    states = [LocalCluster(each, directory=directory).status() for each in names]
+    if output is Output.JSON:
+        typer.echo(json.dumps([asdict(state) for state in states], default=str, indent=2))
+    elif not states:
+        typer.echo("no local cluster; make one with `terrace local up`")
+    else:
+        for state in states:
+            _print_status(state)
+    if not all(state.is_ready and state.is_running for state in states):
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    component: Annotated[
+        str | None, typer.Argument(help="Such as kube-apiserver. [default: list them]")
+    ] = None,
+    name: Name = "default",
+    directory: Directory = None,
+    is_followed: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")
+    ] = False,
+    lines: Annotated[int, typer.Option("--tail", min=1, help="Lines from the end.")] = 100,
+) -> None:
+    """Show the log of one component."""
+    state = LocalCluster(name, directory=directory).status()
+    paths = {part.name: part.log for part in state.components}
+    if component is None:
+        for part in state.components:
+            typer.echo(f"{part.name}\t{part.log_bytes / 1e6:.1f} MB\t{part.log}")
+        return
+    if component not in paths:
+        raise LocalClusterError(
+            f"{component!r} is no component of cluster {name!r}; there are: {', '.join(paths)}"
+        )
+    show(paths[component], lines, typer.echo)
+    if is_followed:
+        follow(paths[component], typer.echo)
+
+
+@app.command()
+def kubeconfig(
+    name: Name = "default",
+    directory: Directory = None,
+    is_export: Annotated[bool, typer.Option("--export", help="As a line for your shell.")] = False,
+) -> None:
+    """Print the path of the admin's kubeconfig."""
+    cluster = LocalCluster(name, directory=directory)
+    cluster.status()  # says so when there is no such cluster
+    typer.echo(f"export KUBECONFIG={cluster.kubeconfig}" if is_export else cluster.kubeconfig)
+
+
+def _options(
+    no_node: bool, emulated_version: str | None, images: Path | None
+) -> ClusterOptions | None:
+    """None when nothing was asked for: then a cluster that exists keeps what it has."""
+    if not (no_node or emulated_version or images):
+        return None
+    return ClusterOptions(
+        nodes=0 if no_node else 1,
+        emulated_version=emulated_version,
+        images=str(images.absolute()) if images else None,
+    )
+
+
+class _Progress:
+    """Prints each step with the seconds since the command began."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def __call__(self, line: str) -> None:
+        elapsed = time.monotonic() - self._began
+        self._console.print(f"{elapsed:6.1f} s  {line}", markup=False)
+
+
+def _progress(began: float) -> _Progress:
+    return _Progress(began)
+
+
+def _print_status(state: ClusterStatus) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    if state.is_stopped:
+        word = "stopped"
+    elif not state.is_running:
+        dead = [part.name for part in state.components if not part.is_alive]
+        word = f"broken: {', '.join(dead)} not running; `terrace local up` repairs it"
+    else:
+        word = "ready" if state.is_ready else "not ready"
+    console.print(f"{state.name}  {word}  {state.server}  {state.folder}", markup=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("COMPONENT", "PID", "STATE", "LOG"):
+        table.add_column(heading, overflow="fold" if heading == "LOG" else "ellipsis")
+    for part in state.components:
+        size = f" ({part.log_bytes / 1e6:.0f} MB)" if part.log_bytes > _LARGE_LOG_BYTES else ""
+        table.add_row(
+            part.name, str(part.pid or "-"), "running" if part.is_alive else "gone",
+            f"{part.log}{size}",
+        )  # fmt: skip
+    console.print(table)
