@@ -10,9 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from terrace_runtime.engine.request import EngineStats, ModelInfo, Request, RequestOutput
+
+
+class RequestOutputs(Protocol):
+    """An async iterator over one request's outputs; a reader who leaves early calls ``aclose``."""
+
+    def __aiter__(self) -> RequestOutputs:
+        """Itself."""
+
+    async def __anext__(self) -> RequestOutput:
+        """The next output; waits for it."""
+
+    async def aclose(self) -> None:
+        """Abort the request if it still runs; safe to call twice."""
 
 
 class EngineClient(Protocol):
@@ -33,7 +44,7 @@ class EngineClient(Protocol):
     async def start(self) -> None:
         """Load the model and run. Raises EngineError with the reason."""
 
-    def submit(self, request: Request) -> AsyncIterator[RequestOutput]:
+    def submit(self, request: Request) -> RequestOutputs:
         """Queue ``request`` at once and return its outputs; the last one has ``finish`` set.
 
         Raises QueueFullError or EngineError now, InvalidRequestError now or at the first output.

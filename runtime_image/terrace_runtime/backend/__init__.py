@@ -1,0 +1,173 @@
+"""The port between the engine and whatever evaluates the model.
+
+Owns: the Backend and SamplerChain protocols, the batch they share, and their values. Does not own:
+what goes into a batch (``engine.batch_planner``) or any call into llama.cpp. Next: ``llama.py`` is
+the real backend and the only importer of llama_cpp; ``fake.py`` is a deterministic one for tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from terrace_runtime.contract import RuntimeConfig
+
+DECODE_OK = 0
+DECODE_NO_ROOM = 1
+"""No KV cells for this batch; nothing was changed, a smaller batch may fit."""
+
+
+class BackendError(Exception):
+    """The backend cannot start, cannot load the model, or broke; the message says the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """Facts of the loaded model and of the memory it took."""
+
+    vocabulary: int
+    threads: int
+    eog: frozenset[int]
+    """Tokens that end a generation."""
+    pieces: tuple[bytes, ...]
+    """Text of every token as bytes, by id; control tokens have none."""
+    chat_template: str = ""
+    bos: str = ""
+    eos: str = ""
+    special_tokens: tuple[str, ...] = ()
+    """Texts of all control tokens; the longest first."""
+    build: str = ""
+    weights_bytes: int | None = None
+    kv_bytes: int | None = None
+    compute_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """One request's sampler chain; temperature 0 takes the likeliest token after penalties."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+    """0 .. 2**32 - 2 (llama.cpp draws its own for 2**32 - 1)."""
+
+
+class Batch:
+    """Rows of one decode in numpy arrays that are made once and filled again each step."""
+
+    __slots__ = ("capacity", "num_outputs", "outputs", "positions", "sequences", "size", "tokens")
+
+    def __init__(self, capacity: int) -> None:
+        """Room for ``capacity`` tokens."""
+        self.capacity = capacity
+        self.size = 0
+        self.num_outputs = 0
+        self.tokens: NDArray[np.int32] = np.zeros(capacity, np.int32)
+        self.positions: NDArray[np.int32] = np.zeros(capacity, np.int32)
+        self.sequences: NDArray[np.int32] = np.zeros(capacity, np.int32)
+        self.outputs: NDArray[np.int8] = np.zeros(capacity, np.int8)
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self.size = 0
+        self.num_outputs = 0
+
+    def extend(self, tokens: Sequence[int], slot: int, position: int, *, output: bool) -> int:
+        """Append ``tokens`` of one sequence from ``position`` on; returns the last one's row.
+
+        ``output`` asks for logits of the last token.
+        """
+        start = self.size
+        stop = start + len(tokens)
+        assert start < stop <= self.capacity, "the batch planner exceeded the batch"
+        self.tokens[start:stop] = tokens
+        self.positions[start:stop] = range(position, position + len(tokens))
+        self.sequences[start:stop] = slot
+        self.outputs[start:stop] = 0
+        if output:
+            self.outputs[stop - 1] = 1
+            self.num_outputs += 1
+        self.size = stop
+        return stop - 1
+
+    def extend_single(
+        self, tokens: Sequence[int], slots: Sequence[int], positions: Sequence[int]
+    ) -> None:
+        """Append one token of each of several sequences, all with logits."""
+        start = self.size
+        stop = start + len(tokens)
+        assert stop <= self.capacity, "the batch planner exceeded the batch"
+        self.tokens[start:stop] = tokens
+        self.sequences[start:stop] = slots
+        self.positions[start:stop] = positions
+        self.outputs[start:stop] = 1
+        self.num_outputs += stop - start
+        self.size = stop
+
+
+class SamplerChain(Protocol):
+    """State of one request's sampling: random numbers and the tokens that penalties count."""
+
+    def sample(self, row: int) -> int:
+        """The next token from the logits of batch row ``row`` of the last decode; counts it."""
+
+    def close(self) -> None:
+        """Free it; safe to call twice."""
+
+
+class Backend(Protocol):
+    """A loaded model and its KV cache. One thread owns it; only ``tokenize`` is thread-safe."""
+
+    @property
+    def info(self) -> BackendInfo:
+        """Facts; valid after ``load``."""
+
+    @property
+    def batch(self) -> Batch:
+        """The one batch to fill; capacity is RuntimeConfig.batch_tokens."""
+
+    def load(self, config: RuntimeConfig) -> None:
+        """Load and warm up. Raises BackendError with the reason and the way out."""
+
+    def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+        """Token ids; ``special`` parses control tokens in ``text``."""
+
+    def decode(self) -> int:
+        """Evaluate ``batch``: DECODE_OK, DECODE_NO_ROOM, or another code: the backend is broken.
+
+        Raises BackendError for a batch that must not reach llama.cpp, which would abort.
+        """
+
+    def logits(self) -> NDArray[np.float32]:
+        """(num_outputs, vocabulary), rows in batch order: a view, gone with the next decode."""
+
+    def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> SamplerChain:
+        """A new chain: penalties, top_k, top_p, min_p, temperature, then a seeded draw.
+
+        repeat_penalty looks back over the prompt's end too; presence and frequency, as OpenAI
+        defines them, count generated tokens alone.
+        """
+
+    def seq_rm(self, slot: int, start: int = 0) -> bool:
+        """Drop a sequence's KV cells from ``start`` on; False: only dropping all is possible."""
+
+    def seq_pos_max(self, slot: int) -> int:
+        """Highest position that ``slot`` holds; -1 when it is empty."""
+
+    def on_abort(self, callback: Callable[[str], None]) -> None:
+        """Have ``callback`` called with the last words of an abort, before the process dies."""
+
+    def close(self) -> None:
+        """Free everything; safe to call twice."""

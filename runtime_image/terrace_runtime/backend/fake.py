@@ -1,0 +1,237 @@
+"""A deterministic backend without llama.cpp: for tests of the engine, the API and the SDK.
+
+Owns: a byte-level vocabulary, a KV cache that refuses what llama.cpp refuses, and faults on order.
+Does not own: anything about language. The next token is a pure function of every token that the
+sequence's cells hold, so a lost, doubled or foreign cell changes the answer. Next: ``engine``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
+from typing_extensions import override
+
+from terrace_runtime.backend import (
+    DECODE_NO_ROOM,
+    DECODE_OK,
+    Backend,
+    BackendError,
+    BackendInfo,
+    Batch,
+    SamplerChain,
+    SamplerSettings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from terrace_runtime.contract import RuntimeConfig
+
+BOS, EOS, TURN, END_OF_TURN = 256, 257, 258, 259
+_CONTROLS = {
+    "<|bos|>": BOS,
+    "<|endoftext|>": EOS,
+    "<|im_start|>": TURN,
+    "<|im_end|>": END_OF_TURN,
+}
+_PIECES = (*(bytes([value]) for value in range(256)), *(b"" for _ in _CONTROLS))
+_CONTROL = re.compile("(" + "|".join(map(re.escape, _CONTROLS)) + ")")
+_WORDS = tuple("the llama climbs a terrace and tells of pods ñandú 雪 🦙 ".encode())
+_EOS_ODDS = 40
+"""One token in this many ends the answer."""
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' ~ message.role ~ '\\n' ~ message.content"
+    " ~ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What one decode does instead of, or besides, working."""
+
+    code: int = DECODE_OK
+    """Returned in place of an evaluation when it is not DECODE_OK."""
+    error: str = ""
+    """Raised as BackendError when not empty."""
+    wait: Callable[[], None] | None = None
+    """Called first: a slow step, on whatever clock the test uses."""
+
+
+@dataclass
+class FakeBackend(Backend):
+    """See the port. ``faults`` maps the number of a decode (from 0) to what goes wrong in it."""
+
+    faults: Mapping[int, Fault] = field(default_factory=dict)
+    kv_cells: int | None = None
+    """Cells in all; None: parallel x context, as many as the engine can ever use."""
+    eos_odds: int = _EOS_ODDS
+    load_error: str = ""
+
+    def __post_init__(self) -> None:
+        self.decodes = 0
+        self.ubatches = 0
+        """Evaluations that llama.cpp would need: one more at every break in the slots' order."""
+        self.closed = False
+        self._cells: dict[int, list[int]] = {}
+        self._rows: list[tuple[int, ...]] = []
+
+    @property
+    @override
+    def info(self) -> BackendInfo:
+        return BackendInfo(
+            vocabulary=len(_PIECES),
+            threads=1,
+            eog=frozenset({EOS, END_OF_TURN}),
+            pieces=_PIECES,
+            chat_template=TEMPLATE,
+            bos="<|bos|>",
+            eos="<|endoftext|>",
+            special_tokens=tuple(sorted(_CONTROLS, key=lambda text: (-len(text), text))),
+            build="fake",
+        )
+
+    @property
+    @override
+    def batch(self) -> Batch:
+        return self._batch
+
+    @override
+    def load(self, config: RuntimeConfig) -> None:
+        if self.load_error:
+            raise BackendError(self.load_error)
+        self._config = config
+        self._batch = Batch(config.batch_tokens)
+        self._room = self.kv_cells or config.parallel * config.context_tokens
+        self._logits: NDArray[np.float32] = np.zeros((config.parallel, len(_PIECES)), np.float32)
+
+    @override
+    def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+        tokens = [BOS] if add_bos else []
+        for part in _CONTROL.split(text) if special else [text]:
+            control = _CONTROLS.get(part) if special else None
+            if control is not None:
+                tokens.append(control)
+            else:
+                tokens.extend(part.encode("utf-8", "replace"))
+        return tokens
+
+    @override
+    def decode(self) -> int:
+        fault = self.faults.get(self.decodes, Fault())
+        self.decodes += 1
+        if fault.wait is not None:
+            fault.wait()
+        if fault.error:
+            raise BackendError(fault.error)
+        if fault.code != DECODE_OK:
+            return fault.code
+        batch = self._batch
+        size = batch.size
+        slots = batch.sequences[:size].tolist()
+        positions = batch.positions[:size].tolist()
+        if not self._is_valid(slots, positions):
+            return -1
+        if size + sum(map(len, self._cells.values())) > self._room:
+            return DECODE_NO_ROOM
+        self._evaluate(slots, batch.tokens[:size].tolist(), batch.outputs[:size].tolist())
+        return DECODE_OK
+
+    def _is_valid(self, slots: list[int], positions: list[int]) -> bool:
+        """llama.cpp's own rules: known sequence ids, each position one after the one before."""
+        expected = {slot: len(tokens) for slot, tokens in self._cells.items()}
+        for slot, position in zip(slots, positions, strict=True):
+            if not 0 <= slot < self._config.parallel or position != expected.get(slot, 0):
+                return False
+            expected[slot] = position + 1
+        return all(count <= self._config.context_tokens for count in expected.values())
+
+    def _evaluate(self, slots: list[int], tokens: list[int], outputs: list[int]) -> None:
+        previous = None
+        row = 0
+        self._row_of: dict[int, int] = {}
+        for index, (slot, token, output) in enumerate(zip(slots, tokens, outputs, strict=True)):
+            cells = self._cells.setdefault(slot, [])
+            cells.append(token)
+            if output:
+                self._logits[row] = 0
+                self._logits[row, self.next_token(cells)] = 1
+                self._row_of[index] = row
+                row += 1
+            if previous is None or slot not in (previous, previous + 1):
+                self.ubatches += 1
+            previous = slot
+
+    def next_token(self, history: list[int]) -> int:
+        """A pure function of the whole history; completes a UTF-8 character once it is begun."""
+        digest = crc32(np.asarray(history, np.int32).tobytes())
+        last = history[-1]
+        followers = [b for a, b in pairwise(_WORDS) if a == last]
+        if last > 127 and last < 256 and followers:  # noqa: PLR2004 - the bytes above ASCII
+            return followers[digest % len(followers)]
+        if digest % self.eos_odds == 0:
+            return EOS
+        starts = [b for b in _WORDS if b < 128 or b >= 192]  # noqa: PLR2004 - not continuations
+        return starts[(digest >> 8) % len(starts)]
+
+    @override
+    def logits(self) -> NDArray[np.float32]:
+        return self._logits[: self._batch.num_outputs]
+
+    @override
+    def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> FakeSampler:
+        assert prompt
+        return FakeSampler(self, settings)
+
+    def row(self, index: int) -> NDArray[np.float32]:
+        """Logits of batch row ``index``."""
+        row: NDArray[np.float32] = self._logits[self._row_of[index]]
+        return row
+
+    @override
+    def seq_rm(self, slot: int, start: int = 0) -> bool:
+        del self._cells.setdefault(slot, [])[start:]
+        return True
+
+    @override
+    def seq_pos_max(self, slot: int) -> int:
+        return len(self._cells.get(slot, ())) - 1
+
+    @override
+    def on_abort(self, callback: Callable[[str], None]) -> None:
+        self.abort_callback = callback
+
+    @override
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeSampler(SamplerChain):
+    """Greedy at temperature 0, else one of the neighbours of the likeliest token, by the seed."""
+
+    def __init__(self, backend: FakeBackend, settings: SamplerSettings) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._counted: list[int] = []
+        self.is_closed = False
+
+    @override
+    def sample(self, row: int) -> int:
+        assert not self.is_closed
+        token = int(self._backend.row(row).argmax())
+        if self._settings.temperature > 0 and ord("a") <= token <= ord("z"):
+            state = np.asarray([self._settings.seed, *self._counted], np.int64).tobytes()
+            token = ord("a") + (token - ord("a") + crc32(state) % 26) % 26
+        self._counted.append(token)
+        return token
+
+    @override
+    def close(self) -> None:
+        self.is_closed = True

@@ -1,0 +1,388 @@
+"""llama.cpp behind the Backend port; the only file of Terrace that imports llama_cpp.
+
+Owns: loading, the context's settings, decode, logits, sequences, and the checks that keep an abort
+(GGML_ASSERT ends the process) from being reachable. Does not own: what to decode. Facts about the
+C side are in docs/adr/0003. Next: ``binding.py`` checks the build, ``vocabulary.py`` reads texts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+from typing_extensions import override
+
+from terrace_runtime.backend import (
+    DECODE_OK,
+    Backend,
+    BackendError,
+    BackendInfo,
+    Batch,
+    SamplerChain,
+    SamplerSettings,
+)
+from terrace_runtime.backend.cpu import usable_threads
+from terrace_runtime.backend.loadlog import LoadLog
+from terrace_runtime.contract import RuntimeConfig, pod_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+PINNED_VERSION = "0.3.36"
+LLAMA_COMMIT = "0c1e57098"
+MAX_SEQUENCES = 256
+"""LLAMA_MAX_SEQ of the pinned build."""
+_KV_TYPES = {
+    "f16": lib.GGML_TYPE_F16,
+    "q8_0": lib.GGML_TYPE_Q8_0,
+    "q4_0": lib.GGML_TYPE_Q4_0,
+}
+_CONTEXT_PAD = 256
+_REPEAT_WINDOW = 64
+"""Tokens that repeat_penalty looks back, prompt included: llama.cpp's own default."""
+_GENERATED_WINDOW = 4096
+"""Generated tokens that presence_penalty and frequency_penalty count."""
+_STRUCT_BYTES = {"llama_model_params": 80, "llama_context_params": 160, "llama_batch": 56}
+_WARM_UP_TOKENS = 32
+
+# Function objects of our own: the binding types logits as POINTER(c_float), which makes a Python
+# object per element, and converts arguments more slowly than plain argtypes do.
+_C: Any = lib._lib  # noqa: SLF001 - the handle that the binding opened; there is no public one
+
+
+def _function(name: str, restype: Any, *argtypes: Any) -> Any:
+    try:
+        function = ctypes.CFUNCTYPE(restype, *argtypes)((name, _C))
+    except AttributeError as error:
+        raise BackendError(f"llama.cpp has no function {name}: {_WRONG_BUILD}") from error
+    return function
+
+
+_WRONG_BUILD = (
+    f"Terrace needs llama-cpp-python=={PINNED_VERSION}; reinstall it with "
+    f"`pip install --force-reinstall llama-cpp-python=={PINNED_VERSION}`"
+)
+_decode = _function("llama_decode", ctypes.c_int32, ctypes.c_void_p, lib.llama_batch)
+_get_logits = _function("llama_get_logits", ctypes.c_void_p, ctypes.c_void_p)
+_sample = _function(
+    "llama_sampler_sample", ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32
+)
+
+
+def _check_binding() -> None:
+    """Refuse a llama-cpp-python whose structs are not the ones that we fill.
+
+    They change in almost every release, and a wrong layout is not an error but a wrong setting.
+    """
+    for name, size in _STRUCT_BYTES.items():
+        found = ctypes.sizeof(getattr(lib, name))
+        if found != size:
+            raise BackendError(f"{name} has {found} bytes, not {size}: {_WRONG_BUILD}")
+    defaults = lib.llama_context_default_params()
+    if (defaults.n_batch, defaults.n_seq_max, defaults.type_k) != (2048, 1, lib.GGML_TYPE_F16):
+        raise BackendError(f"llama.cpp's context defaults are not the known ones: {_WRONG_BUILD}")
+
+
+class _Log:
+    """The process-wide log callback of llama.cpp; kept for ever, for C holds its address."""
+
+    def __init__(self) -> None:
+        self.sink = LoadLog()
+        self._callback = lib.llama_log_callback(self._receive)
+
+    def install(self, sink: LoadLog) -> None:
+        self.sink = sink
+        lib.llama_log_set(self._callback, None)
+
+    def _receive(self, level: int, text: bytes | None, _user: object) -> None:
+        self.sink.add(level, (text or b"").decode("utf-8", "replace"))
+
+
+_LOG = _Log()
+_ABORT_CALLBACKS: list[Any] = []
+"""Never emptied: C holds the address of the last one."""
+
+
+class LlamaBackend(Backend):
+    """One model in one context; see the port for the contract of each method."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._context: Any = None
+        self._config: RuntimeConfig | None = None
+
+    @property
+    @override
+    def info(self) -> BackendInfo:
+        return self._info
+
+    @property
+    @override
+    def batch(self) -> Batch:
+        return self._batch
+
+    # Loading --------------------------------------------------------------------------------------
+
+    @override
+    def load(self, config: RuntimeConfig) -> None:
+        _check_binding()
+        path = pod_path(config.model_path)
+        if not path.is_file():
+            raise BackendError(f"there is no model file at {path}: fetch it again")
+        if config.parallel >= MAX_SEQUENCES:
+            raise BackendError(f"parallel must be under {MAX_SEQUENCES}, not {config.parallel}")
+        log = LoadLog()
+        _LOG.install(log)
+        lib.llama_backend_init()
+        self._config = config
+        threads = config.threads or usable_threads()
+        try:
+            self._load_model(path, log)
+            self._open_context(config, threads, log)
+            self._make_batch(config)
+            self._info = self._read_info(threads, log)
+            self._warm_up()
+        except BackendError:
+            self.close()
+            raise
+
+    def _load_model(self, path: Path, log: LoadLog) -> None:
+        params = lib.llama_model_default_params()
+        params.load_mode = lib.LLAMA_LOAD_MODE_MMAP
+        self._model = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            why = log.complaint or "it gave no reason"
+            raise BackendError(f"llama.cpp cannot load {path}: {why}")
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self._vocabulary = int(lib.llama_vocab_n_tokens(self._vocab))
+
+    def _open_context(self, config: RuntimeConfig, threads: int, log: LoadLog) -> None:
+        params = lib.llama_context_default_params()
+        per_sequence = -(-config.context_tokens // _CONTEXT_PAD) * _CONTEXT_PAD
+        params.n_ctx = per_sequence * config.parallel
+        params.n_batch = config.batch_tokens
+        params.n_ubatch = min(config.ubatch_tokens, config.batch_tokens)
+        params.n_seq_max = config.parallel
+        # The default reserves logits for a whole batch: gigabytes with a large vocabulary.
+        params.n_outputs_max = config.parallel
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.type_k = _KV_TYPES[config.kv_key_type]
+        params.type_v = _KV_TYPES[config.kv_value_type]
+        params.kv_unified = config.kv_unified
+        params.no_perf = True
+        self._context = lib.llama_init_from_model(self._model, params)
+        if not self._context:
+            why = log.complaint or "it gave no reason; is the memory limit too low?"
+            raise BackendError(f"llama.cpp cannot open a context: {why}")
+        self._memory = lib.llama_get_memory(self._context)
+        if not self._memory:
+            raise BackendError("this model keeps no KV cache, so it cannot generate text")
+
+    def _make_batch(self, config: RuntimeConfig) -> None:
+        """Point one llama_batch at the numpy arrays; its seq_id table never changes again."""
+        batch = Batch(config.batch_tokens)
+        size = batch.capacity
+        self._ones = np.ones(size, np.int32)
+        base = batch.sequences.ctypes.data
+        self._sequence_pointers = np.arange(base, base + 4 * size, 4, dtype=np.uintp)
+
+        def pointer(array: NDArray[Any], kind: Any) -> Any:
+            return array.ctypes.data_as(ctypes.POINTER(kind))
+
+        raw = lib.llama_batch()
+        raw.n_tokens = 0
+        raw.token = pointer(batch.tokens, ctypes.c_int32)
+        raw.embd = None
+        raw.pos = pointer(batch.positions, ctypes.c_int32)
+        raw.n_seq_id = pointer(self._ones, ctypes.c_int32)
+        raw.seq_id = pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32))
+        raw.logits = pointer(batch.outputs, ctypes.c_int8)
+        self._batch, self._raw = batch, raw
+        self._logits_address = 0
+
+    def _read_info(self, threads: int, log: LoadLog) -> BackendInfo:
+        vocab, size = self._vocab, self._vocabulary
+        controls = [t for t in range(size) if lib.llama_vocab_is_control(vocab, t)]
+        texts = {self._piece(t, special=True).decode("utf-8", "replace") for t in controls}
+        template = lib.llama_model_chat_template(self._model, None)
+        return BackendInfo(
+            vocabulary=size,
+            threads=threads,
+            eog=frozenset(t for t in range(size) if lib.llama_vocab_is_eog(vocab, t)),
+            pieces=tuple(self._piece(t, special=False) for t in range(size)),
+            chat_template=(template or b"").decode("utf-8", "replace"),
+            bos=self._special(lib.llama_vocab_bos(vocab)),
+            eos=self._special(lib.llama_vocab_eos(vocab)),
+            special_tokens=tuple(sorted(texts - {""}, key=lambda text: (-len(text), text))),
+            build=f"llama.cpp-{LLAMA_COMMIT}",
+            weights_bytes=log.weights_bytes,
+            kv_bytes=log.kv_bytes,
+            compute_bytes=log.compute_bytes,
+        )
+
+    def _special(self, token: int) -> str:
+        known = 0 <= token < self._vocabulary
+        return self._piece(token, special=True).decode("utf-8", "replace") if known else ""
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def _warm_up(self) -> None:
+        """Decode once, so that a build that does not fit this CPU dies here and not in service."""
+        count = min(_WARM_UP_TOKENS, self._batch.capacity)
+        self._batch.clear()
+        self._batch.extend([0] * count, 0, 0, output=True)
+        code = self.decode()
+        if code != DECODE_OK or not np.isfinite(self.logits()).all():
+            why = f"code {code}; {_LOG.sink.complaint}" if code else "its logits are not numbers"
+            raise BackendError(f"llama.cpp cannot decode its first batch: {why}")
+        lib.llama_memory_clear(self._memory, False)
+        self._batch.clear()
+
+    # Serving --------------------------------------------------------------------------------------
+
+    @override
+    def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+        raw = text.encode("utf-8", "replace")
+        bos = lib.llama_vocab_bos(self._vocab)
+        wants_bos = add_bos and bos >= 0 and lib.llama_vocab_get_add_bos(self._vocab)
+        head = [int(bos)] if wants_bos else []
+        if not raw:
+            return head
+        room = len(raw) + 8
+        tokens = (ctypes.c_int32 * room)()
+        count = lib.llama_tokenize(self._vocab, raw, len(raw), tokens, room, False, special)
+        if count < 0:
+            raise BackendError(f"llama.cpp cannot tokenize {len(raw)} bytes of text ({count})")
+        return head + tokens[:count]
+
+    @override
+    def decode(self) -> int:
+        batch, config = self._batch, self._config
+        assert config is not None
+        size = batch.size
+        slots = batch.sequences[:size]
+        # Each of these would be a GGML_ASSERT, and that ends the process.
+        if not 0 < size <= batch.capacity or batch.num_outputs > config.parallel:
+            raise BackendError(f"bad batch: {size} tokens, {batch.num_outputs} outputs")
+        if slots.min() < 0 or slots.max() >= config.parallel:
+            raise BackendError(f"bad batch: a sequence id is not in 0..{config.parallel - 1}")
+        self._raw.n_tokens = size
+        return int(_decode(self._context, self._raw))
+
+    @override
+    def logits(self) -> NDArray[np.float32]:
+        address = _get_logits(self._context)
+        if not address:
+            raise BackendError("llama.cpp has no logits for the last batch")
+        if address != self._logits_address:
+            assert self._config is not None
+            shape = (self._config.parallel, self._vocabulary)
+            memory = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
+            self._logits_view: NDArray[np.float32] = np.ctypeslib.as_array(memory).reshape(shape)
+            self._logits_address = address
+        return self._logits_view[: self._batch.num_outputs]
+
+    @override
+    def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> LlamaSampler:
+        return LlamaSampler(self._context, self._vocabulary, settings, prompt)
+
+    @override
+    def seq_rm(self, slot: int, start: int = 0) -> bool:
+        self._check_slot(slot)
+        return bool(lib.llama_memory_seq_rm(self._memory, slot, start, -1))
+
+    @override
+    def seq_pos_max(self, slot: int) -> int:
+        self._check_slot(slot)
+        return int(lib.llama_memory_seq_pos_max(self._memory, slot))
+
+    def _check_slot(self, slot: int) -> None:
+        assert self._config is not None
+        if not 0 <= slot < self._config.parallel:
+            raise BackendError(f"sequence id {slot} is not in 0..{self._config.parallel - 1}")
+
+    @override
+    def on_abort(self, callback: Callable[[str], None]) -> None:
+        base = ctypes.CDLL(str(Path(lib.__file__).parent / "lib" / "libggml-base.so.0"))
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+        held = kind(lambda message: callback((message or b"").decode("utf-8", "replace")))
+        _ABORT_CALLBACKS.append(held)
+        base.ggml_set_abort_callback(held)
+
+    @override
+    def close(self) -> None:
+        if self._context:
+            lib.llama_free(self._context)
+        if self._model:
+            lib.llama_model_free(self._model)
+        self._context = self._model = None
+
+
+class LlamaSampler(SamplerChain):
+    """A C chain: penalties, top_k, top_p, min_p, temperature, draw; or greedy at temperature 0."""
+
+    def __init__(
+        self, context: Any, vocabulary: int, settings: SamplerSettings, prompt: Sequence[int]
+    ) -> None:
+        params = lib.llama_sampler_chain_default_params()
+        params.no_perf = True
+        self._context = context
+        self._chain: Any = lib.llama_sampler_chain_init(params)
+        if settings.repeat_penalty != 1:
+            repeat = lib.llama_sampler_init_penalties(
+                vocabulary, _REPEAT_WINDOW, settings.repeat_penalty, 0.0, 0.0
+            )
+            lib.llama_sampler_chain_add(self._chain, repeat)
+            # Counted before the other samplers join, so that repeat_penalty alone sees the prompt.
+            for token in prompt[-_REPEAT_WINDOW:]:
+                lib.llama_sampler_accept(self._chain, token)
+        for sampler in _samplers(vocabulary, settings):
+            lib.llama_sampler_chain_add(self._chain, sampler)
+
+    @override
+    def sample(self, row: int) -> int:
+        return int(_sample(self._chain, self._context, row))
+
+    @override
+    def close(self) -> None:
+        if self._chain:
+            lib.llama_sampler_free(self._chain)
+        self._chain = None
+
+
+def _samplers(vocabulary: int, settings: SamplerSettings) -> list[Any]:
+    chain = []
+    if settings.frequency_penalty or settings.presence_penalty:
+        chain.append(
+            lib.llama_sampler_init_penalties(
+                vocabulary,
+                _GENERATED_WINDOW,
+                1.0,
+                settings.frequency_penalty,
+                settings.presence_penalty,
+            )
+        )
+    if settings.temperature <= 0:
+        return [*chain, lib.llama_sampler_init_greedy()]
+    if settings.top_k > 0:
+        chain.append(lib.llama_sampler_init_top_k(settings.top_k))
+    if settings.top_p < 1:
+        chain.append(lib.llama_sampler_init_top_p(settings.top_p, 1))
+    if settings.min_p > 0:
+        chain.append(lib.llama_sampler_init_min_p(settings.min_p, 1))
+    chain.append(lib.llama_sampler_init_temp(settings.temperature))
+    chain.append(lib.llama_sampler_init_dist(settings.seed))
+    return chain

@@ -1,0 +1,82 @@
+"""The engine's own process: frames in, frames out, over one inherited socket.
+
+Owns: the child's side of the socket and dying with its parent. Does not own: the engine
+(``runner.py``) or the parent's side (``process.py``). The first frame says what to run.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from terrace_runtime.contract import EXIT_BACKEND, RuntimeConfig
+from terrace_runtime.engine.messages import Failed, FrameReader, decode_commands, encode_event
+from terrace_runtime.engine.runner import EngineRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from terrace_runtime.backend import Backend
+    from terrace_runtime.engine.messages import Event
+
+_READ_BYTES = 256 * 1024
+
+
+def main(fd: int) -> int:
+    """Serve the engine on the socket ``fd`` until the parent closes it; returns an exit code."""
+    parent = socket.socket(fileno=fd)
+    lock = threading.Lock()
+
+    def emit(event: Event) -> None:
+        data = encode_event(event)
+        try:
+            with lock:
+                parent.sendall(data)
+        except OSError:
+            os._exit(0)  # The parent is gone, and with it everybody who asked.
+
+    frames = _frames(parent)
+    start = next(frames, None)
+    if start is None:
+        return 0
+    config = RuntimeConfig.model_validate(start["config"])
+    backend = _backend(start["backend"], start["arguments"])
+    backend.on_abort(lambda words: emit(Failed(f"llama.cpp aborted: {words}")))
+    runner = EngineRunner(backend, config, emit)
+    runner.start()
+    for value in frames:
+        for command in decode_commands(value):
+            runner.send(command)
+    # Nobody listens any more. A step may last long: leave without waiting for it.
+    os._exit(0)
+
+
+def _frames(parent: socket.socket) -> Iterator[Any]:
+    reader = FrameReader()
+    while data := _receive(parent):
+        yield from reader.feed(data)
+
+
+def _receive(parent: socket.socket) -> bytes:
+    try:
+        return parent.recv(_READ_BYTES)
+    except OSError:
+        return b""
+
+
+def _backend(path: str, arguments: dict[str, Any]) -> Backend:
+    """The backend that the parent names as ``module:class``."""
+    module, _, name = path.partition(":")
+    backend: Backend = getattr(import_module(module), name)(**arguments)
+    return backend
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:  # noqa: PLR2004 - the program and one number
+        sys.exit(EXIT_BACKEND)
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,227 @@
+"""What both shapes of EngineClient share: the table of open requests and everything around it.
+
+Owns: admission (the bounded queue), each request's stream, the watchdog, drain. Does not own: how
+commands reach the engine (``inprocess.py``, ``process.py``). All of it runs on the event loop's
+thread. Next: ``api`` reads the streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from terrace_runtime.engine.intake import check_request
+from terrace_runtime.engine.messages import Abort, Failed, Ready, Rejected, Stepped, Submit
+from terrace_runtime.engine.request import (
+    EngineError,
+    EngineStats,
+    FinishReason,
+    InvalidRequestError,
+    ModelInfo,
+    QueueFullError,
+)
+from terrace_runtime.engine.stream import OutputStream
+
+if TYPE_CHECKING:
+    from terrace_runtime.contract import RuntimeConfig
+    from terrace_runtime.engine.messages import Command, Event
+    from terrace_runtime.engine.request import Request
+
+_MAX_RETRY_AFTER_S = 120
+_WATCHDOG_TICKS = 4
+"""Looks per step_timeout_s; a stalled event loop counts as one look, not as a stalled engine."""
+_ABORT_GRACE_S = 5.0
+
+
+class EngineFrontend(ABC):
+    """An EngineClient without its transport."""
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        """``config`` bounds the queue and the length of a step."""
+        self._config = config
+        self._streams: dict[str, OutputStream] = {}
+        self._stats = EngineStats()
+        self._error = ""
+        self._info: ModelInfo | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._is_draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._started_at: dict[str, float] = {}
+        self._service_s = 0.0
+        self._events = 0
+        self._watchdog: asyncio.Task[None] | None = None
+
+    # The port -------------------------------------------------------------------------------------
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts of the loaded model."""
+        if self._info is None:
+            raise EngineError(self._error or "the engine has not started")
+        return self._info
+
+    @property
+    def stats(self) -> EngineStats:
+        """The last step's picture with the requests that are open now."""
+        running = min(self._stats.running, len(self._streams))
+        return replace(self._stats, running=running, waiting=len(self._streams) - running)
+
+    @property
+    def error(self) -> str:
+        """Why the engine is dead; empty while it lives."""
+        return self._error
+
+    async def start(self) -> None:
+        """Load the model and run. Raises EngineError with the reason."""
+        self._ready = asyncio.get_running_loop().create_future()
+        try:
+            await self._open()
+            await self._ready
+        except BaseException:
+            await self._shut()
+            raise
+        self._watchdog = asyncio.create_task(self._watch(), name="engine watchdog")
+
+    def submit(self, request: Request) -> OutputStream:
+        """Queue ``request``; see the port for what it raises."""
+        self._refuse_new_work()
+        check_request(request, self.info.vocabulary, self._config)
+        if request.id in self._streams:
+            raise InvalidRequestError(f"a request with the id {request.id} runs already", "id")
+        num_waiting = len(self._streams) - self._config.parallel
+        if num_waiting >= self._config.max_waiting:
+            raise QueueFullError(max(0, num_waiting), self._retry_after_s(num_waiting))
+        stream = OutputStream(request.id, self.abort)
+        self._streams[request.id] = stream
+        self._started_at[request.id] = asyncio.get_running_loop().time()
+        self._idle.clear()
+        self._send(Submit(request))
+        return stream
+
+    def abort(self, request_id: str) -> None:
+        """End a request with ABORT; unknown ids are ignored."""
+        if request_id in self._streams and not self._error:
+            self._send(Abort(request_id))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new requests, let the others finish, abort the rest after ``timeout_s``."""
+        self._is_draining = True
+        if not await self._is_idle_within(timeout_s):
+            for request_id in list(self._streams):
+                self.abort(request_id)
+            if not await self._is_idle_within(_ABORT_GRACE_S):
+                self._end_all(FinishReason.ABORT)
+
+    async def close(self) -> None:
+        """Stop the engine; requests that still run end with ABORT. Safe to call twice."""
+        self._is_draining = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            await asyncio.gather(self._watchdog, return_exceptions=True)
+            self._watchdog = None
+        self._end_all(FinishReason.ABORT)
+        await self._shut()
+
+    # What a shape brings --------------------------------------------------------------------------
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Start the engine; Ready or Failed follows through ``_receive``."""
+
+    @abstractmethod
+    async def _shut(self) -> None:
+        """Stop the engine, whatever its state; safe to call twice."""
+
+    @abstractmethod
+    def _send(self, command: Command) -> None:
+        """Pass a command on, never blocking."""
+
+    @abstractmethod
+    def _give_up(self) -> None:
+        """The engine hangs in a step: end it if it can be ended."""
+
+    # Events ---------------------------------------------------------------------------------------
+
+    def _receive(self, event: Event) -> None:
+        """Handle one event of the engine; on the event loop's thread."""
+        self._events += 1
+        match event:
+            case Stepped(outputs, stats):
+                self._stats = stats
+                for output in outputs:
+                    stream = self._streams.get(output.id)
+                    if stream is not None:
+                        stream.put(output)
+                        if output.finish is not None:
+                            self._forget(output.id)
+            case Rejected(request_id, message, param):
+                stream = self._streams.get(request_id)
+                if stream is not None:
+                    stream.refuse(InvalidRequestError(message, param))
+                    self._forget(request_id)
+            case Ready(info):
+                self._info = info
+                if self._ready is not None and not self._ready.done():
+                    self._ready.set_result(None)
+            case Failed(reason):
+                self._fail(reason)
+
+    def _fail(self, reason: str) -> None:
+        """Health is red from here on; everybody ends with ERROR. The first reason stays."""
+        if self._error:
+            return
+        self._error = reason
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(EngineError(reason))
+        self._end_all(FinishReason.ERROR, reason)
+
+    def _end_all(self, finish: FinishReason, error: str = "") -> None:
+        for request_id, stream in list(self._streams.items()):
+            stream.end(finish, error)
+            self._forget(request_id)
+
+    def _forget(self, request_id: str) -> None:
+        del self._streams[request_id]
+        seconds = asyncio.get_running_loop().time() - self._started_at.pop(request_id)
+        weight = 0.2 if self._service_s else 1.0
+        self._service_s += weight * (seconds - self._service_s)
+        if not self._streams:
+            self._idle.set()
+
+    def _refuse_new_work(self) -> None:
+        if self._error:
+            raise EngineError(self._error)
+        if self._is_draining:
+            raise EngineError("the server is shutting down")
+
+    def _retry_after_s(self, num_waiting: int) -> int:
+        """Seconds until the queue of now is served, from how long requests took lately.
+
+        ``_service_s`` holds waiting and running: at a full queue that is one whole turn of it.
+        """
+        turns = (num_waiting + self._config.parallel) / max(1, len(self._streams))
+        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self._service_s * turns)))
+
+    async def _is_idle_within(self, timeout_s: float) -> bool:
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _watch(self) -> None:
+        """Turn red when requests are open and no step ends within its bound."""
+        bound_s = self._config.step_timeout_s
+        seen, quiet = -1, 0
+        while not self._error:
+            await asyncio.sleep(bound_s / _WATCHDOG_TICKS)
+            is_quiet = bool(self._streams) and seen == self._events
+            quiet = quiet + 1 if is_quiet else 0
+            seen = self._events
+            if quiet > _WATCHDOG_TICKS:
+                self._fail(f"the engine hangs: a step took longer than {bound_s:g} s")
+                self._give_up()

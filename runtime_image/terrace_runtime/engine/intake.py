@@ -1,0 +1,80 @@
+"""From a Request to a Sequence: what is refused, and why.
+
+Owns: validation and tokenization of requests. Does not own: queueing (``core.py``). A request is a
+client's, so every number is bounded here before llama.cpp sees it. Next: ``runner.py`` calls
+``make_sequence`` on a thread of its own, for a long prompt takes longer than a step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from terrace_runtime.engine.request import InvalidRequestError
+from terrace_runtime.engine.sampling import check_sampling
+from terrace_runtime.engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from terrace_runtime.backend import Backend
+    from terrace_runtime.contract import RuntimeConfig
+    from terrace_runtime.engine.detokenizer import PieceTable
+    from terrace_runtime.engine.request import Request
+
+MAX_STOPS = 64
+MAX_STOP_CHARS = 1024
+
+
+def check_request(request: Request, vocabulary: int, config: RuntimeConfig) -> None:
+    """Raise InvalidRequestError for all that shows without tokenizing."""
+    check_sampling(request.sampling)
+    if request.max_tokens is not None and request.max_tokens < 1:
+        raise InvalidRequestError(
+            f"max_tokens is {request.max_tokens}, not 1 or more", "max_tokens"
+        )
+    if len(request.stop) > MAX_STOPS or any(len(stop) > MAX_STOP_CHARS for stop in request.stop):
+        message = f"stop may hold {MAX_STOPS} strings of at most {MAX_STOP_CHARS} characters"
+        raise InvalidRequestError(message, "stop")
+    if bool(request.prompt) == bool(request.prompt_tokens):
+        raise InvalidRequestError("a prompt is needed, as text or as tokens", "prompt")
+    for token in request.prompt_tokens:
+        if not 0 <= token < vocabulary:
+            message = f"token {token} is not in the model's vocabulary of {vocabulary}"
+            raise InvalidRequestError(message, "prompt")
+    if request.prompt_tokens:
+        _check_length(len(request.prompt_tokens), config)
+
+
+def make_sequence(
+    request: Request, backend: Backend, table: PieceTable, config: RuntimeConfig
+) -> Sequence:
+    """Tokenize a checked request; raises InvalidRequestError when the context cannot hold it."""
+    prompt = _tokenize(request, backend, table, config)
+    if not prompt:
+        raise InvalidRequestError("the prompt is empty", "prompt")
+    _check_length(len(prompt), config)
+    room = config.context_tokens - len(prompt)
+    bounds = (request.max_tokens, config.max_tokens)
+    return Sequence(request, prompt, min([room, *(bound for bound in bounds if bound)]), table)
+
+
+def _tokenize(
+    request: Request, backend: Backend, table: PieceTable, config: RuntimeConfig
+) -> list[int]:
+    if request.prompt_tokens:
+        return list(request.prompt_tokens)
+    # A token is at most so long, hence a text too long to fit is refused without tokenizing it.
+    num_bytes = sum(len(part.text) for part in request.prompt)
+    _check_length(-(-num_bytes // table.longest), config, "at least ")
+    tokens: list[int] = []
+    for index, part in enumerate(request.prompt):
+        add_bos = request.add_bos and index == 0
+        tokens += backend.tokenize(part.text, special=part.special, add_bos=add_bos)
+    return tokens
+
+
+def _check_length(num_tokens: int, config: RuntimeConfig, qualifier: str = "") -> None:
+    if num_tokens >= config.context_tokens:
+        raise InvalidRequestError(
+            f"the prompt has {qualifier}{num_tokens} tokens, but the context holds "
+            f"{config.context_tokens} and the answer needs one of them",
+            "prompt",
+        )

@@ -1,0 +1,187 @@
+"""What crosses between an engine and its client, and its form on a socket.
+
+Owns: the events (engine to client), the commands (client to engine), and length-prefixed JSON
+frames for both. No pickle: a frame is data. Does not own: sockets (``process.py``, ``child.py``).
+Next: ``frontend.py`` receives events, ``runner.py`` obeys commands.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, astuple, dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from terrace_runtime.engine.request import (
+    EngineStats,
+    FinishReason,
+    ModelInfo,
+    PromptPart,
+    Request,
+    RequestOutput,
+    SamplingParams,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+_LENGTH = struct.Struct("!I")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded."""
+
+    info: ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """One step's outputs, all of them, and the picture after it."""
+
+    outputs: list[RequestOutput]
+    stats: EngineStats
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A request that can never run."""
+
+    request_id: str
+    message: str
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The engine is dead."""
+
+    reason: str
+
+
+Event = Ready | Stepped | Rejected | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Run this request."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """End this request."""
+
+    request_id: str
+
+
+Command = Submit | Abort
+
+
+def frame(value: object) -> bytes:
+    """A length and ``value`` as JSON."""
+    body = orjson.dumps(value)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Cuts a byte stream into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The values of all frames that ``data`` completes; raises ValueError for a bad stream."""
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(buffer, start)
+            if length > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {length} bytes")
+            stop = start + _LENGTH.size + length
+            if len(buffer) < stop:
+                break
+            with memoryview(buffer) as view, view[start + _LENGTH.size : stop] as body:
+                value = orjson.loads(body)
+            start = stop
+            yield value
+        del buffer[:start]
+
+
+def encode_event(event: Event) -> bytes:
+    """One frame."""
+    match event:
+        case Stepped(outputs, stats):
+            rows = [
+                (one.id, one.text, one.num_tokens)
+                if one.finish is None and not one.num_prompt_tokens
+                else astuple(one)
+                for one in outputs
+            ]
+            return frame(("stepped", rows, astuple(stats)))
+        case Ready(info):
+            return frame(("ready", asdict(info)))
+        case Rejected(request_id, message, param):
+            return frame(("rejected", request_id, message, param))
+        case Failed(reason):
+            return frame(("failed", reason))
+
+
+def decode_event(value: Any) -> Event:
+    """The event in a frame's value."""
+    match value:
+        case ["stepped", rows, stats]:
+            return Stepped([_output(row) for row in rows], EngineStats(*stats))
+        case ["ready", info]:
+            info["special_tokens"] = tuple(info["special_tokens"])
+            return Ready(ModelInfo(**info))
+        case ["rejected", request_id, message, param]:
+            return Rejected(request_id, message, param)
+        case ["failed", reason]:
+            return Failed(reason)
+        case _:
+            raise ValueError(f"unknown event: {value!r:.80}")
+
+
+def _output(row: list[Any]) -> RequestOutput:
+    if len(row) == 3:  # noqa: PLR2004 - id, text and count: the common row
+        return RequestOutput(*row)
+    request_id, text, num_tokens, num_prompt, num_cached, finish, error = row
+    reason = FinishReason(finish) if finish else None
+    return RequestOutput(request_id, text, num_tokens, num_prompt, num_cached, reason, error)
+
+
+def encode_commands(commands: list[Command]) -> bytes:
+    """One frame."""
+    return frame([_command_value(command) for command in commands])
+
+
+def _command_value(command: Command) -> Any:
+    match command:
+        case Submit(request):
+            return ("submit", asdict(request))
+        case Abort(request_id):
+            return ("abort", request_id)
+
+
+def decode_commands(value: Any) -> list[Command]:
+    """The commands in a frame's value."""
+    return [_command(item) for item in value]
+
+
+def _command(item: Any) -> Command:
+    match item:
+        case ["submit", fields]:
+            fields["prompt"] = tuple(PromptPart(**part) for part in fields["prompt"])
+            fields["prompt_tokens"] = tuple(fields["prompt_tokens"])
+            fields["stop"] = tuple(fields["stop"])
+            fields["sampling"] = SamplingParams(**fields["sampling"])
+            return Submit(Request(**fields))
+        case ["abort", request_id]:
+            return Abort(request_id)
+        case _:
+            raise ValueError(f"unknown command: {item!r:.80}")

@@ -1,0 +1,178 @@
+"""The threads around an EngineCore: one that steps, one that tokenizes.
+
+Owns: both threads, their inboxes, and turning any exception into one Failed event. Does not own:
+where events go (``emit``: a callback of ``inprocess.py`` or a socket of ``child.py``). Next:
+``core.py`` does the work.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from terrace_runtime.backend import BackendError
+from terrace_runtime.engine.core import EngineCore
+from terrace_runtime.engine.intake import make_sequence
+from terrace_runtime.engine.messages import Abort, Event, Failed, Ready, Rejected, Stepped, Submit
+from terrace_runtime.engine.request import InvalidRequestError, ModelInfo
+from terrace_runtime.engine.sampling import MAX_SEED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from terrace_runtime.backend import Backend
+    from terrace_runtime.contract import RuntimeConfig
+    from terrace_runtime.engine.messages import Command
+    from terrace_runtime.engine.sequence import Sequence
+
+_LOG = logging.getLogger(__name__)
+_INTAKE_STACK_BYTES = 64 * 1024 * 1024
+"""std::regex, which splits text for some vocabularies, recurses once per character."""
+
+
+class EngineRunner:
+    """Loads a backend and serves until ``stop``; all methods may be called from any thread."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: RuntimeConfig,
+        emit: Callable[[Event], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        seeds: random.Random | None = None,
+    ) -> None:
+        """``emit`` gets every event, on the thread that made it."""
+        self._backend = backend
+        self._config = config
+        self._emit = emit
+        self._clock = clock
+        self._seeds = seeds or random.Random()  # noqa: S311 - sampling needs no secrets
+        self._commands: SimpleQueue[Command | None] = SimpleQueue()
+        self._wake = threading.Condition()
+        self._inbox: list[Sequence | str] = []
+        self._is_stopping = False
+        self._intake: threading.Thread | None = None
+        self._engine = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start loading; Ready or Failed follows."""
+        self._engine.start()
+
+    def send(self, command: Command) -> None:
+        """Obey ``command`` in order; a request's outputs or its Rejected follow."""
+        self._commands.put(command)
+
+    def stop(self, timeout_s: float) -> bool:
+        """End everybody with ABORT, free the backend; False: a step did not end in time."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        self._engine.join(timeout_s)
+        return not self._engine.is_alive()
+
+    # The engine's thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            core = self._load()
+            self._serve(core)
+        except BackendError as error:
+            self._emit(Failed(str(error)))
+        # Whatever it is, everybody who waits must hear of it: this thread is the only one.
+        except Exception as error:  # noqa: BLE001
+            _LOG.exception("the engine failed")
+            self._emit(Failed(f"{type(error).__name__} in the engine: {error}"))
+        finally:
+            self._commands.put(None)
+            if self._intake is not None:
+                self._intake.join()
+            self._backend.close()
+
+    def _load(self) -> EngineCore:
+        self._backend.load(self._config)
+        core = EngineCore(
+            self._backend,
+            self._config,
+            clock=self._clock,
+            draw_seed=lambda: self._seeds.randrange(MAX_SEED + 1),
+        )
+        self._intake = _thread_with_stack(lambda: self._take_in(core), _INTAKE_STACK_BYTES)
+        self._emit(Ready(_model_info(self._backend, self._config)))
+        return core
+
+    def _serve(self, core: EngineCore) -> None:
+        while True:
+            with self._wake:
+                while not (self._inbox or core.has_work or self._is_stopping):
+                    self._wake.wait()
+                inbox, self._inbox = self._inbox, []
+                is_stopping = self._is_stopping
+            for item in inbox:
+                if isinstance(item, str):
+                    core.abort(item)
+                else:
+                    core.add(item)
+            if is_stopping:
+                core.abort_all()
+            if core.has_work:
+                outputs = core.step()
+                self._emit(Stepped(outputs, core.stats))
+            if is_stopping:
+                return
+
+    # The intake's thread --------------------------------------------------------------------------
+
+    def _take_in(self, core: EngineCore) -> None:
+        while (command := self._commands.get()) is not None:
+            match command:
+                case Abort(request_id):
+                    self._put(request_id)
+                case Submit(request):
+                    try:
+                        sequence = make_sequence(request, self._backend, core.table, self._config)
+                    except InvalidRequestError as error:
+                        self._emit(Rejected(request.id, str(error), error.param))
+                    except Exception as error:  # noqa: BLE001 - a request must end, whatever it is
+                        _LOG.exception("tokenizing failed")
+                        self._emit(Rejected(request.id, f"cannot be tokenized: {error}", "prompt"))
+                    else:
+                        self._put(sequence)
+
+    def _put(self, item: Sequence | str) -> None:
+        with self._wake:
+            self._inbox.append(item)
+            self._wake.notify()
+
+
+def _thread_with_stack(target: Callable[[], None], stack_bytes: int) -> threading.Thread:
+    """Start a daemon thread with a stack of its own size (only touched pages cost memory)."""
+    before = threading.stack_size(stack_bytes)
+    try:
+        thread = threading.Thread(target=target, name="intake", daemon=True)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    return thread
+
+
+def _model_info(backend: Backend, config: RuntimeConfig) -> ModelInfo:
+    info = backend.info
+    return ModelInfo(
+        context_tokens=config.context_tokens,
+        parallel=config.parallel,
+        vocabulary=info.vocabulary,
+        threads=info.threads,
+        chat_template=info.chat_template,
+        bos=info.bos,
+        eos=info.eos,
+        special_tokens=info.special_tokens,
+        build=info.build,
+        weights_bytes=info.weights_bytes,
+        kv_bytes=info.kv_bytes,
+        compute_bytes=info.compute_bytes,
+    )

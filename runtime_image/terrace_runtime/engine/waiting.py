@@ -1,0 +1,105 @@
+"""Who comes first: the queue of admitted requests that have no slot yet, and fair shares.
+
+Owns: the order by priority with ageing, then by tenants' shares, then by arrival. Does not own:
+slots or budgets (``batch_planner.py``). Pure: the clock's time is an argument. Shares are the
+virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024):
+the tenant that was served the fewest tokens goes first; one that comes back from idleness starts
+at the lowest active counter, so that nobody saves up. Next: ``core.py`` pops from it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from terrace_runtime.engine.sequence import Sequence
+
+AGEING_S = 30.0
+"""Each such wait lifts a request by one priority, so that batch work is never starved."""
+
+
+def urgency(sequence: Sequence, now: float) -> int:
+    """Priority after ageing: lower goes first."""
+    return sequence.priority - int((now - sequence.arrival) / AGEING_S)
+
+
+class TenantShares:
+    """Tokens served per tenant that has work; tenants without work are forgotten."""
+
+    def __init__(self) -> None:
+        self._served: dict[str, int] = {}
+        self._active: dict[str, int] = {}
+
+    def enter(self, tenant: str) -> None:
+        """One more sequence of ``tenant`` waits or runs."""
+        if tenant not in self._active:
+            self._served[tenant] = min(self._served.values(), default=0)
+        self._active[tenant] = self._active.get(tenant, 0) + 1
+
+    def leave(self, tenant: str) -> None:
+        """A sequence of ``tenant`` ended."""
+        self._active[tenant] -= 1
+        if not self._active[tenant]:
+            del self._active[tenant], self._served[tenant]
+
+    def charge(self, tenant: str, tokens: int) -> None:
+        """``tenant`` was served ``tokens``."""
+        self._served[tenant] += tokens
+
+    def served(self, tenant: str) -> int:
+        """The counter that ranks ``tenant``."""
+        return self._served.get(tenant, 0)
+
+
+class WaitingQueue:
+    """Waiting sequences by (priority, tenant), first in first out in each."""
+
+    def __init__(self, shares: TenantShares) -> None:
+        """``shares`` ranks the tenants."""
+        self._shares = shares
+        self._lines: dict[tuple[int, str], dict[str, Sequence]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def push(self, sequence: Sequence) -> None:
+        """Queue a new sequence."""
+        line = self._lines.setdefault((sequence.priority, sequence.tenant), {})
+        assert sequence.id not in line, "a request is queued once"
+        line[sequence.id] = sequence
+        self._size += 1
+
+    def push_front(self, sequence: Sequence) -> None:
+        """Queue a sequence that ran already and lost its slot: it goes before its tenant's own."""
+        key = (sequence.priority, sequence.tenant)
+        self._lines[key] = {sequence.id: sequence, **self._lines.get(key, {})}
+        self._size += 1
+
+    def pop(self, now: float) -> Sequence | None:
+        """The next one to run, or None when nobody waits. Looks at the head of each line alone."""
+        heads = [next(iter(line.values())) for line in self._lines.values()]
+        if not heads:
+            return None
+        first = min(
+            heads,
+            key=lambda head: (urgency(head, now), self._shares.served(head.tenant), head.order),
+        )
+        self.remove(first)
+        return first
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take out a sequence that is queued."""
+        key = (sequence.priority, sequence.tenant)
+        line = self._lines[key]
+        del line[sequence.id]
+        if not line:
+            del self._lines[key]
+        self._size -= 1
+
+    def drain(self) -> list[Sequence]:
+        """Take out everybody."""
+        everyone = [sequence for line in self._lines.values() for sequence in line.values()]
+        self._lines.clear()
+        self._size = 0
+        return everyone
