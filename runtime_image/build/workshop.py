@@ -49,6 +49,8 @@ class Workshop:
     staging: Path
     log: Path
     lock_fd: int
+    every_s: float = PROGRESS_EVERY_S
+    """Seconds between two lines of progress."""
 
     def run(
         self, argv: Sequence[str], what: str, environment: Mapping[str, str] = os.environ
@@ -78,7 +80,7 @@ class Workshop:
         try:
             while True:
                 try:
-                    status = process.wait(timeout=PROGRESS_EVERY_S)
+                    status = process.wait(timeout=self.every_s)
                     break
                 except subprocess.TimeoutExpired:
                     say(f"{what}: {_stage(self.log, offset)}, {_elapsed(started)}")
@@ -91,7 +93,9 @@ class Workshop:
         say(f"{what}: done in {_elapsed(started)}")
 
 
-def cached(entry: Path, make: Callable[[Workshop, Path], None]) -> Path:
+def cached(
+    entry: Path, make: Callable[[Workshop, Path], None], needed_bytes: int = MIN_FREE_BYTES
+) -> Path:
     """Return the folder ``entry``, made by ``make(workshop, folder)`` when it does not exist.
 
     ``make`` fills a folder beside it, which is renamed only when it is complete; a build that is
@@ -101,15 +105,15 @@ def cached(entry: Path, make: Callable[[Workshop, Path], None]) -> Path:
         return entry
     entry.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(entry.parent).free
-    if free < MIN_FREE_BYTES:
+    if free < needed_bytes:
         raise BuildError(
             f"{entry.parent} has {free // 1024**2} MiB free, a build needs "
-            f"{MIN_FREE_BYTES // 1024**2} MiB: make room or set XDG_CACHE_HOME."
+            f"{needed_bytes // 1024**2} MiB: make room or set XDG_CACHE_HOME."
         )
-    with _locked(entry.with_name(f"{entry.name}.lock")) as lock_fd:
+    with _locked(entry.with_name(f".{entry.name}.lock")) as lock_fd:
         if entry.is_dir():
             return entry
-        staging = entry.with_name(f"{entry.name}.partial")
+        staging = entry.with_name(f".{entry.name}.partial")
         shutil.rmtree(staging, ignore_errors=True)
         log = entry.with_name(f"{entry.name}.log")
         log.unlink(missing_ok=True)
