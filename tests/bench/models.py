@@ -67,7 +67,7 @@ def model_file(name: str) -> Path:
 
     def make(_: Workshop, folder: Path) -> None:
         say(f"writing the benchmark model {name}")
-        _write(folder / "model.gguf", name, shape, kind)
+        write_model(folder / "model.gguf", name, shape, kind)
 
     return cached(cache_root() / "bench-models" / f"{name}-{digest}", make) / "model.gguf"
 
@@ -97,7 +97,8 @@ def _byte_alphabet() -> list[str]:
     return [table[byte] for byte in range(256)]
 
 
-def _write(path: Path, name: str, shape: Shape, kind: str) -> None:
+def write_model(path: Path, name: str, shape: Shape, kind: str) -> None:
+    """Write a GGUF of ``shape`` whose matrices are of type ``kind`` (a key of _TYPES)."""
     tensor_type, file_type = _TYPES[kind]
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name(f"terrace-bench-{name}")
