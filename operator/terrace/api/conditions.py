@@ -48,11 +48,13 @@ class Reason(StrEnum):
     POOL_NOT_FOUND = "PoolNotFound"
     NO_NODE_FITS = "NoNodeFits"
     CONTEXT_TOO_LONG = "ContextTooLong"
+    UNSUPPORTED_KV_TYPE = "UnsupportedKvType"
     WAITING_FOR_FACTS = "WaitingForFacts"
     # Stalled
     INVALID_SPEC = "InvalidSpec"
     NAME_CONFLICT = "NameConflict"
     FOREIGN_OBJECT = "ForeignObject"
+    REFUSED = "Refused"
     NOT_STALLED = "NotStalled"
     # Reconciling
     PROGRESSING = "Progressing"

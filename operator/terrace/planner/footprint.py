@@ -1,7 +1,13 @@
 """How many bytes a replica takes: weights, KV cells, compute buffers, programs.
 
 Owns: the formulas and the measured constants. Does not own: what to do when they do not fit
-(``placement.py``). Pure. Source of the formulas: llama.cpp 0c1e570 (llama-kv-cache.cpp).
+(``placement.py``) or what is read from the file (ModelFacts). Pure. The formulas follow llama.cpp
+0c1e570 with flash attention and split KV (``kv_unified`` off), the way the runtime opens it.
+Constants marked *measured* come from scratch processes that loaded, filled and decoded the demo
+model and random models of 16M and 150M parameters (llama-cpp-python 0.3.36, x86-64, glibc 2.36),
+and from ``no_alloc`` contexts shaped as Llama 3 8B and 1B, Qwen3 0.6B, 8B, 30B-A3B, Gemma 3 4B.
+``tests/unit/planner/test_footprint_holds.py`` repeats the measurement with the demo model.
+Next: ``placement.py``.
 """
 
 from __future__ import annotations
@@ -13,13 +19,42 @@ if TYPE_CHECKING:
     from terrace.api.pool import KvType
     from terrace_runtime.contract import ModelFacts
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
+
 CELL_PADDING = 256
-"""llama.cpp pads the cells of a sequence to this many."""
+"""llama.cpp pads the cells of a sequence to a multiple of this."""
 KV_BLOCK = 32
 KV_BLOCK_BYTES: dict[KvType, int] = {"f16": 64, "q8_0": 34, "q4_0": 18}
-"""Bytes of 32 values."""
-BASE_BYTES = 320 * MIB
+"""Bytes of KV_BLOCK values (ggml's block sizes)."""
+CELL_OVERHEAD_BYTES = 160
+"""*Measured*: 55 bytes per cell when the context opens (position, set of sequences), up to 95 more
+once it is used (a tree node per position)."""
+
+FLOAT = 4
+MASK_BYTES = 2
+"""The attention mask is f16."""
+WIDTHS_PER_TOKEN = 4
+FEED_FORWARDS_PER_TOKEN = 3
+"""*Measured*: the graph holds 3 feed-forward and 4 embedding vectors of f32 per token at its peak.
+Exact for Llama 3 8B (124 MiB) and Qwen3 8B (112 MiB), at most 13 % too much for the others."""
+EXPERT_WIDTHS_PER_TOKEN = 26
+"""*Measured* on Qwen3 30B-A3B (8 experts used: 22 widths); two more experts are allowed for."""
+WORK_BYTES_PER_VALUE = 1.25
+"""Each token's widest vector is quantised for the matrix kernels: at most 292 bytes per 256."""
+
+ENGINE_BASE_BYTES = 48 * MIB
+"""*Measured*: interpreter, numpy, llama.cpp, pydantic and the contract, nothing loaded: 40 MiB."""
+SERVER_BASE_BYTES = 72 * MIB
+"""*Measured*: interpreter with the HTTP stack imported: 58 MiB; the rest is for open requests."""
+BYTES_PER_TOKEN_OF_VOCABULARY = 384
+"""*Measured*: 256 bytes with all merges in llama.cpp; the rest is for the texts in Python."""
+BYTES_PER_LAYER = 64 * KIB
+"""*Measured*: 42 kB of graph nodes per layer."""
+
+LIBRARY_PAGES_BYTES = 48 * MIB
+"""*Measured*: file pages of programs and libraries in both processes: 45 MiB."""
+HEADROOM = 10
+"""A limit is the request and one HEADROOM-th of the anonymous part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,61 +64,104 @@ class Shape:
     context_tokens: int
     parallel: int
     ubatch_tokens: int
-    threads: int
     kv_key_type: KvType
     kv_value_type: KvType
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of one replica."""
+    """Bytes of one replica: a server process and its engine process."""
 
     weights_bytes: int
+    """All weights; they are mapped, so their pages can be reclaimed and read again."""
     repacked_bytes: int
+    """Weights that the CPU kernels use from a copy; their mapped pages are read once."""
     kv_bytes: int
     compute_bytes: int
     base_bytes: int
 
     @property
     def anonymous_bytes(self) -> int:
-        """What cannot be reclaimed: the estimate of the peak of RssAnon + RssShmem."""
+        """What cannot be reclaimed: a bound of the peak of RssAnon + RssShmem."""
         return self.repacked_bytes + self.kv_bytes + self.compute_bytes + self.base_bytes
 
     @property
+    def page_cache_bytes(self) -> int:
+        """The page-cache floor: mapped weights that every token reads, programs, libraries.
+
+        With less, the kernel evicts weights between tokens and reads them from disk again.
+        """
+        return self.weights_bytes - self.repacked_bytes + LIBRARY_PAGES_BYTES
+
+    @property
     def request_bytes(self) -> int:
-        """Anonymous memory and all mapped weights: every token reads all of them."""
-        return self.anonymous_bytes + self.weights_bytes - self.repacked_bytes
+        """Anonymous memory and the page-cache floor."""
+        return self.anonymous_bytes + self.page_cache_bytes
 
     @property
     def limit_bytes(self) -> int:
-        """The request and a tenth of the anonymous part."""
-        return self.request_bytes + self.anonymous_bytes // 10
-
-
-def kv_bytes(facts: ModelFacts, shape: Shape) -> int:
-    """KV cells of all sequences, split over sequences (not unified)."""
-    cells = _padded(shape.context_tokens)
-    total = 0
-    for run in facts.layers:
-        window = _padded(min(cells, run.window + shape.ubatch_tokens)) if run.window else cells
-        keys = run.kv_heads * run.key_length * KV_BLOCK_BYTES[shape.kv_key_type] // KV_BLOCK
-        values = run.kv_heads * run.value_length * KV_BLOCK_BYTES[shape.kv_value_type] // KV_BLOCK
-        total += run.count * min(cells, window) * (keys + values)
-    return total * shape.parallel
+        """The request and headroom on what cannot be reclaimed."""
+        return self.request_bytes + self.anonymous_bytes // HEADROOM
 
 
 def footprint(facts: ModelFacts, shape: Shape) -> Footprint:
-    """Bytes of a replica of ``shape``."""
+    """Bytes of a replica of ``shape``; never decreases when a field of ``shape`` grows."""
     weights = sum(run.count * run.weight_bytes for run in facts.layers)
-    compute = shape.ubatch_tokens * 4 * (8 * facts.embedding_length + facts.vocabulary)
+    weights += facts.token_embedding_bytes + facts.output_bytes
     return Footprint(
-        weights_bytes=weights + facts.token_embedding_bytes + facts.output_bytes,
-        repacked_bytes=facts.repacked_bytes,
+        weights_bytes=weights,
+        repacked_bytes=min(weights, facts.repacked_bytes),
         kv_bytes=kv_bytes(facts, shape),
-        compute_bytes=compute + 32 * MIB,
-        base_bytes=BASE_BYTES,
+        compute_bytes=compute_bytes(facts, shape),
+        base_bytes=base_bytes(facts),
     )
 
 
-def _padded(tokens: int) -> int:
-    return -(-tokens // CELL_PADDING) * CELL_PADDING
+def cells(shape: Shape) -> int:
+    """KV cells of one sequence."""
+    return -(-shape.context_tokens // CELL_PADDING) * CELL_PADDING
+
+
+def kv_bytes_per_cell(facts: ModelFacts, shape: Shape) -> int:
+    """Keys and values of one token in all layers.
+
+    Sliding-window layers keep every token as well: the runtime leaves llama.cpp's ``swa_full`` on,
+    or a sequence could not be cut and continued.
+    """
+    keys, values = KV_BLOCK_BYTES[shape.kv_key_type], KV_BLOCK_BYTES[shape.kv_value_type]
+    return sum(
+        run.count * run.kv_heads * (run.key_length * keys + run.value_length * values) // KV_BLOCK
+        for run in facts.layers
+    )
+
+
+def kv_bytes(facts: ModelFacts, shape: Shape) -> int:
+    """KV cells of all sequences and what llama.cpp notes about each cell."""
+    per_cell = kv_bytes_per_cell(facts, shape) + CELL_OVERHEAD_BYTES
+    return cells(shape) * shape.parallel * per_cell
+
+
+def compute_bytes(facts: ModelFacts, shape: Shape) -> int:
+    """Graph buffer, logits and the threads' work space of the largest step.
+
+    A step is padded to the same number of tokens for each sequence. One logits row per sequence is
+    kept and, in the graph, computed; there the row may take the place of the layers' buffers.
+    """
+    tokens = -(-shape.ubatch_tokens // shape.parallel) * shape.parallel
+    width, wide = facts.embedding_length, facts.feed_forward_length
+    floats = FEED_FORWARDS_PER_TOKEN * wide + WIDTHS_PER_TOKEN * width
+    if any(run.expert_bytes for run in facts.layers):
+        floats = max(floats, EXPERT_WIDTHS_PER_TOKEN * width)
+    masks = 2 if any(run.window for run in facts.layers) else 1
+    mask = masks * MASK_BYTES * tokens * cells(shape)
+    logits = FLOAT * shape.parallel * facts.vocabulary
+    graph = max(FLOAT * tokens * floats, logits + FLOAT * tokens * 2 * width)
+    work = int(WORK_BYTES_PER_VALUE * tokens * max(width, wide))
+    return graph + mask + logits + work
+
+
+def base_bytes(facts: ModelFacts) -> int:
+    """Both processes with the vocabulary and the graph's nodes, before any cell."""
+    vocabulary = BYTES_PER_TOKEN_OF_VOCABULARY * facts.vocabulary
+    layers = BYTES_PER_LAYER * facts.layer_count
+    return ENGINE_BASE_BYTES + SERVER_BASE_BYTES + vocabulary + layers

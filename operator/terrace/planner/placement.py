@@ -1,8 +1,8 @@
 """Which flavor a model gets, and with what plan: the first flavor with a node it fits on.
 
-Owns: the order of flavors, which nodes are of a flavor, defaults and their shrinking, the message
-when nothing fits. Does not own: bytes (``footprint.py``), binding (kube-scheduler). Pure.
-Next: ``sticky.decide``, then ``terrace.controller.manifests``.
+Owns: the order of flavors, threads, the message when nothing fits. Does not own: bytes
+(``footprint.py``), which nodes are of a flavor (``candidates.py``), defaults (``sizing.py``),
+binding (kube-scheduler). Pure. Next: ``sticky.decide``, then ``terrace.controller.manifests``.
 """
 
 from __future__ import annotations
@@ -11,19 +11,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
+from terrace.api.pool import KvTypes
 from terrace.api.quantity import parse_bytes, parse_millis
-from terrace.planner.footprint import Shape, footprint
+from terrace.planner.candidates import candidates, largest_free
+from terrace.planner.footprint import KV_BLOCK, Shape, footprint
 from terrace.planner.nodes import format_bytes
-from terrace.planner.plan import OffloadPlan
+from terrace.planner.plan import BATCH_TOKENS, PREFILL_TOKENS, UBATCH_TOKENS, OffloadPlan
+from terrace.planner.reasons import byte_reasons
+from terrace.planner.sizing import sizes, smaller_sizes
 from terrace.planner.sticky import inputs_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from terrace.api.model import ModelSpec
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.planner.nodes import NodeFacts
+    from terrace.planner.sizing import Size
     from terrace_runtime.contract import ModelFacts
+
+CORE = 1000
+"""Thousandths of a CPU."""
+MAX_DEFAULT_CPU_MILLIS = 16 * CORE
+MIN_CONTEXT = 64
+"""Least context that the runtime takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +47,25 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class NoPlacement:
-    """Nothing fits: a condition's reason and message, and how many bytes are missing (0: none)."""
+    """Nothing fits: a condition's reason and message.
+
+    ``missing_bytes``: by how much the nearest flavor is too small; 0 when memory is not the reason.
+    """
 
     reason: Reason
     message: str
     missing_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What one flavor has for one replica."""
+
+    flavor: Flavor
+    memory_bytes: int
+    memory_words: str
+    cpu_millis: int
+    cpu_words: str
 
 
 def place(
@@ -52,72 +77,146 @@ def place(
 ) -> Placement | NoPlacement:
     """Choose a flavor and a plan.
 
-    ``used``: bytes of placements decided, other models' only, by node name where a pod is bound
-    and by flavor name where it is not yet.
+    ``used``: memory requests, in bytes, of pods other than this model's: by the node's name where
+    a node has them, by the flavor's name where none has them yet.
     """
-    wanted = model_spec.context.length
-    if wanted is not None and wanted > facts.context_length:
-        return NoPlacement(
-            Reason.CONTEXT_TOO_LONG,
-            f"spec.context.length {wanted:,} is over the model's {facts.context_length:,}",
-        )
-    nodes = list(nodes)
-    worst = NoPlacement(Reason.NO_NODE_FITS, "no ready node is of any flavor", 0)
+    kv_types = model_spec.offload.kv_types or pool_spec.offload.kv_types or KvTypes()
+    refusal = _refuse_context(facts, model_spec) or _refuse_kv_types(facts, kv_types)
+    if refusal:
+        return refusal
+    nodes = tuple(nodes)
+    failures: list[NoPlacement] = []
     for flavor in pool_spec.flavors:
-        theirs = [
-            n
-            for n in nodes
-            if n.ready and not n.unschedulable and flavor.node_selector.items() <= n.labels.items()
-        ]
-        if not theirs:
+        room = _room(flavor, nodes, used)
+        if isinstance(room, NoPlacement):
+            failures.append(room)
             continue
-        cpu = (
-            parse_millis(flavor.host.cpu)
-            if flavor.host.cpu
-            else min(16000, max(1000, min(n.cpu_millis for n in theirs) // 1000 * 1000 - 1000))
+        for size in sizes(facts, model_spec.context):
+            shape = _shape(size, kv_types)
+            if footprint(facts, shape).limit_bytes <= room.memory_bytes:
+                inputs = inputs_digest(facts, model_spec, pool_spec, flavor.name)
+                skipped = tuple(each.message for each in failures)
+                return Placement(flavor, _plan(facts, shape, room, inputs, skipped + size.reasons))
+        failures.append(_too_small(facts, model_spec, kv_types, room))
+    short = [each for each in failures if each.missing_bytes]
+    message = "; ".join(each.message for each in failures)
+    missing = min((each.missing_bytes for each in short), default=0)
+    return NoPlacement(Reason.NO_NODE_FITS, message, missing)
+
+
+def _refuse_context(facts: ModelFacts, spec: ModelSpec) -> NoPlacement | None:
+    wanted, own = spec.context.length, facts.context_length
+    if own < MIN_CONTEXT:
+        message = f"the model was trained for {own} tokens; at least {MIN_CONTEXT} are needed"
+    elif wanted is not None and wanted > own:
+        message = (
+            f"spec.context.length is {wanted:,} tokens, the model was trained for {own:,}; "
+            f"set it to {own:,} or less"
         )
-        kv = model_spec.offload.kv_types or pool_spec.offload.kv_types
-        shape = Shape(
-            wanted or min(8192, facts.context_length),
-            model_spec.context.parallel or 4,
-            512,
-            max(1, cpu // 1000),
-            kv.key if kv else "f16",
-            kv.value if kv else "f16",
+    else:
+        return None
+    return NoPlacement(Reason.CONTEXT_TOO_LONG, message)
+
+
+def _refuse_kv_types(facts: ModelFacts, kv_types: KvTypes) -> NoPlacement | None:
+    """llama.cpp quantises each head on its own, in blocks of KV_BLOCK values."""
+    for run in facts.layers:
+        heads = (("key", kv_types.key, run.key_length), ("value", kv_types.value, run.value_length))
+        for field, kind, length in heads:
+            if kind != "f16" and run.kv_heads and length % KV_BLOCK:
+                return NoPlacement(
+                    Reason.UNSUPPORTED_KV_TYPE,
+                    f"offload.kvTypes.{field} {kind} needs heads of a multiple of {KV_BLOCK} "
+                    f"values, this model's have {length}; use f16",
+                )
+    return None
+
+
+def _room(
+    flavor: Flavor, nodes: Sequence[NodeFacts], used: Mapping[str, int]
+) -> _Room | NoPlacement:
+    theirs = candidates(flavor, nodes)
+    if not theirs.nodes:
+        why = theirs.refused or "the cluster has no nodes"
+        return NoPlacement(Reason.NO_NODE_FITS, f"flavor {flavor.name}: no node fits: {why}")
+    cpu, cpu_words = _cpu(flavor, theirs.nodes)
+    strong = [node for node in theirs.nodes if node.cpu_millis >= cpu]
+    if not strong:
+        most = max(node.cpu_millis for node in theirs.nodes) / CORE
+        return NoPlacement(
+            Reason.NO_NODE_FITS,
+            f"flavor {flavor.name}: host.cpu is {flavor.host.cpu}, its largest node has {most:g}",
         )
-        size = footprint(facts, shape)
-        free = max(n.memory_bytes - used.get(n.name, 0) for n in theirs) - used.get(flavor.name, 0)
-        if flavor.host.memory:
-            free = min(free, parse_bytes(flavor.host.memory))
-        if size.limit_bytes > free:
-            worst = NoPlacement(
-                Reason.NO_NODE_FITS,
-                f"needs {format_bytes(size.limit_bytes)}; largest free is {format_bytes(free)}",
-                size.limit_bytes - free,
-            )
-            continue
-        return Placement(
-            flavor,
-            OffloadPlan(
-                inputs=inputs_digest(facts, model_spec, pool_spec, flavor.name),
-                flavor=flavor.name,
-                context_tokens=shape.context_tokens,
-                parallel=shape.parallel,
-                batch_tokens=512,
-                ubatch_tokens=512,
-                prefill_tokens=256,
-                threads=shape.threads,
-                kv_key_type=shape.kv_key_type,
-                kv_value_type=shape.kv_value_type,
-                weights_bytes=size.weights_bytes,
-                repacked_bytes=size.repacked_bytes,
-                kv_bytes=size.kv_bytes,
-                compute_bytes=size.compute_bytes,
-                base_bytes=size.base_bytes,
-                memory_request_bytes=size.request_bytes,
-                memory_limit_bytes=size.limit_bytes,
-                cpu_millis=cpu,
-                reasons=(f"{shape.parallel} sequences x {shape.context_tokens:,} tokens",),
-            ),
-        )
-    return worst
+    free = largest_free(strong, flavor.name, used)
+    words = f"{format_bytes(free.bytes)} are free on {free.node}, the largest"
+    memory = free.bytes
+    if flavor.host.memory is not None and parse_bytes(flavor.host.memory) < memory:
+        memory = parse_bytes(flavor.host.memory)
+        words = f"host.memory is {flavor.host.memory}"
+    return _Room(flavor, memory, words, cpu, cpu_words)
+
+
+def _cpu(flavor: Flavor, nodes: Sequence[NodeFacts]) -> tuple[int, str]:
+    """Thousandths of a CPU for one replica, and why."""
+    if flavor.host.cpu is not None:
+        return parse_millis(flavor.host.cpu), f"host.cpu of flavor {flavor.name}"
+    least = min(node.cpu_millis for node in nodes)
+    cores = least // CORE
+    if cores < 2:  # noqa: PLR2004 - one for the replica and one for everybody else
+        return least // 2 or 1, f"half of the smallest node's {least / CORE:g} CPUs"
+    cpu = min(MAX_DEFAULT_CPU_MILLIS, (cores - 1) * CORE)
+    return cpu, f"the smallest node has {least / CORE:g} CPUs, the others are left to the system"
+
+
+def _shape(size: Size, kv_types: KvTypes) -> Shape:
+    return Shape(size.context_tokens, size.parallel, UBATCH_TOKENS, kv_types.key, kv_types.value)
+
+
+def _plan(
+    facts: ModelFacts, shape: Shape, room: _Room, inputs: str, reasons: tuple[str, ...]
+) -> OffloadPlan:
+    size = footprint(facts, shape)
+    threads = max(1, room.cpu_millis // CORE)
+    return OffloadPlan(
+        inputs=inputs,
+        flavor=room.flavor.name,
+        context_tokens=shape.context_tokens,
+        parallel=shape.parallel,
+        batch_tokens=BATCH_TOKENS,
+        ubatch_tokens=shape.ubatch_tokens,
+        prefill_tokens=PREFILL_TOKENS,
+        threads=threads,
+        kv_key_type=shape.kv_key_type,
+        kv_value_type=shape.kv_value_type,
+        weights_bytes=size.weights_bytes,
+        repacked_bytes=size.repacked_bytes,
+        kv_bytes=size.kv_bytes,
+        compute_bytes=size.compute_bytes,
+        base_bytes=size.base_bytes,
+        memory_request_bytes=size.request_bytes,
+        memory_limit_bytes=size.limit_bytes,
+        cpu_millis=room.cpu_millis,
+        reasons=(
+            *reasons,
+            *byte_reasons(facts, shape, size),
+            f"threads {threads}: {room.cpu_words}",
+        ),
+    )
+
+
+def _too_small(facts: ModelFacts, spec: ModelSpec, kv_types: KvTypes, room: _Room) -> NoPlacement:
+    """Say how much is missing for the smallest size allowed, and what would fit."""
+
+    def needs(size: Size) -> int:
+        return footprint(facts, _shape(size, kv_types)).limit_bytes
+
+    *_, smallest = sizes(facts, spec.context)
+    missing = needs(smallest) - room.memory_bytes
+    fits = next((s for s in smaller_sizes(smallest) if needs(s) <= room.memory_bytes), None)
+    advice = f"{fits} would fit" if fits else "no smaller context would fit; it takes a larger node"
+    return NoPlacement(
+        Reason.NO_NODE_FITS,
+        f"flavor {room.flavor.name}: {smallest} needs {format_bytes(needs(smallest))}, "
+        f"{room.memory_words}: {format_bytes(missing)} are missing; {advice}",
+        missing,
+    )

@@ -11,7 +11,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from terrace.api.pool import KvType
+from terrace.api.pool import KvType  # noqa: TC001 - pydantic reads annotations at run time
+
+BATCH_TOKENS = 512
+UBATCH_TOKENS = 512
+PREFILL_TOKENS = 256
+"""What every replica gets; ``docs/adr`` of the engine says why."""
 
 
 class OffloadPlan(BaseModel):

@@ -1,8 +1,7 @@
 """Does a running replica restart? Plans are sticky: only for its own spec, never for news.
 
-Owns: the digest of the inputs that restart replicas, the decision, and the table that says it for
-every field of both specs (``docs/disruption.md`` is generated from it). Pure.
-Next: ``terrace.controller.reconcile``.
+Owns: the digest of the inputs that restart replicas, and the decision. Does not own: the table for
+people (``disruption.py``; it is exported here too). Pure. Next: ``terrace.controller.reconcile``.
 """
 
 from __future__ import annotations
@@ -10,7 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from terrace.planner.disruption import DISRUPTION, Disruption
+from terrace.planner.nodes import format_bytes
 
 if TYPE_CHECKING:
     from terrace.api.model import ModelSpec
@@ -18,25 +20,7 @@ if TYPE_CHECKING:
     from terrace.planner.plan import OffloadPlan
     from terrace_runtime.contract import ModelFacts
 
-Disruption = Literal["in place", "rolling", "new set", "refused"]
-
-DISRUPTION: dict[str, Disruption] = {
-    "InferenceModel.spec.poolRef.name": "new set",
-    "InferenceModel.spec.source.uri": "refused",
-    "InferenceModel.spec.source.sha256": "refused",
-    "InferenceModel.spec.servedNames": "rolling",
-    "InferenceModel.spec.context.length": "rolling",
-    "InferenceModel.spec.context.parallel": "rolling",
-    "InferenceModel.spec.offload.kvTypes.key": "rolling",
-    "InferenceModel.spec.offload.kvTypes.value": "rolling",
-    "InferenceModel.spec.sampling.temperature": "rolling",
-    "InferenceModel.spec.sampling.topP": "rolling",
-    "InferenceModel.spec.sampling.topK": "rolling",
-    "InferenceModel.spec.sampling.minP": "rolling",
-    "InferenceModel.spec.sampling.repeatPenalty": "rolling",
-    "InferenceModel.spec.limits.maxTokens": "rolling",
-    "InferenceModel.spec.replicas": "in place",
-}
+__all__ = ["DISRUPTION", "Change", "Disruption", "Keep", "decide", "difference", "inputs_digest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +43,18 @@ def inputs_digest(
 ) -> str:
     """64 hex digits over exactly those inputs whose change restarts replicas of this flavor.
 
-    Nodes, the operator's version, other flavors and the flavors' order are none. A flavor that
-    the pool no longer has gives another digest than any that it has.
+    Nodes, the operator's version, other flavors and the flavors' order are none; nor is writing
+    out a default. A flavor that the pool no longer has gives another digest than any it has.
     """
-    flavor = next((f for f in pool_spec.flavors if f.name == flavor_name), None)
+    flavor = next((each for each in pool_spec.flavors if each.name == flavor_name), None)
+    settings = {"offload", "queue", "drain_timeout_seconds"}
+    if model_spec.offload.kv_types is not None:
+        settings.remove("offload")
     inputs = {
         "file": facts.digest,
         "model": model_spec.model_dump(mode="json", exclude={"replicas"}, exclude_defaults=True),
         "flavor": flavor and flavor.model_dump(mode="json", exclude_defaults=True),
-        "pool": pool_spec.model_dump(
-            mode="json",
-            include={"offload", "queue", "drain_timeout_seconds"},
-            exclude_defaults=True,
-        ),
+        "pool": pool_spec.model_dump(mode="json", include=settings, exclude_defaults=True),
     }
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -86,8 +69,10 @@ def decide(
 ) -> Keep | Change:
     """Keep the running plan unless its own inputs changed or it proved too small.
 
-    ``fresh_inputs`` is ``inputs_digest`` for the *current* plan's flavor: a better flavor alone
-    restarts nothing. ``current_fits`` is False after a replica was killed for its memory.
+    ``fresh_inputs`` must be ``inputs_digest`` for the *current* plan's flavor: then a better flavor
+    alone restarts nothing, and a current flavor that is gone does. Without a fresh plan (nothing
+    fits any more) there is nothing to decide: a running model keeps its plan.
+    ``current_fits`` is False after a replica was killed for its memory.
     """
     if current_plan is None:
         return Change(fresh_plan)
@@ -96,3 +81,23 @@ def decide(
     if current_inputs != fresh_inputs or not current_fits:
         return Change(fresh_plan)
     return Keep(current_plan, fresh_plan)
+
+
+def difference(current: OffloadPlan, fresh: OffloadPlan) -> str:
+    """What a restart would change, for ``status.plan.pending.reason``."""
+    numbers = (
+        ("flavor", current.flavor, fresh.flavor),
+        ("context", f"{current.context_tokens:,}", f"{fresh.context_tokens:,}"),
+        ("parallel", str(current.parallel), str(fresh.parallel)),
+        ("threads", str(current.threads), str(fresh.threads)),
+        ("KV keys", current.kv_key_type, fresh.kv_key_type),
+        ("KV values", current.kv_value_type, fresh.kv_value_type),
+        (
+            "memory",
+            format_bytes(current.memory_request_bytes),
+            format_bytes(fresh.memory_request_bytes),
+        ),
+        ("CPU", f"{current.cpu_millis}m", f"{fresh.cpu_millis}m"),
+    )
+    changes = [f"{name} {old} -> {new}" for name, old, new in numbers if old != new]
+    return ", ".join(changes) or "internal settings"

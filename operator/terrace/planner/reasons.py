@@ -1,0 +1,52 @@
+"""Why a plan is as it is, in sentences with numbers: what ``status.plan.reasons`` shows.
+
+Owns: the words. Does not own: the numbers (``footprint.py``). Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from terrace.planner.footprint import (
+    CELL_OVERHEAD_BYTES,
+    HEADROOM,
+    cells,
+    kv_bytes_per_cell,
+)
+from terrace.planner.nodes import format_bytes
+
+if TYPE_CHECKING:
+    from terrace.planner.footprint import Footprint, Shape
+    from terrace_runtime.contract import ModelFacts
+
+
+def byte_reasons(facts: ModelFacts, shape: Shape, size: Footprint) -> tuple[str, ...]:
+    """One sentence for each part of the memory, then one each for request and limit."""
+    per_cell = kv_bytes_per_cell(facts, shape)
+    all_cells = format_bytes(shape.parallel * cells(shape) * per_cell)
+    fixed, floor = format_bytes(size.anonymous_bytes), format_bytes(size.page_cache_bytes)
+    weights = f"weights: {format_bytes(size.weights_bytes)}, mapped from the file"
+    if size.repacked_bytes:
+        weights += f"; {format_bytes(size.repacked_bytes)} of them copied for the CPU's kernels"
+    sequences = "1 sequence" if shape.parallel == 1 else f"{shape.parallel} sequences"
+    return (
+        weights,
+        (
+            f"KV cells: {sequences} x {cells(shape):,} tokens x {per_cell:,} B = {all_cells} "
+            f"(keys {shape.kv_key_type}, values {shape.kv_value_type}), "
+            f"and {CELL_OVERHEAD_BYTES} B of notes on each"
+        ),
+        (
+            f"compute: {format_bytes(size.compute_bytes)} for steps of {shape.ubatch_tokens} "
+            f"tokens and logits of {facts.vocabulary:,} values"
+        ),
+        f"programs: {format_bytes(size.base_bytes)} for server, engine and vocabulary",
+        (
+            f"memory request {format_bytes(size.request_bytes)}: {fixed} that cannot be reclaimed "
+            f"and a page-cache floor of {floor} for mapped weights and libraries"
+        ),
+        (
+            f"memory limit {format_bytes(size.limit_bytes)}: the request and {100 // HEADROOM} % "
+            "of what cannot be reclaimed"
+        ),
+    )
