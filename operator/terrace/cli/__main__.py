@@ -14,6 +14,7 @@ from rich.console import Console
 
 from terrace import __version__
 from terrace.cli import local
+from terrace.cli.demo import demo
 from terrace.local.errors import LocalClusterError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(local.app, name="local")
+app.command()(demo)
 
 
 def _version(is_wanted: bool) -> None:
@@ -51,12 +53,12 @@ def main() -> NoReturn:
     signal.signal(signal.SIGHUP, _interrupt)
     try:
         app()
-    except LocalClusterError as error:
+    except BrokenPipeError:
+        sys.exit(1)  # the reader of our output, such as `head`, has gone
+    except (LocalClusterError, OSError) as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(1)  # the reader of our output, such as `head`, has gone
     sys.exit(0)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +28,6 @@ app = typer.Typer(
     "pods as host processes. For trying Terrace and for tests; not a place to keep things.",
     no_args_is_help=True,
 )
-_LARGE_LOG_BYTES = 50_000_000
 
 Name = Annotated[str, typer.Option("--name", "-n", help="Which cluster; several can run.")]
 Directory = Annotated[
@@ -175,11 +175,16 @@ def _options(
     """None when nothing was asked for: then a cluster that exists keeps what it has."""
     if not (no_node or emulated_version or images):
         return None
-    return ClusterOptions(
-        nodes=0 if no_node else 1,
-        emulated_version=emulated_version,
-        images=str(images.absolute()) if images else None,
-    )
+    try:
+        return ClusterOptions(
+            nodes=0 if no_node else 1,
+            emulated_version=emulated_version,
+            images=str(images.absolute()) if images else None,
+        )
+    except ValidationError as error:
+        raise LocalClusterError(
+            f"--emulated-version {emulated_version!r} is no version such as 1.34"
+        ) from error
 
 
 class _Progress:
@@ -208,13 +213,15 @@ def _print_status(state: ClusterStatus) -> None:
     else:
         word = "ready" if state.is_ready else "not ready"
     console.print(f"{state.name}  {word}  {state.server}  {state.folder}", markup=False)
+    console.print(f"logs in {state.components[0].log.parent}", markup=False)
     table = Table(box=None, pad_edge=False)
     for heading in ("COMPONENT", "PID", "STATE", "LOG"):
-        table.add_column(heading, overflow="fold" if heading == "LOG" else "ellipsis")
+        table.add_column(heading)
     for part in state.components:
-        size = f" ({part.log_bytes / 1e6:.0f} MB)" if part.log_bytes > _LARGE_LOG_BYTES else ""
         table.add_row(
-            part.name, str(part.pid or "-"), "running" if part.is_alive else "gone",
-            f"{part.log}{size}",
-        )  # fmt: skip
+            part.name,
+            str(part.pid or "-"),
+            "running" if part.is_alive else "gone",
+            f"{part.log_bytes / 1e6:.1f} MB",
+        )
     console.print(table)

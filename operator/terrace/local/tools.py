@@ -31,6 +31,15 @@ class Tools:
         """What kubectl prints."""
         return self._run("kubectl", args, stdin, timeout_s)
 
+    def kubectl_command(self, *args: str) -> list[str]:
+        """The argv with which any process, whatever its environment, talks to this cluster."""
+        return [
+            str(self._binaries["kubectl"]),
+            f"--kubeconfig={self._folder.kubeconfig}",
+            f"--cache-dir={self._folder.tools / 'kubectl'}",
+            *args,
+        ]
+
     def helm(self, *args: str, stdin: str | None = None, timeout_s: float = 120.0) -> str:
         """What helm prints."""
         return self._run("helm", args, stdin, timeout_s)

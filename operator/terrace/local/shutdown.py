@@ -1,0 +1,59 @@
+"""Stopping a cluster and deleting what it leaves.
+
+Owns: the order in which processes end, and that none is missed. Does not own: how one process is
+recognised and ended (``processes.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from typing import TYPE_CHECKING
+
+from terrace.local import control_plane, processes
+from terrace.local.state import ClusterFolder, forget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The node goes first, while the API still answers, and gets time to end its pods; the API server
+# before etcd, because without etcd it waits a minute for its watches.
+_STOP_ORDER = (
+    (control_plane.NODE, 10.0),
+    (control_plane.API_SERVER, 1.0),
+    (control_plane.CONTROLLER_MANAGER, 1.0),
+    (control_plane.SCHEDULER, 1.0),
+    (control_plane.ETCD, 5.0),
+)
+_LEFT_BEHIND_GRACE_S = 2.0
+
+
+def stop(folder: ClusterFolder, report: Callable[[str], None]) -> None:
+    """End every process of the cluster; returns when none is left."""
+    state = folder.load()
+    if state is not None:
+        for name, grace_s in _STOP_ORDER:
+            record = state.processes.get(name)
+            if record is not None and processes.is_alive(record):
+                processes.stop([record], grace_s)
+                report(f"{name} stopped")
+    # Pods of a node agent that was killed, and what a killed `up` had not yet recorded.
+    processes.stop(processes.left_behind(folder.root), _LEFT_BEHIND_GRACE_S)
+    if state is not None:
+        folder.save(state.model_copy(update={"processes": {}}))
+
+
+def delete(folder: ClusterFolder, name: str) -> None:
+    """Remove what ``up`` made, and nothing else that lies in the folder."""
+    # The state goes last: while it is there, `down` can be repeated.
+    names = sorted(ClusterFolder.owned() - {"state.json", "lock"})
+    for path in [folder.root / each for each in names]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    forget(name, folder.root)
+    folder.state_file.unlink(missing_ok=True)
+    folder.lock_file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.root.rmdir()
