@@ -6,10 +6,11 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from terrace.local.cluster import LocalCluster
 
 from support.chain import ROOT, Chain
 from terrace.cli.demo import install
+from terrace.local.cluster import LocalCluster
+from terrace.local.state import ClusterOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     folder = tmp_path_factory.mktemp("e2e")
     images = folder / "images.json"
     images.write_text(json.dumps({"test/sh": ["/bin/sh"]}))
-    cluster = LocalCluster("e2e", directory=folder / "cluster", images=images)
+    options = ClusterOptions(fsync=False, images=str(images))
+    cluster = LocalCluster("e2e", directory=folder / "cluster", options=options)
     cluster.up()
     try:
         install(cluster, ROOT)

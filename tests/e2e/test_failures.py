@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import openai
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from support.chain import Chain
 
-LONG = [{"role": "user", "content": "Tell me a story about a llama named Inti."}]
+LONG: list[Any] = [{"role": "user", "content": "Tell me a story about a llama named Inti."}]
 
 
 def client_of(chain: Chain) -> openai.OpenAI:

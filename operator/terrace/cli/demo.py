@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from terrace.local.cluster import LocalCluster
 
 from terrace.cli.demo_chat import stream_answer
+from terrace.local.cluster import LocalCluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ def demo(
     """Apply the minimal example to a local cluster and stream a chat answer through the gateway."""
     root = _project_root()
     steps = Steps()
-    cluster = LocalCluster(name)
+    cluster = LocalCluster(name, report=lambda line: console.print(f"    {line}", markup=False))
     try:
         _run(cluster, root, steps, question)
         if keep:
@@ -98,7 +98,7 @@ def install(cluster: LocalCluster, root: Path) -> None:
     cluster.kubectl(
         "wait", "--for=condition=Established", "--timeout=60s", "-f", str(root / "crds")
     )
-    cluster.install_chart(root / "charts/terrace", namespace=NAMESPACE)
+    cluster.tools.install_chart(root / "charts/terrace", {}, namespace=NAMESPACE)
     for name in ("operator", "gateway"):
         cluster.kubectl(
             "rollout",
@@ -124,7 +124,7 @@ def watch_until_ready(cluster: LocalCluster, namespace: str, name: str) -> None:
     """Print each change of the model's conditions until Ready; raises DemoError when it stalls."""
     seen: dict[str, str] = {}
     deadline = time.monotonic() + WAIT_S
-    command = cluster.kubectl_command(
+    command = cluster.tools.kubectl_command(
         "get", "im", name, "-n", namespace, "--watch", "-o", "json", f"--request-timeout={WAIT_S}s"
     )
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:  # noqa: S603 - our own kubectl
@@ -192,12 +192,12 @@ def _take_down(cluster: LocalCluster) -> None:
 
 
 def _explain_keep(cluster: LocalCluster) -> None:
-    url = gateway_url(cluster)
+    url, bin_dir = gateway_url(cluster), Path(cluster.tools.kubectl_command()[0]).parent
     console.print(
         "\nThe cluster stays up. To use it:\n"
         f"  export KUBECONFIG={cluster.kubeconfig}\n"
         f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY=none\n"
-        f"  export PATH={cluster.bin_dir}:$PATH\n"
+        f"  export PATH={bin_dir}:$PATH\n"
         "and try:\n"
         "  kubectl get im demo -o yaml\n"
         "  kubectl scale im/demo --replicas=2\n"
