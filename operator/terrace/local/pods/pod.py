@@ -22,7 +22,7 @@ from terrace.local.pods.states import Waiting, now, parse_timestamp
 from terrace.local.pods.status import Observed, earlier_view, render
 from terrace.local.pods.volumes import Volumes
 
-_FIRST_RETRY_S = 0.5
+_FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 16.0
 
 
@@ -86,6 +86,17 @@ class PodRunner:
         for runner in reversed(self.init):
             await runner.stop(max(0.0, until - loop.time()), why)
 
+    def update(self, manifest: Json) -> None:
+        """Takes labels, annotations and foreign conditions of a newer manifest of the same pod."""
+        held = self.pod.manifest["metadata"]
+        for field in ("labels", "annotations"):
+            held[field] = manifest["metadata"].get(field) or {}
+        own = {"PodScheduled", "Initialized", "ContainersReady", "Ready"}
+        foreign = (manifest.get("status") or {}).get("conditions") or ()
+        self._conditions = [one for one in self._conditions if one["type"] in own] + [
+            one for one in foreign if one["type"] not in own
+        ]
+
     def status(self) -> Json:
         """The pod's status as it should stand in the API."""
         failure = self._failure
@@ -99,7 +110,9 @@ class PodRunner:
             failure=(failure.reason, failure.message) if failure else None,
         )
         status = render(self.pod, observed, self._conditions, now())
-        self._conditions = status["conditions"]
+        own = {entry["type"] for entry in status["conditions"]}
+        foreign = [entry for entry in self._conditions if entry["type"] not in own]
+        self._conditions = status["conditions"] + foreign
         return status
 
     def remove(self) -> None:

@@ -1,0 +1,242 @@
+"""The pods bound to this node: a runner for each, its status in the API, its deletion.
+
+Owns: from a watched pod to a running ``PodRunner`` and back to the pod's status. Does not own:
+running (``pods/``), the watch's transport (``node_client.py``). Next: ``hostnode.py`` wires it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import structlog
+
+from terrace.local.event_recorder import EventRecorder
+from terrace.local.node_client import ApiError, Change, NodeClient
+from terrace.local.pods.addresses import AddressPool, NoAddressError
+from terrace.local.pods.context import Settings
+from terrace.local.pods.pod import PodRunner
+from terrace.local.pods.ports import Sources
+from terrace.local.pods.spec import InvalidPodError, Pod, parse_pod
+
+Json = dict[str, Any]
+
+_log = structlog.get_logger()
+_OVER = {"Succeeded", "Failed"}
+_RETRY_S = 0.5
+_LEAST_GRACE_S = 1.0
+
+
+@dataclass
+class PodWork:
+    """One pod of this node; the Listener of its runner."""
+
+    manifest: Json
+    events: EventRecorder
+    runner: PodRunner | None = None
+    task: asyncio.Task[None] | None = None
+    dirty: asyncio.Event = field(default_factory=asyncio.Event)
+    is_gone: bool = False
+    """The API no longer holds this pod."""
+    stop_grace_s: float = float("inf")
+    """The shortest grace asked for so far; a repeat of it is no news."""
+    stops: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def changed(self) -> None:
+        """See Listener."""
+        self.dirty.set()
+
+    def event(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        """See Listener."""
+        self.events.record(self.manifest, kind, reason, message)
+
+    @property
+    def path(self) -> str:
+        """The pod's path in the API."""
+        meta = self.manifest["metadata"]
+        return f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
+
+    @property
+    def uid(self) -> str:
+        """The pod's identity."""
+        return str(self.manifest["metadata"]["uid"])
+
+
+@dataclass
+class NodePods:
+    """All pods of the node, by uid."""
+
+    client: NodeClient
+    settings: Settings
+    sources: Sources
+    events: EventRecorder
+    addresses: AddressPool
+    work: dict[str, PodWork] = field(default_factory=dict)
+    has_listed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def find(self, namespace: str, name: str) -> PodWork | None:
+        """The pod of that name (the newest, should an older one still be ending)."""
+        wanted = (namespace, name)
+        found = [
+            one
+            for one in self.work.values()
+            if (one.manifest["metadata"]["namespace"], one.manifest["metadata"]["name"]) == wanted
+        ]
+        return found[-1] if found else None
+
+    async def follow(self, node: str) -> None:
+        """Watches the pods of ``node`` for ever."""
+        changes = self.client.list_and_watch(
+            "/api/v1/pods",
+            lambda trouble: _log.warning("watching pods", reason=trouble),
+            fieldSelector=f"spec.nodeName={node}",
+        )
+        async for change in changes:
+            self.take(change)
+
+    def take(self, change: Change) -> None:
+        """Acts on one change; level-triggered, so a repeated one does nothing."""
+        if change.kind == "LISTED":
+            self.has_listed.set()
+            return
+        uid = change.object["metadata"]["uid"]
+        work = self.work.get(uid)
+        if work is None:
+            if change.kind == "DELETED":
+                return
+            work = self.work[uid] = PodWork(change.object, self.events)
+            work.task = asyncio.create_task(self._carry(work))
+        work.manifest = change.object
+        if work.runner is not None:
+            work.runner.update(change.object)
+        work.is_gone = work.is_gone or change.kind == "DELETED"
+        self._stop_if_asked(work)
+        work.dirty.set()
+
+    async def stop_all(self, grace_s: float) -> None:
+        """Ends every process of every pod; the API keeps the pods."""
+        running = [one for one in self.work.values() if one.runner is not None]
+        await asyncio.gather(
+            *(one.runner.stop(grace_s, "the host node ends") for one in running if one.runner)
+        )
+        for one in self.work.values():
+            if one.task is not None:
+                one.task.cancel()
+
+    def _stop_if_asked(self, work: PodWork) -> None:
+        meta = work.manifest["metadata"]
+        if work.runner is None or not (work.is_gone or meta.get("deletionTimestamp")):
+            return
+        asked = meta.get("deletionGracePeriodSeconds")
+        grace_s = work.runner.pod.grace_s if asked is None else max(float(asked), _LEAST_GRACE_S)
+        if grace_s >= work.stop_grace_s:
+            return
+        work.stop_grace_s = grace_s
+        work.stops.append(asyncio.create_task(work.runner.stop(grace_s)))
+
+    async def _carry(self, work: PodWork) -> None:
+        """The whole stay of a pod on this node."""
+        try:
+            if (work.manifest.get("status") or {}).get("phase") not in _OVER:
+                await self._run(work)
+            while not work.is_gone:
+                if work.manifest["metadata"].get("deletionTimestamp"):
+                    await self._delete(work)
+                work.dirty.clear()
+                if not work.is_gone:
+                    await work.dirty.wait()
+        except Exception as error:  # noqa: BLE001  one pod's trouble must not end the node
+            await _log.aexception("pod work failed", pod=work.path)
+            work.event("Warning", "HostNodeError", f"{type(error).__name__}: {error}")
+            return
+        if work.runner is not None:
+            await asyncio.to_thread(work.runner.remove)
+        self.work.pop(work.uid, None)
+
+    async def _run(self, work: PodWork) -> None:
+        pod = await self._parsed(work)
+        if pod is None:
+            return
+        address = self._address(pod)
+        work.runner = PodRunner(pod, address, self.settings, self.sources, work)
+        running = asyncio.create_task(work.runner.run())
+        self._stop_if_asked(work)
+        writing = asyncio.create_task(self._write_while(work, running))
+        try:
+            await asyncio.shield(running)
+            await writing
+        finally:
+            writing.cancel()
+            if address != self.settings.host_ip:
+                self.addresses.give_back(address)
+
+    def _address(self, pod: Pod) -> str:
+        if pod.manifest["spec"].get("hostNetwork"):
+            return self.settings.host_ip
+        earlier = (pod.manifest.get("status") or {}).get("podIP") or ""
+        return self.addresses.take(earlier)
+
+    async def _parsed(self, work: PodWork) -> Pod | None:
+        """The pod, or None after its status says why it cannot run here."""
+        try:
+            pod = parse_pod(work.manifest)
+            if len(self.work) > self.addresses.size:
+                raise NoAddressError("no free address")
+        except (InvalidPodError, NoAddressError, KeyError, ValueError) as error:
+            message = f"the host node cannot run this pod: {error}"
+            work.event("Warning", "HostNodeRefused", message)
+            refused = {"phase": "Failed", "reason": "HostNodeRefused", "message": message}
+            await self._write(work, refused)
+            return None
+        return pod
+
+    async def _write_while(self, work: PodWork, running: asyncio.Task[None]) -> None:
+        """Keeps the API's status equal to the runner's, until the last one is written."""
+        written: Json = {}
+        while not work.is_gone:
+            work.dirty.clear()
+            is_last = running.done()
+            assert work.runner is not None, "_run sets it first"
+            status = work.runner.status()
+            if status != written and await self._write(work, status):
+                written = status
+            if is_last:
+                return
+            dirty = asyncio.ensure_future(work.dirty.wait())
+            await asyncio.wait((dirty, running), return_when=asyncio.FIRST_COMPLETED)
+            dirty.cancel()
+
+    async def _write(self, work: PodWork, status: Json) -> bool:
+        body = {"metadata": {"uid": work.uid}, "status": _replacing_lists(status)}
+        while not work.is_gone:
+            try:
+                await self.client.patch(f"{work.path}/status", body, is_strategic=True)
+            except ApiError as error:
+                if error.status in {404, 409}:
+                    return False
+                await _log.awarning("status not written", pod=work.path, reason=str(error))
+                if error.status and error.status < 500 and error.status != 429:  # noqa: PLR2004
+                    return True
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return True
+        return False
+
+    async def _delete(self, work: PodWork) -> None:
+        """Tells the API that no process is left; finalizers of others may still hold the pod."""
+        while not work.is_gone:
+            with contextlib.suppress(ApiError):
+                await self.client.delete(work.path, work.uid, grace_s=0)
+                return
+            await asyncio.sleep(_RETRY_S)
+
+
+def _replacing_lists(status: Mapping[str, Any]) -> Json:
+    """podIPs and hostIPs merge by key in a strategic patch: say that ours are all there are."""
+    replaced = {
+        key: [{"$patch": "replace"}, *status[key]] for key in ("podIPs", "hostIPs") if key in status
+    }
+    return {**status, **replaced}
