@@ -1,0 +1,197 @@
+"""``python -m terrace.controller``: the operator's process.
+
+Owns: wiring, the order of start and end, signals and exit codes. Does not own: any decision.
+Start: probes -> lease -> trust key -> watches -> full list -> workers. A process that is not the
+leader serves its probes and waits for the lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import aiohttp
+import structlog
+
+from terrace.controller.cache import Cache
+from terrace.controller.cluster import (
+    ConfigurationError,
+    Connection,
+    HttpCluster,
+    connection_of,
+    load_configuration,
+)
+from terrace.controller.config import BadConfigError, OperatorConfig, config_from_env
+from terrace.controller.context import Context
+from terrace.controller.controller import Controller, Item
+from terrace.controller.feed import run_feed
+from terrace.controller.kinds import MODEL
+from terrace.controller.lease import LeaderLease, LeaseLostError
+from terrace.controller.metrics import Metrics
+from terrace.controller.port import ClusterError
+from terrace.controller.probes import Health, measure_lag, serve_probes
+from terrace.controller.progress import ProgressReader
+from terrace.controller.report import Reports, read_report
+from terrace.controller.trust import BadTrustKeyError, ensure_trust_key
+
+if TYPE_CHECKING:
+    from terrace.api.names import Key
+
+log = structlog.get_logger()
+
+EXIT_LEASE_LOST = 3
+EXIT_CONFIG = 2
+START_RETRY_S = 2.0
+STOP_TIMEOUT_S = 5.0
+
+
+class _StopError(Exception):
+    """Raised inside the task group to end all tasks."""
+
+
+def utc_now() -> datetime:
+    """Wall clock."""
+    return datetime.now(tz=UTC)
+
+
+async def run(config: OperatorConfig) -> int:
+    """Serve until a signal (0) or until the lease is lost (3)."""
+    configuration = await load_configuration()
+    metrics, health, stop = Metrics(), Health(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    cluster = HttpCluster(configuration, metrics)
+    lease = LeaderLease(cluster, config, time.monotonic, utc_now)
+
+    async def connect() -> Connection:
+        return await connection_of(configuration)
+
+    code = 0
+    try:
+        async with serve_probes(config.metrics_host, config.metrics_port, metrics, health):
+            health.is_ready = lambda: lease.is_checked
+            if await _lead(config, lease, stop):
+                metrics.leader.set(1)
+                await _work(config, cluster, metrics, health, lease, connect, stop)
+    except* LeaseLostError as lost:
+        log.warning("leadership lost, ending", error=str(lost.exceptions[0]))
+        code = EXIT_LEASE_LOST
+    except* _StopError:
+        log.info("stopping")
+    finally:
+        metrics.leader.set(0)
+        await asyncio.wait_for(_close(cluster, lease), STOP_TIMEOUT_S)
+    return code
+
+
+async def _lead(config: OperatorConfig, lease: LeaderLease, stop: asyncio.Event) -> bool:
+    """Wait for leadership; False when the process is to stop first."""
+    if not config.leader_election:
+        lease.is_checked = True
+        return True
+    acquire, stopped = asyncio.create_task(lease.acquire()), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({acquire, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return acquire.done() and not acquire.cancelled() and acquire.exception() is None
+    finally:
+        acquire.cancel()
+        stopped.cancel()
+
+
+async def _work(
+    config: OperatorConfig,
+    cluster: HttpCluster,
+    metrics: Metrics,
+    health: Health,
+    lease: LeaderLease,
+    connect: object,
+    stop: asyncio.Event,
+) -> None:
+    """All of a leader's tasks; the first that ends ends them all."""
+    reports = Reports(time.monotonic, config.report_s)
+    progress = ProgressReader(cluster, time.monotonic, config.progress_s)
+    context = Context(cluster, Cache(), config, reports, progress, utc_now)
+    rng = random.Random()  # noqa: S311 -- jitter, not a secret
+    controller = Controller(context, time.monotonic, rng, metrics)
+    health.is_ready = lambda: controller.is_synced
+    health.refresh = controller.observe_metrics
+
+    def learned(model: Key) -> None:
+        controller.queue.add(Item(MODEL, model))
+
+    async def reconcile() -> None:
+        await _start(controller)
+        async with asyncio.TaskGroup() as workers:
+            workers.create_task(controller.run_resync())
+            for _ in range(config.workers):
+                workers.create_task(controller.run_worker())
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as session:
+            await reports.run(lambda address: read_report(session, address), learned)
+
+    async def feed() -> None:
+        await run_feed(controller.see, connect, config.namespaces, stop)  # type: ignore[arg-type]
+        raise _StopError
+
+    async with asyncio.TaskGroup() as group:
+        if config.leader_election:
+            group.create_task(lease.hold())
+        group.create_task(measure_lag(metrics))
+        group.create_task(ask())
+        group.create_task(reconcile())
+        group.create_task(feed())
+
+
+async def _start(controller: Controller) -> None:
+    """Trust key and first full list; tried until the cluster is able to give them."""
+    context = controller.context
+    while True:
+        try:
+            context.trust_key = await ensure_trust_key(
+                context.cluster, context.config.pod_namespace
+            )
+            await controller.resync()
+        except (ClusterError, BadTrustKeyError) as error:
+            log.warning("cannot start yet", error=str(error), retry_s=START_RETRY_S)
+            await asyncio.sleep(START_RETRY_S)
+        else:
+            sizes = {str(kind): len(context.cache.keys(kind)) for kind in (MODEL,)}
+            log.info("synced", **sizes)
+            return
+
+
+async def _close(cluster: HttpCluster, lease: LeaderLease) -> None:
+    await lease.release()
+    await cluster.close()
+
+
+def main() -> int:
+    """Parse the environment and run; bad settings are one line on stderr."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+    try:
+        return asyncio.run(run(config_from_env(os.environ)))
+    except (BadConfigError, ConfigurationError) as error:
+        sys.stderr.write(f"terrace-operator: {error}\n")
+        return EXIT_CONFIG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""What the cluster looked like at the last event: plain dicts, projected to what we read.
+
+Owns: the objects, the guard against stale events, the index by owner, pool, model and served
+name. Does not own: watching (``feed.py``), listing (``resync.py``) or what a change means
+(``controller.py``). No I/O. Next: ``observe.py`` takes one model's view out of it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from terrace.api import names
+from terrace.controller.kinds import (
+    MODEL,
+    NODE,
+    POD,
+    Kind,
+    Manifest,
+    controller_of,
+    key_of,
+    labels_of,
+)
+from terrace.controller.projection import project
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator
+
+    from terrace.api.names import Key
+    from terrace.controller.port import Listing
+
+MAX_TOMBSTONES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object before and after; None where it did not, or does not, exist."""
+
+    kind: Kind
+    key: Key
+    old: Manifest | None
+    new: Manifest | None
+
+
+def index_keys(kind: Kind, manifest: Manifest) -> Iterator[Hashable]:
+    """Under which keys an object is found: owner uid, model of a pod, pool and names of a model."""
+    namespace = manifest["metadata"].get("namespace", "")
+    if owner := controller_of(manifest):
+        yield ("owner", owner.get("uid"))
+    if kind == POD and (model := labels_of(manifest).get(names.LABEL_MODEL)):
+        yield ("model", namespace, model)
+    if kind == MODEL:
+        yield from (("name", name) for name in claimed_names(manifest))
+        pool_ref = (manifest.get("spec") or {}).get("poolRef")
+        if isinstance(pool_ref, dict):
+            yield ("pool", namespace, str(pool_ref.get("name")))
+
+
+def claimed_names(model: Manifest) -> tuple[str, ...]:
+    """The served names a stored model asks for, read without trusting that it parses."""
+    wanted = (model.get("spec") or {}).get("servedNames")
+    if isinstance(wanted, list) and wanted:
+        return tuple(dict.fromkeys(name for name in wanted if isinstance(name, str)))
+    return (model["metadata"]["name"],)
+
+
+class Cache:
+    """Objects by kind and key; ``put`` and ``drop`` say what changed."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Kind, dict[Key, Manifest]] = {}
+        self._versions: dict[tuple[Kind, Key], int] = {}
+        self._index: dict[Hashable, dict[tuple[Kind, Key], None]] = {}
+        self._tombstones: OrderedDict[tuple[Kind, Key], int] = OrderedDict()
+        self._doomed: OrderedDict[str, None] = OrderedDict()
+
+    def put(self, kind: Kind, manifest: Manifest) -> Change | None:
+        """Store an object; None when it is older than, or reads the same as, what is stored."""
+        key, version = key_of(manifest), _version(manifest)
+        if version < max(
+            self._versions.get((kind, key), 0), self._tombstones.get((kind, key), -1) + 1
+        ):
+            return None
+        new = self._expected(project(kind, manifest))
+        old = self._objects.get(kind, {}).get(key)
+        self._versions[kind, key] = version
+        if old is not None and _reads_same(old, new):
+            old["metadata"]["resourceVersion"] = new["metadata"].get("resourceVersion")
+            return None
+        self._unindex(kind, key, old)
+        self._objects.setdefault(kind, {})[key] = new
+        for index_key in index_keys(kind, new):
+            self._index.setdefault(index_key, {})[kind, key] = None
+        return Change(kind, key, old, new)
+
+    def drop(self, kind: Kind, key: Key, version: int) -> Change | None:
+        """Forget an object that was deleted at ``version``; None when a newer one is stored."""
+        if version < self._versions.get((kind, key), 0):
+            return None
+        self._tombstones[kind, key] = version
+        self._tombstones.move_to_end((kind, key))
+        while len(self._tombstones) > MAX_TOMBSTONES:
+            self._tombstones.popitem(last=False)
+        self._versions.pop((kind, key), None)
+        old = self._objects.get(kind, {}).pop(key, None)
+        if old is None:
+            return None
+        self._unindex(kind, key, old)
+        return Change(kind, key, old, None)
+
+    def replace(self, kind: Kind, listing: Listing, namespace: str | None) -> list[Change]:
+        """Take over a complete list: also forget what vanished without an event."""
+        for item in listing.items:
+            self._doomed.pop(item["metadata"].get("uid", ""), None)
+        changes = [self.put(kind, item) for item in listing.items]
+        listed = {key_of(item) for item in listing.items}
+        version = int(listing.resource_version or 0)
+        for key in list(self._objects.get(kind, {})):
+            is_in_scope = namespace is None or not kind.namespaced or key.namespace == namespace
+            # What is newer than the list was created after it, so it did not vanish.
+            if is_in_scope and key not in listed and self._versions[kind, key] <= version:
+                changes.append(self.drop(kind, key, version))
+        return [change for change in changes if change is not None]
+
+    def expect_deletion(self, kind: Kind, key: Key, uid: str) -> None:
+        """Show that object as on its way out until the cluster, or the next full list, tells."""
+        self._doomed[uid] = None
+        while len(self._doomed) > MAX_TOMBSTONES:
+            self._doomed.popitem(last=False)
+        manifest = self.get(kind, key)
+        if manifest is not None:
+            self._objects[kind][key] = self._expected(manifest)
+
+    def get(self, kind: Kind, key: Key) -> Manifest | None:
+        """One object, not to be modified."""
+        return self._objects.get(kind, {}).get(key)
+
+    def of_kind(self, kind: Kind) -> Iterable[Manifest]:
+        """All objects of a kind."""
+        return self._objects.get(kind, {}).values()
+
+    def keys(self, kind: Kind) -> list[Key]:
+        """Keys of all objects of a kind."""
+        return list(self._objects.get(kind, {}))
+
+    def size(self, kind: Kind) -> int:
+        """How many objects of a kind are stored."""
+        return len(self._objects.get(kind, {}))
+
+    def owned_by(self, owner_uid: str) -> list[tuple[Kind, Manifest]]:
+        """Objects controlled by the owner with that uid."""
+        return self._found(("owner", owner_uid))
+
+    def pods_of_model(self, model: Key) -> list[Manifest]:
+        """Pods labelled with the model, whoever owns them."""
+        return [pod for _, pod in self._found(("model", *model))]
+
+    def models_in_pool(self, pool: Key) -> list[Manifest]:
+        """Models that refer to the pool, whether it exists or not."""
+        return [model for _, model in self._found(("pool", *pool))]
+
+    def models_named(self, served_name: str) -> list[Manifest]:
+        """Models that ask for a served name, in any namespace."""
+        return [model for _, model in self._found(("name", served_name))]
+
+    def nodes(self) -> list[Manifest]:
+        """All nodes, by name, so that equal clusters give equal plans."""
+        nodes = self._objects.get(NODE, {})
+        return [nodes[key] for key in sorted(nodes)]
+
+    def _expected(self, manifest: Manifest) -> Manifest:
+        metadata = manifest["metadata"]
+        if metadata.get("uid") not in self._doomed or "deletionTimestamp" in metadata:
+            return manifest
+        return {**manifest, "metadata": {**metadata, "deletionTimestamp": "expected"}}
+
+    def _found(self, index_key: Hashable) -> list[tuple[Kind, Manifest]]:
+        found = self._index.get(index_key, {})
+        return [(kind, self._objects[kind][key]) for kind, key in sorted(found)]
+
+    def _unindex(self, kind: Kind, key: Key, old: Manifest | None) -> None:
+        for index_key in index_keys(kind, old) if old else ():
+            entries = self._index.get(index_key, {})
+            entries.pop((kind, key), None)
+            if not entries:
+                self._index.pop(index_key, None)
+
+
+def _version(manifest: Manifest) -> int:
+    # Resource versions are decimal numbers that grow per resource (KEP-5504); anything else is 0.
+    version = str(manifest["metadata"].get("resourceVersion", "0"))
+    return int(version) if version.isdigit() else 0
+
+
+def _reads_same(old: Manifest, new: Manifest) -> bool:
+    if old.keys() != new.keys():
+        return False
+    for field in old:
+        if field != "metadata" and old[field] != new[field]:
+            return False
+    strip = {"resourceVersion": None}
+    return bool({**old["metadata"], **strip} == {**new["metadata"], **strip})

@@ -1,0 +1,152 @@
+"""The six conditions of a model, out of findings.
+
+Owns: which condition is true when, its reason, and a message with the way out. Does not own: times
+and writing (``status.py``). Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from terrace.api.conditions import Condition, ConditionType, Reason
+from terrace.controller import pods
+from terrace.controller.placing import Decision
+from terrace.planner.nodes import format_bytes
+from terrace.planner.placement import NoPlacement
+from terrace_runtime.contract import RUNTIME_CONTAINER
+
+if TYPE_CHECKING:
+    from terrace.controller.findings import Findings
+
+T = ConditionType
+_PERMANENT_HINT = "mend the source, then delete the fetch Job to try again"
+
+
+def model_conditions(found: Findings) -> tuple[Condition, ...]:
+    """Ready, Reconciling, Stalled, ModelCached, Placed, Available: always all six."""
+    cached, placed, available = _cached(found), _placed(found), _available(found)
+    stalled = _stalled(found)
+    ready = _ready(found, stalled, cached, placed, available)
+    is_done = ready.status is True and not _is_rolling(found)
+    if stalled.status is True or is_done:
+        reconciling = Condition(T.RECONCILING, False, Reason.DONE)
+    else:
+        reconciling = Condition(T.RECONCILING, True, Reason.PROGRESSING, ready.message)
+    return ready, reconciling, stalled, cached, placed, available
+
+
+def _cached(found: Findings) -> Condition:
+    fetch, kind = found.fetch, T.MODEL_CACHED
+    if fetch.failure is not None:
+        hint = _PERMANENT_HINT if fetch.failure.permanent else "it is tried again"
+        return Condition(kind, False, fetch.failure.reason, f"{fetch.failure.message}; {hint}")
+    if fetch.known is not None:
+        facts = fetch.known.facts
+        size = format_bytes(facts.file_bytes)
+        return Condition(kind, True, Reason.CACHED, f"{size}, sha256 {facts.digest[:12]}")
+    if found.invalid_spec or found.missing_pool or found.pool_problem:
+        return Condition(kind, None, Reason.FETCH_PENDING, "waits for the spec and the pool")
+    if fetch.running_pod is not None:
+        return Condition(kind, False, Reason.FETCHING, "the fetch Job reads the model file")
+    waiting = fetch.waiting or "the fetch Job has not started yet"
+    return Condition(kind, False, Reason.FETCH_PENDING, waiting)
+
+
+def _placed(found: Findings) -> Condition:
+    if found.missing_pool:
+        message = f"InferencePool {found.missing_pool!r} is not in this namespace: create it"
+        if found.ready:
+            message += "; replicas that run keep running"
+        return Condition(T.PLACED, False, Reason.POOL_NOT_FOUND, message)
+    if isinstance(found.decision, NoPlacement):
+        return Condition(T.PLACED, False, found.decision.reason, found.decision.message)
+    if isinstance(found.decision, Decision):
+        plan = found.decision.plan
+        message = (
+            f"flavor {plan.flavor}: {plan.parallel} x {plan.context_tokens:,} tokens in "
+            f"{format_bytes(plan.memory_limit_bytes)}"
+        )
+        return Condition(T.PLACED, True, Reason.PLACED, message)
+    if found.invalid_spec or found.pool_problem:
+        message = found.invalid_spec or found.pool_problem
+        return Condition(T.PLACED, None, Reason.INVALID_SPEC, message)
+    message = "a plan needs the facts of the model file"
+    return Condition(T.PLACED, False, Reason.WAITING_FOR_FACTS, message)
+
+
+def _available(found: Findings) -> Condition:
+    ready = len(found.ready)
+    count = f"{ready} of {found.wanted_replicas} replicas ready"
+    if ready:
+        return Condition(T.AVAILABLE, True, Reason.REPLICAS_READY, count)
+    if found.wanted_replicas == 0:
+        return Condition(T.AVAILABLE, False, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
+    reason, message = _trouble(found)
+    return Condition(T.AVAILABLE, False, reason, f"{count}; {message}" if message else count)
+
+
+def _trouble(found: Findings) -> tuple[Reason, str]:
+    """Why replicas are not ready: the worst problem of any of them."""
+    for pod in found.live:
+        if image := pods.image_problem(pod, RUNTIME_CONTAINER):
+            return Reason.IMAGE_UNAVAILABLE, f"{pod['metadata']['name']}: {image}"
+    for pod in found.live:
+        if crash := pods.crash(pod, RUNTIME_CONTAINER):
+            return Reason.CRASHING, f"{pod['metadata']['name']} ended with {crash}"
+    for pod in found.live:
+        if (why := pods.unschedulable(pod)) is not None:
+            return Reason.UNSCHEDULABLE, f"{pod['metadata']['name']}: {why}"
+    return Reason.REPLICAS_STARTING, ""
+
+
+def _ready(
+    found: Findings, stalled: Condition, cached: Condition, placed: Condition, available: Condition
+) -> Condition:
+    if stalled.status is True and stalled.reason != Reason.NAME_CONFLICT:
+        return Condition(T.READY, False, stalled.reason, stalled.message)
+    for need in (placed, cached) if placed.reason == Reason.POOL_NOT_FOUND else (cached, placed):
+        if need.status is not True:
+            return Condition(T.READY, False, need.reason, need.message)
+    return _complete(found, available)
+
+
+def _complete(found: Findings, available: Condition) -> Condition:
+    """Ready, once nothing is in the way of the replicas."""
+    if available.status is not True:
+        return Condition(T.READY, False, available.reason, available.message)
+    if _is_rolling(found):
+        message = f"{len(found.current)} of {found.wanted_replicas} replicas have the new plan"
+        return Condition(T.READY, False, Reason.ROLLING_OUT, message)
+    if len(found.ready) < found.wanted_replicas:
+        reason, message = _trouble(found)
+        said = f"{available.message}; {message}" if message else available.message
+        return Condition(T.READY, False, reason, said)
+    return Condition(T.READY, True, Reason.READY, available.message)
+
+
+def _is_rolling(found: Findings) -> bool:
+    return bool(found.wanted_plan) and any(
+        pods.plan_label(pod) != found.wanted_plan for pod in found.replicas
+    )
+
+
+def _stalled(found: Findings) -> Condition:
+    fetch, problem = found.fetch, found.invalid_spec or found.pool_problem
+    if problem:
+        return Condition(T.STALLED, True, Reason.INVALID_SPEC, problem)
+    if found.refused:
+        message = f"the API server refuses a child: {found.refused}"
+        return Condition(T.STALLED, True, Reason.REFUSED, message)
+    if found.foreign:
+        return Condition(T.STALLED, True, Reason.FOREIGN_OBJECT, found.foreign)
+    if fetch.failure is not None and fetch.failure.permanent:
+        cached = _cached(found)
+        return Condition(T.STALLED, True, cached.reason, cached.message)
+    refusal = found.decision
+    if isinstance(refusal, NoPlacement) and refusal.reason == Reason.CONTEXT_TOO_LONG:
+        return Condition(T.STALLED, True, refusal.reason, refusal.message)
+    if found.claims.lost:
+        taken = ", ".join(f"{name!r} is served by {winner}" for name, winner in found.claims.lost)
+        message = f"{taken}: choose another of spec.servedNames; namespace/name works"
+        return Condition(T.STALLED, True, Reason.NAME_CONFLICT, message)
+    return Condition(T.STALLED, False, Reason.NOT_STALLED)

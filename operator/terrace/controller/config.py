@@ -1,0 +1,87 @@
+"""The operator's own settings, from its environment.
+
+Owns: names, defaults and validation of the variables. Does not own: settings of pools and models
+(``terrace.api``). Read once at start.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class OperatorConfig(BaseModel):
+    """Every setting; the environment variable is the upper-case field with TERRACE_."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pod_name: str = Field(min_length=1)
+    """POD_NAME: who holds the Lease."""
+    pod_namespace: str = Field(min_length=1)
+    """POD_NAMESPACE: where the Lease and the trust Secret live."""
+    runtime_image: str = Field(min_length=1)
+    """Image of replicas and fetch Jobs."""
+    gateway_url: str = ""
+    """Base URL of the gateway, shown in status.url."""
+    watch_namespaces: tuple[str, ...] = ()
+    """Namespaces to work in; empty: all."""
+    metrics_host: str = "0.0.0.0"  # noqa: S104 -- probes come from the node, scrapes from pods
+    """POD_IP: address of /metrics, /healthz and /readyz."""
+    metrics_port: int = Field(default=8080, ge=0, le=65535)
+    leader_election: bool = True
+    workers: int = Field(default=16, ge=1, le=256)
+    """Reconciles at the same time."""
+    resync_s: float = Field(default=300.0, gt=0)
+    """Seconds between full lists, plus up to a quarter at random."""
+    report_s: float = Field(default=600.0, gt=0)
+    """Seconds between reads of a ready replica's report."""
+    progress_s: float = Field(default=2.0, gt=0)
+    """Seconds between reads of a running download's progress."""
+    fetch_retry_s: float = Field(default=60.0, gt=0)
+    """Seconds before a failed fetch Job is made again, unless its failure is permanent."""
+    lease_s: float = Field(default=15.0, gt=0)
+    """Seconds after which a silent leader is replaced."""
+    renew_s: float = Field(default=10.0, gt=0)
+    """Seconds without a renewal after which the leader ends itself."""
+    retry_s: float = Field(default=2.0, gt=0)
+    """Seconds between tries to take or renew the Lease."""
+
+    @property
+    def namespaces(self) -> tuple[str | None, ...]:
+        """Scopes to list and watch: names, or one None for the whole cluster."""
+        return self.watch_namespaces or (None,)
+
+
+class BadConfigError(Exception):
+    """A variable is missing or wrong; the message names each of them."""
+
+
+_PLAIN = {"POD_NAME": "pod_name", "POD_NAMESPACE": "pod_namespace", "POD_IP": "metrics_host"}
+
+
+def config_from_env(environ: Mapping[str, str] = os.environ) -> OperatorConfig:
+    """Parse the environment; unknown TERRACE_ variables are other programs' business."""
+    variables = _PLAIN | {
+        f"TERRACE_{field.upper()}": field
+        for field in OperatorConfig.model_fields
+        if field not in _PLAIN.values()
+    }
+    given: dict[str, object] = {
+        field: environ[variable]
+        for variable, field in variables.items()
+        if environ.get(variable, "") != ""
+    }
+    if "watch_namespaces" in given:
+        wanted = str(given["watch_namespaces"]).split(",")
+        given["watch_namespaces"] = tuple(name.strip() for name in wanted if name.strip())
+    try:
+        return OperatorConfig.model_validate(given)
+    except ValidationError as error:
+        by_field = {field: variable for variable, field in variables.items()}
+        problems = [f"{by_field[str(e['loc'][0])]}: {e['msg']}" for e in error.errors()]
+        raise BadConfigError("; ".join(problems)) from error

@@ -1,0 +1,46 @@
+"""What every reconcile is given: ports, cache, settings, clock.
+
+Owns: nothing but the names. Next: ``reconcile.py`` and ``pools.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from terrace.controller.cache import Cache
+    from terrace.controller.config import OperatorConfig
+    from terrace.controller.port import Cluster
+    from terrace.controller.progress import ProgressReader
+    from terrace.controller.report import Reports
+
+
+@dataclass(slots=True)
+class Context:
+    """Shared by all reconciles of one process."""
+
+    cluster: Cluster
+    cache: Cache
+    config: OperatorConfig
+    reports: Reports
+    progress: ProgressReader
+    now: Callable[[], datetime]
+    """Wall clock, UTC."""
+    trust_key: str = ""
+    """Public key for replicas; set before the first reconcile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a reconcile ended, for the queue."""
+
+    requeue_s: float | None = None
+    """Look again after so many seconds, whatever happens."""
+    is_placed: bool = True
+    """False: a change of nodes or of other models may help."""
+    is_blocked: bool = False
+    """True: something outside must change; looked at again slowly."""

@@ -1,0 +1,127 @@
+"""What has to be written so that a model's children are as wanted.
+
+Owns: the comparison, what may not be changed in place, which leftovers go. Does not own: writing
+(``apply.py``), the order of a rollout (``rollout.py``). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from terrace.api.quantity import parse_quantity
+from terrace.controller.drift import covers, is_applied, sealed, taken_from
+from terrace.controller.facts import finished_at
+from terrace.controller.kinds import (
+    CLAIM,
+    CONFIGMAP,
+    JOB,
+    STATEFULSET,
+    Kind,
+    Manifest,
+    is_deleting,
+    uid_of,
+)
+
+Children = Mapping[tuple[Kind, str], Manifest]
+"""Live objects by kind and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Apply a sealed manifest; ``uid`` is empty where nothing was seen under that name."""
+
+    kind: Kind
+    manifest: Manifest
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Delete exactly this object."""
+
+    kind: Kind
+    manifest: Manifest
+
+
+def diff(
+    wanted: Iterable[tuple[Kind, Manifest]], live: Children, *, refetch: bool = False
+) -> list[Write | Removal]:
+    """Writes and removals, in order; empty when nothing is to be done.
+
+    ``refetch``: the fetch Job must run again. An object on its way out is waited for.
+    """
+    steps: list[Write | Removal] = []
+    for kind, manifest in wanted:
+        present = live.get((kind, manifest["metadata"]["name"]))
+        if present is None:
+            steps.append(Write(kind, sealed(manifest)))
+        elif is_deleting(present):
+            continue
+        elif kind == JOB and (refetch or _must_restart(present, manifest)):
+            steps.append(Removal(kind, present))
+        else:
+            settled = sealed(_settled(kind, present, manifest))
+            if not is_applied(present, settled):
+                steps.append(Write(kind, settled, uid_of(present)))
+    return steps
+
+
+def leftovers(
+    wanted: Iterable[tuple[Kind, Manifest]], live: Children, pods: Iterable[Manifest]
+) -> list[Removal]:
+    """ConfigMaps of earlier plans that neither a set nor a pod mounts any more."""
+    keep = {manifest["metadata"]["name"] for kind, manifest in wanted if kind == CONFIGMAP}
+    if not keep:
+        return []  # Nothing is placed now: what runs goes on as it is.
+    for (kind, _), manifest in live.items():
+        if kind == STATEFULSET:
+            keep |= mounted_configs(manifest["spec"]["template"]["spec"])
+    for pod in pods:
+        keep |= mounted_configs(pod["spec"])
+    return [
+        Removal(kind, manifest)
+        for (kind, name), manifest in live.items()
+        if kind == CONFIGMAP and name not in keep and not is_deleting(manifest)
+    ]
+
+
+def mounted_configs(pod_spec: Manifest) -> set[str]:
+    """Names of the ConfigMaps that a pod mounts."""
+    volumes = pod_spec.get("volumes") or ()
+    return {volume["configMap"]["name"] for volume in volumes if volume.get("configMap")}
+
+
+def _must_restart(job: Manifest, wanted: Manifest) -> bool:
+    # A Job's template is immutable, and a new image or node selector is no reason to fetch again.
+    live_pod, wanted_pod = job["spec"]["template"]["spec"], wanted["spec"]["template"]["spec"]
+    if not covers(live_pod.get("volumes"), wanted_pod["volumes"]):
+        return True  # The file belongs into another claim.
+    is_same_fetch = covers(live_pod["containers"][0].get("env"), wanted_pod["containers"][0]["env"])
+    return not is_same_fetch and not _is_complete(job)
+
+
+def _is_complete(job: Manifest) -> bool:
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return finished_at(job) is not None and any(
+        condition.get("type") == "Complete" and condition.get("status") == "True"
+        for condition in conditions
+    )
+
+
+def _settled(kind: Kind, live: Manifest, wanted: Manifest) -> Manifest:
+    """The wanted manifest with what cannot change in place as it is."""
+    if kind == JOB:
+        spec = taken_from(live["spec"], wanted["spec"])
+        return {**wanted, "spec": {**spec, "backoffLimit": wanted["spec"]["backoffLimit"]}}
+    if kind == CLAIM:
+        return {**wanted, "spec": _grown(live["spec"], wanted["spec"])}
+    return wanted
+
+
+def _grown(live: Manifest, wanted: Manifest) -> Manifest:
+    # Claims may grow and nothing else.
+    have, want = (spec["resources"]["requests"]["storage"] for spec in (live, wanted))
+    storage = want if parse_quantity(want) > parse_quantity(have) else have
+    kept: Manifest = taken_from(live, wanted)
+    return {**kept, "resources": {"requests": {"storage": storage}}}

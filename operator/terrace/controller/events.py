@@ -1,0 +1,106 @@
+"""Events: one per transition of a condition, and nothing else.
+
+Owns: which transitions are told, and how. Does not own: conditions. Pure but for ``post``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from terrace.api.conditions import ConditionType, Reason
+from terrace.controller.drift import digest_of
+from terrace.controller.kinds import EVENT, Kind, Manifest, key_of, uid_of
+from terrace.controller.port import Cluster, ClusterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+log = structlog.get_logger()
+
+_TOLD = (
+    ConditionType.READY,
+    ConditionType.STALLED,
+    ConditionType.MODEL_CACHED,
+    ConditionType.PLACED,
+    ConditionType.AVAILABLE,
+)
+_CALM = frozenset(
+    {
+        Reason.FETCHING,
+        Reason.FETCH_PENDING,
+        Reason.WAITING_FOR_FACTS,
+        Reason.REPLICAS_STARTING,
+        Reason.ROLLING_OUT,
+        Reason.SCALED_TO_ZERO,
+        Reason.NOT_STALLED,
+    }
+)
+"""Reasons of a False condition that nobody needs to worry about."""
+MAX_MESSAGE = 1000
+
+
+def transitions(before: Manifest, after: Manifest) -> Iterator[Manifest]:
+    """Conditions whose status or reason changed, each reason once."""
+    then = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions") or ()}
+    told: set[tuple[str, str]] = set()
+    # Details first: Ready repeats the reason of what it sums up and adds nothing then.
+    for condition in sorted(
+        after.get("conditions") or (), key=lambda c: c["type"] == ConditionType.READY
+    ):
+        now = (condition["status"], condition["reason"])
+        is_quiet = condition["type"] == ConditionType.STALLED and condition["status"] == "False"
+        if condition["type"] not in _TOLD or is_quiet or then.get(condition["type"]) == now:
+            continue
+        said = (condition["reason"], condition["message"])
+        if said not in told:
+            told.add(said)
+            yield condition
+
+
+def event(kind: Kind, about: Manifest, condition: Manifest, now: datetime) -> Manifest:
+    """The Event of one transition; its name makes posting it twice harmless."""
+    key, version = key_of(about), about["metadata"].get("resourceVersion", "")
+    is_bad = condition["status"] != "True" and condition["reason"] not in _CALM
+    if condition["type"] == ConditionType.STALLED:
+        is_bad = condition["status"] == "True"
+    suffix = digest_of({"uid": uid_of(about), "version": version, "condition": condition})[:16]
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": EVENT.api_version,
+        "kind": EVENT.kind,
+        "metadata": {"name": f"{key.name}.{suffix}", "namespace": key.namespace},
+        "involvedObject": {
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
+            "name": key.name,
+            "namespace": key.namespace,
+            "uid": uid_of(about),
+            "resourceVersion": version,
+        },
+        "type": "Warning" if is_bad else "Normal",
+        "reason": condition["reason"],
+        "message": f"{condition['type']}={condition['status']}: {condition['message']}"[
+            :MAX_MESSAGE
+        ],
+        "source": {"component": "terrace"},
+        "reportingComponent": "terrace.dev/operator",
+        "reportingInstance": "terrace",
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }
+
+
+async def post(
+    cluster: Cluster, kind: Kind, after: Manifest, before: Manifest, now: datetime
+) -> None:
+    """Tell the transitions. An event that cannot be written is logged and not missed."""
+    for condition in transitions(before.get("status") or {}, after.get("status") or {}):
+        try:
+            await cluster.create(EVENT, event(kind, after, condition, now))
+        except ClusterError as error:
+            log.warning("event not written", object=str(key_of(after)), error=str(error))
+            return

@@ -1,0 +1,176 @@
+"""The fact and progress channels: what the fetch Job and its pods say about the model file.
+
+Owns: reading FetchOutcome and FetchProgress, which facts count, when the Job must run again.
+Does not own: making or deleting the Job (``diff.py``, ``apply.py``). Pure. Next: ``placing.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from terrace.api.status import ModelStatus
+from terrace.controller import pods
+from terrace.controller.kinds import Manifest, is_controlled_by, uid_of
+from terrace_runtime.contract import (
+    EXIT_MODEL_MISSING,
+    FETCH_CONTAINER,
+    RUNTIME_CONTAINER,
+    FetchFailure,
+    FetchOutcome,
+    FetchProgress,
+    ModelFacts,
+)
+
+SETTLE_S = 20.0
+"""Seconds that a finished Job's pod may stay unseen: the two come by different watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A model file that is in place."""
+
+    facts: ModelFacts
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Where fetching stands."""
+
+    known: KnownModel | None = None
+    failure: FetchFailure | None = None
+    """Of the newest try; the file may still be in place from an earlier one."""
+    running_pod: Manifest | None = None
+    must_rerun: bool = False
+    """The Job is to be deleted, so that it is made again."""
+    rerun_in_s: float | None = None
+    """When to look again whether it must."""
+    waiting: str = ""
+    """What the fetch pod waits for, if it does."""
+
+
+def read_fetch(
+    job: Manifest | None,
+    all_pods: list[Manifest],
+    persisted: KnownModel | None,
+    now: datetime,
+    retry_s: float,
+) -> Fetch:
+    """Judge the Job, its pods and what status.model holds; the newest success counts."""
+    if job is None:
+        return Fetch(known=persisted)
+    own = [pod for pod in all_pods if is_controlled_by(pod, uid_of(job))]
+    own.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    newest = own[-1] if own else None
+    outcome = outcome_of(newest) if newest else None
+    known = known_of(outcome) or persisted
+    failure = outcome.failure if outcome else None
+    running = newest if newest is not None and pods.is_running(newest) else None
+    waiting = _waiting(newest) if newest else ""
+    ended_at = finished_at(job)
+    if ended_at is None:
+        return Fetch(known, failure, running, waiting=waiting)
+    age_s = (now - ended_at).total_seconds()
+    if model_missing_since(ended_at, all_pods):
+        return Fetch(known, failure, must_rerun=True)
+    if failure is not None and not failure.permanent:
+        return _rerun(known, failure, age_s, retry_s)
+    if known is None and failure is None:
+        # The pod is gone, or evicted without a word, and nobody wrote its facts down.
+        lost = FetchFailure(
+            reason="DownloadFailed", message="the fetch Job left no result", permanent=False
+        )
+        return _rerun(None, lost if age_s >= SETTLE_S else None, age_s, SETTLE_S)
+    return Fetch(known, failure)
+
+
+def outcome_of(pod: Manifest) -> FetchOutcome | None:
+    """The fetch container's result; None while it has none."""
+    ended = pods.terminated(pod, FETCH_CONTAINER)
+    if ended is None:
+        return None
+    try:
+        return FetchOutcome.model_validate_json(str(ended.get("message") or ""))
+    except ValidationError:
+        how = pods.crash(pod, FETCH_CONTAINER) or "no result"
+        message = f"the fetch pod ended without a result: {how}"
+        return FetchOutcome(
+            failure=FetchFailure(reason="DownloadFailed", message=message, permanent=False)
+        )
+
+
+def known_of(outcome: FetchOutcome | None) -> KnownModel | None:
+    """The model of a successful outcome."""
+    if outcome is None or outcome.facts is None:
+        return None
+    return KnownModel(outcome.facts, outcome.path)
+
+
+def persisted_model(model: Manifest) -> KnownModel | None:
+    """What status.model holds; None where it is absent or of a version we cannot read."""
+    stored = (model.get("status") or {}).get("model")
+    if not stored:
+        return None
+    try:
+        status = ModelStatus.model_validate(stored)
+        facts = ModelFacts.model_validate(status.model_dump(exclude={"path"}))
+    except ValidationError:
+        return None
+    return KnownModel(facts, status.path)
+
+
+def model_status(known: KnownModel) -> ModelStatus:
+    """The facts as status.model shows them."""
+    return ModelStatus.model_validate({**known.facts.model_dump(), "path": known.path})
+
+
+def parse_progress(log: str) -> FetchProgress | None:
+    """The last complete line that is a FetchProgress."""
+    for line in reversed(log.splitlines()):
+        try:
+            return FetchProgress.model_validate_json(line)
+        except ValidationError:
+            continue
+    return None
+
+
+def finished_at(job: Manifest) -> datetime | None:
+    """When the Job completed or failed for good."""
+    for condition in (job.get("status") or {}).get("conditions") or ():
+        if condition.get("type") in ("Complete", "Failed") and condition.get("status") == "True":
+            return parse_time(str(condition.get("lastTransitionTime", "")))
+    return None
+
+
+def model_missing_since(fetched_at: datetime, all_pods: list[Manifest]) -> bool:
+    """Whether a replica found no file although the Job had ended by then."""
+    for pod in all_pods:
+        ended = pods.terminated(pod, RUNTIME_CONTAINER)
+        if ended is not None and ended.get("exitCode") == EXIT_MODEL_MISSING:
+            noticed_at = parse_time(str(ended.get("finishedAt", "")))
+            if noticed_at > fetched_at:
+                return True
+    return False
+
+
+def parse_time(text: str) -> datetime:
+    """RFC 3339; what does not parse counts as long ago."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+def _rerun(
+    known: KnownModel | None, failure: FetchFailure | None, age_s: float, after_s: float
+) -> Fetch:
+    if age_s >= after_s:
+        return Fetch(known, failure, must_rerun=True)
+    return Fetch(known, failure, rerun_in_s=after_s - age_s)
+
+
+def _waiting(pod: Manifest) -> str:
+    return pods.image_problem(pod, FETCH_CONTAINER) or pods.unschedulable(pod) or ""

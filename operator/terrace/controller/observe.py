@@ -1,0 +1,91 @@
+"""Everything one reconcile looks at, taken from the cache at one instant.
+
+Owns: collecting. Does not own: judging. No I/O: the cache may be a little behind the cluster, and
+every decision is safe on such a view. Next: ``reconcile.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from terrace.api import names
+from terrace.api.names import Key
+from terrace.controller.cache import Cache, claimed_names
+from terrace.controller.claims import Claims, settle_claims
+from terrace.controller.kinds import (
+    JOB,
+    MODEL,
+    POOL,
+    STATEFULSET,
+    Manifest,
+    labels_of,
+    uid_of,
+)
+from terrace.controller.usage import used_by_others
+from terrace.planner.nodes import NodeFacts, node_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from terrace.controller.diff import Children
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One model and what surrounds it."""
+
+    model: Manifest
+    pool: Manifest | None
+    children: Children
+    """Objects that this model controls."""
+    pods: list[Manifest]
+    nodes: list[NodeFacts]
+    used: Mapping[str, int]
+    claims: Claims
+
+    @property
+    def replicas(self) -> list[Manifest]:
+        """Pods that serve; the fetch Job's are none."""
+        return [pod for pod in self.pods if labels_of(pod).get(names.COMPONENT) == "runtime"]
+
+    @property
+    def sets(self) -> list[Manifest]:
+        """The model's StatefulSets, one per flavor it ran or runs on."""
+        return [child for (kind, _), child in self.children.items() if kind == STATEFULSET]
+
+    @property
+    def job(self) -> Manifest | None:
+        """The fetch Job."""
+        return self.children.get((JOB, names.fetch_job_name(self.model["metadata"]["name"])))
+
+
+def observe(cache: Cache, key: Key) -> Observed | None:
+    """The view of one model; None when it does not exist."""
+    model = cache.get(MODEL, key)
+    if model is None:
+        return None
+    wanted = claimed_names(model)
+    return Observed(
+        model=model,
+        pool=cache.get(POOL, Key(key.namespace, pool_name(model))),
+        children={
+            (kind, child["metadata"]["name"]): child
+            for kind, child in cache.owned_by(uid_of(model))
+        },
+        pods=cache.pods_of_model(key),
+        nodes=nodes_of(cache),
+        used=used_by_others(cache, key),
+        claims=settle_claims(model, wanted, {name: cache.models_named(name) for name in wanted}),
+    )
+
+
+def nodes_of(cache: Cache) -> list[NodeFacts]:
+    """All nodes as the planner sees them."""
+    return [node_facts(node) for node in cache.nodes()]
+
+
+def pool_name(model: Manifest) -> str:
+    """The pool a stored model refers to, read without trusting that it parses."""
+    reference = (model.get("spec") or {}).get("poolRef")
+    return str(reference.get("name", "")) if isinstance(reference, dict) else ""

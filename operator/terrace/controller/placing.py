@@ -1,0 +1,105 @@
+"""Which flavor and plan a model runs with now: sticky, and only from its own inputs.
+
+Owns: finding the set that runs the model now, calling the planner, keeping what runs.
+Does not own: numbers (``planner``), manifests. Pure. Next: ``manifests.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from terrace.api import names
+from terrace.controller import pods
+from terrace.controller.kinds import Manifest, annotations_of, is_controlled_by, uid_of
+from terrace.planner.placement import NoPlacement, place
+from terrace.planner.plan import OffloadPlan
+from terrace.planner.sticky import Change, decide, inputs_digest
+from terrace_runtime.contract import RUNTIME_CONTAINER, ModelFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from terrace.api.model import ModelSpec
+    from terrace.api.pool import Flavor, PoolSpec
+    from terrace.planner.nodes import NodeFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The plan to run. ``refusal`` says why a wanted change cannot be had."""
+
+    flavor: Flavor
+    plan: OffloadPlan
+    pending: OffloadPlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The StatefulSet that runs the model, and the plan it was made from."""
+
+    stateful_set: Manifest
+    plan: OffloadPlan
+    inputs: str
+
+
+def running_set(sets: list[Manifest], placed_set: str) -> Running | None:
+    """The set that status.placement names, else the newest; None when no plan can be read."""
+    by_preference = sorted(
+        sets,
+        key=lambda s: (
+            s["metadata"]["name"] == placed_set,
+            str(s["metadata"].get("creationTimestamp", "")),
+        ),
+        reverse=True,
+    )
+    for stateful_set in by_preference:
+        annotations = annotations_of(stateful_set)
+        try:
+            plan = OffloadPlan.model_validate_json(annotations.get(names.ANNOTATION_PLAN, ""))
+        except ValidationError:
+            continue  # Written by a newer operator, or edited: plan anew.
+        return Running(stateful_set, plan, annotations.get(names.ANNOTATION_INPUTS, ""))
+    return None
+
+
+def decide_placement(
+    facts: ModelFacts,
+    spec: ModelSpec,
+    pool: PoolSpec,
+    nodes: list[NodeFacts],
+    used: Mapping[str, int],
+    running: Running | None,
+    replicas: list[Manifest],
+) -> Decision | NoPlacement:
+    """Keep the running plan unless its own inputs changed or it does not fit."""
+    fresh = place(facts, spec, pool, nodes, used)
+    if running is None:
+        if isinstance(fresh, NoPlacement):
+            return fresh
+        return Decision(fresh.flavor, fresh.plan)
+    flavor = next((f for f in pool.flavors if f.name == running.plan.flavor), None)
+    inputs = inputs_digest(facts, spec, pool, running.plan.flavor)
+    if isinstance(fresh, NoPlacement):
+        # What runs is proof enough that it fits; only a change of its inputs needs room anew.
+        if flavor is not None and inputs == running.inputs:
+            return Decision(flavor, running.plan)
+        return fresh
+    fits = _fits(running, replicas)
+    verdict = decide(running.plan, running.inputs, fresh.plan, inputs, current_fits=fits)
+    if isinstance(verdict, Change) or flavor is None:
+        return Decision(fresh.flavor, fresh.plan)
+    return Decision(flavor, verdict.plan, verdict.pending)
+
+
+def _fits(running: Running, replicas: list[Manifest]) -> bool:
+    own = [pod for pod in replicas if is_controlled_by(pod, uid_of(running.stateful_set))]
+    if any(
+        pods.was_out_of_memory(pod, RUNTIME_CONTAINER) and not pods.is_ready(pod) for pod in own
+    ):
+        return False
+    # Nothing healthy is at stake where no replica has found a node.
+    is_homeless = bool(own) and all(pods.unschedulable(pod) is not None for pod in own)
+    return not is_homeless

@@ -1,0 +1,102 @@
+"""What a pod of ours says about itself.
+
+Owns: reading phase, readiness, termination and waiting reasons out of a pod. Does not own: what
+follows from them (``status.py``, ``rollout.py``, ``facts.py``). Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from terrace.api import names
+from terrace.controller.kinds import Manifest, is_deleting, labels_of
+
+_IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+)
+MAX_MESSAGE = 400
+"""Characters of a pod's own message that are shown in a condition."""
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether the pod takes requests; a pod on its way out does not."""
+    return not is_deleting(pod) and _condition(pod, "Ready").get("status") == "True"
+
+
+def is_bound(pod: Manifest) -> bool:
+    """Whether kube-scheduler has given it a node."""
+    return bool(pod["spec"].get("nodeName"))
+
+
+def is_finished(pod: Manifest) -> bool:
+    """Whether its containers have ended for good, so that it takes no memory."""
+    return pod["status"].get("phase") in ("Succeeded", "Failed")
+
+
+def is_running(pod: Manifest) -> bool:
+    """Whether its containers run now."""
+    return not is_deleting(pod) and pod["status"].get("phase") == "Running"
+
+
+def plan_label(pod: Manifest) -> str:
+    """The plan it was made from."""
+    return labels_of(pod).get(names.LABEL_PLAN, "")
+
+
+def unschedulable(pod: Manifest) -> str | None:
+    """kube-scheduler's message, when it found no node."""
+    condition = _condition(pod, "PodScheduled")
+    if condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
+        return str(condition.get("message", ""))[:MAX_MESSAGE]
+    return None
+
+
+def terminated(pod: Manifest, container: str) -> dict[str, Any] | None:
+    """The container's latest termination: the present state, else the one before a restart."""
+    status = _container(pod, container)
+    for state in (status.get("state"), status.get("lastState")):
+        if state and state.get("terminated"):
+            return dict(state["terminated"])
+    return None
+
+
+def image_problem(pod: Manifest, container: str) -> str | None:
+    """Why the image cannot be had."""
+    waiting = (_container(pod, container).get("state") or {}).get("waiting") or {}
+    if waiting.get("reason") in _IMAGE_REASONS:
+        return f"{waiting['reason']}: {waiting.get('message', '')}"[:MAX_MESSAGE]
+    return None
+
+
+def crash(pod: Manifest, container: str) -> str | None:
+    """How the container last ended, when that is why the pod is not ready."""
+    ended = terminated(pod, container)
+    if is_ready(pod) or ended is None:
+        return None
+    if ended.get("exitCode") == 0 and ended.get("reason") == "Completed":
+        return None
+    words = f"exit code {ended.get('exitCode')}"
+    if ended.get("reason") not in (None, "", "Error"):
+        words += f" ({ended['reason']})"
+    said = str(ended.get("message") or "").strip()
+    return f"{words}: {said}"[:MAX_MESSAGE] if said else words
+
+
+def was_out_of_memory(pod: Manifest, container: str) -> bool:
+    """Whether the container was killed for its memory."""
+    ended = terminated(pod, container)
+    return ended is not None and ended.get("reason") == "OOMKilled"
+
+
+def _condition(pod: Manifest, kind: str) -> dict[str, Any]:
+    for condition in pod["status"].get("conditions") or ():
+        if condition.get("type") == kind:
+            return dict(condition)
+    return {}
+
+
+def _container(pod: Manifest, container: str) -> dict[str, Any]:
+    for status in pod["status"].get("containerStatuses") or ():
+        if status.get("name") == container:
+            return dict(status)
+    return {}

@@ -1,0 +1,127 @@
+"""One pool, once: its claim for model files and its status.
+
+Owns: the order of the steps for a pool. Does not own: the models in it (``reconcile.py``): they
+are queued by ``controller.py`` when the pool changes. Level-triggered.
+"""
+
+from __future__ import annotations
+
+from terrace.api.conditions import Condition, ConditionType, Reason
+from terrace.api.names import Key
+from terrace.api.pool import Flavor, PoolSpec
+from terrace.api.status import FlavorStatus, InferencePoolStatus
+from terrace.controller import events
+from terrace.controller.apply import ForeignObjectError, carry_out
+from terrace.controller.context import Context, Outcome
+from terrace.controller.diff import diff
+from terrace.controller.kinds import CLAIM, POOL, Manifest, is_deleting, uid_of
+from terrace.controller.manifests import model_cache_claim
+from terrace.controller.observe import nodes_of
+from terrace.controller.parse import InvalidSpecError, parse_spec
+from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
+from terrace.controller.reconcile import BLOCKED_RETRY_S
+from terrace.controller.status import status_patch, with_times
+from terrace.planner.nodes import NodeFacts, format_bytes
+
+T = ConditionType
+_MILLIS = 1000
+
+
+async def reconcile_pool(context: Context, key: Key) -> Outcome:
+    """Make the pool's claim and say what the cluster has of each flavor."""
+    pool = context.cache.get(POOL, key)
+    if pool is None or is_deleting(pool):
+        return Outcome()  # Owner references clean up.
+    flavors: list[FlavorStatus] = []
+    problem: tuple[Reason, str] | None = None
+    try:
+        spec = parse_spec(PoolSpec, pool)
+        flavors = flavor_statuses(spec, nodes_of(context.cache))
+        await _apply_claim(context, pool, spec)
+    except InvalidSpecError as error:
+        problem = (Reason.INVALID_SPEC, str(error))
+    except ForeignObjectError as error:
+        problem = (Reason.FOREIGN_OBJECT, str(error))
+    except (InvalidError, ForbiddenError) as error:
+        problem = (Reason.REFUSED, f"the API server refuses the claim: {error}")
+    await _report(context, pool, flavors, problem)
+    return Outcome(BLOCKED_RETRY_S if problem else None)
+
+
+def flavor_statuses(spec: PoolSpec, nodes: list[NodeFacts]) -> list[FlavorStatus]:
+    """Ready nodes of each flavor and what they have together."""
+    return [_flavor_status(flavor, nodes) for flavor in spec.flavors]
+
+
+def pool_conditions(
+    flavors: list[FlavorStatus], problem: tuple[Reason, str] | None
+) -> tuple[Condition, ...]:
+    """Ready, Reconciling, Stalled."""
+    if problem is not None:
+        reason, message = problem
+        return (
+            Condition(T.READY, False, reason, message),
+            Condition(T.RECONCILING, False, Reason.DONE),
+            Condition(T.STALLED, True, reason, message),
+        )
+    calm = Condition(T.STALLED, False, Reason.NOT_STALLED)
+    if not any(flavor.nodes for flavor in flavors):
+        message = "no ready node matches the nodeSelector of any flavor"
+        return (
+            Condition(T.READY, False, Reason.NO_NODE_FITS, message),
+            Condition(T.RECONCILING, True, Reason.PROGRESSING, message),
+            calm,
+        )
+    message = ", ".join(f"{flavor.name}: {flavor.nodes} nodes" for flavor in flavors)
+    return (
+        Condition(T.READY, True, Reason.READY, message),
+        Condition(T.RECONCILING, False, Reason.DONE),
+        calm,
+    )
+
+
+async def _apply_claim(context: Context, pool: Manifest, spec: PoolSpec) -> None:
+    if spec.model_cache.claim_name is not None:
+        return
+    live = {
+        (kind, child["metadata"]["name"]): child
+        for kind, child in context.cache.owned_by(uid_of(pool))
+    }
+    steps = diff([(CLAIM, model_cache_claim(pool, spec))], live)
+    await carry_out(context.cluster, context.cache, uid_of(pool), steps)
+
+
+async def _report(
+    context: Context,
+    pool: Manifest,
+    flavors: list[FlavorStatus],
+    problem: tuple[Reason, str] | None,
+) -> None:
+    before, now = pool.get("status") or {}, context.now()
+    key = Key(pool["metadata"]["namespace"], pool["metadata"]["name"])
+    generation = int(pool["metadata"].get("generation", 0))
+    status = InferencePoolStatus(
+        observed_generation=generation,
+        conditions=with_times(pool_conditions(flavors, problem), before, generation, now),
+        models=len(context.cache.models_in_pool(key)),
+        flavors=flavors,
+    ).model_dump(mode="json", by_alias=True, exclude_none=True)
+    if status == before:
+        return
+    try:
+        after = await context.cluster.apply_status(POOL, status_patch(POOL, pool, status))
+    except NotFoundError:
+        return  # Deleted meanwhile.
+    context.cache.put(POOL, after)
+    await events.post(context.cluster, POOL, after, pool, now)
+
+
+def _flavor_status(flavor: Flavor, nodes: list[NodeFacts]) -> FlavorStatus:
+    wanted = flavor.node_selector.items()
+    own = [node for node in nodes if node.ready and wanted <= node.labels.items()]
+    return FlavorStatus(
+        name=flavor.name,
+        nodes=len(own),
+        allocatable_cpu=f"{sum(node.cpu_millis for node in own) / _MILLIS:g}",
+        allocatable_memory=format_bytes(sum(node.memory_bytes for node in own)),
+    )

@@ -1,0 +1,171 @@
+"""The status of a model, complete, from findings and what the status was before.
+
+Owns: every field of status, the times of conditions. Does not own: which condition holds
+(``conditions.py``), the pool's status (``pool_status.py``), writing (``reconcile.py``). Pure. Equal
+findings give an equal status, so that nothing is written twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from terrace.api import names
+from terrace.api.status import (
+    ConditionStatus,
+    DownloadStatus,
+    InferenceModelStatus,
+    PerformanceStatus,
+    PlacementStatus,
+    PlanStatus,
+)
+from terrace.controller.conditions import model_conditions
+from terrace.controller.facts import model_status as facts_status
+from terrace.controller.kinds import Kind, Manifest, key_of
+from terrace.controller.placing import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from terrace.api.conditions import Condition
+    from terrace.controller.findings import Findings
+    from terrace.planner.plan import OffloadPlan
+    from terrace_runtime.contract import RuntimeReport
+
+PEAK_STEP = 1 << 20
+"""Peaks are shown in whole MiB, so that a page more is no change."""
+
+
+def model_status(model: Manifest, found: Findings, url: str, now: datetime) -> Manifest:
+    """The whole status as the API has it."""
+    before = model.get("status") or {}
+    generation = int(model["metadata"].get("generation", 0))
+    known = found.fetch.known
+    decision = found.decision if isinstance(found.decision, Decision) else None
+    selector = ",".join(f"{k}={v}" for k, v in names.selector_labels(key_of(model).name).items())
+    status = InferenceModelStatus(
+        observed_generation=generation,
+        conditions=with_times(model_conditions(found), before, generation, now),
+        replicas=len(found.live),
+        ready_replicas=len(found.ready),
+        selector=selector,
+        served_names=list(found.claims.won),
+        url=url or None,
+        placement=_placement(found, decision, before),
+        plan=_plan_status(decision) if decision else None,
+        model=facts_status(known) if known else None,
+        download=_download(found),
+        performance=_performance(found.report, before),
+    )
+    shown = as_json(status)
+    if decision is None and before.get("plan") and found.replicas:
+        shown["plan"] = before["plan"]  # Replicas that run on run with the plan they had.
+    return shown
+
+
+def as_json(status: InferenceModelStatus) -> Manifest:
+    """JSON without what is absent."""
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def with_times(
+    conditions: Iterable[Condition], before: Manifest, generation: int, now: datetime
+) -> list[ConditionStatus]:
+    """Conditions with lastTransitionTime: kept while the status stays the same."""
+    then = {c.get("type"): c for c in before.get("conditions") or ()}
+    result = []
+    for condition in conditions:
+        word = "Unknown" if condition.status is None else str(condition.status)
+        old = then.get(condition.type.value) or {}
+        since = old.get("lastTransitionTime") if old.get("status") == word else None
+        result.append(
+            ConditionStatus.model_validate(
+                {
+                    "type": condition.type.value,
+                    "status": word,
+                    "reason": str(condition.reason),
+                    "message": condition.message,
+                    "lastTransitionTime": since or now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                    "observedGeneration": generation,
+                }
+            )
+        )
+    return result
+
+
+def status_patch(kind: Kind, live: Manifest, status: Manifest) -> Manifest:
+    """The body of a status apply."""
+    key = key_of(live)
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": {"name": key.name, "namespace": key.namespace, "uid": live["metadata"]["uid"]},
+        "status": status,
+    }
+
+
+def _placement(
+    found: Findings, decision: Decision | None, before: Manifest
+) -> PlacementStatus | None:
+    if decision is not None:
+        return PlacementStatus(flavor=decision.plan.flavor, stateful_set=found.stateful_set)
+    if found.replicas and before.get("placement"):
+        return PlacementStatus.model_validate(before["placement"])
+    return None
+
+
+def _plan_status(decision: Decision) -> PlanStatus:
+    plan, pending = decision.plan, decision.pending
+    return PlanStatus.model_validate(
+        {
+            "digest": plan.digest,
+            "context": plan.context_tokens,
+            "parallel": plan.parallel,
+            "threads": plan.threads,
+            "batchTokens": plan.batch_tokens,
+            "kvTypes": {"key": plan.kv_key_type, "value": plan.kv_value_type},
+            "bytes": {
+                "weights": plan.weights_bytes,
+                "kv": plan.kv_bytes,
+                "compute": plan.compute_bytes,
+                "base": plan.base_bytes,
+            },
+            "requests": {"cpu": f"{plan.cpu_millis}m", "memory": str(plan.memory_request_bytes)},
+            "limits": {"memory": str(plan.memory_limit_bytes)},
+            "reasons": list(plan.reasons),
+            "pending": pending and {"digest": pending.digest, "reason": difference(plan, pending)},
+        }
+    )
+
+
+def difference(plan: OffloadPlan, pending: OffloadPlan) -> str:
+    """What the pending plan would change, in one sentence."""
+    mine, theirs = plan.model_dump(), pending.model_dump()
+    changes = [
+        f"{field} {mine[field]} -> {theirs[field]}"
+        for field in ("flavor", "context_tokens", "parallel", "threads", "memory_limit_bytes")
+        if mine[field] != theirs[field]
+    ]
+    return ", ".join(changes) or "other buffer sizes"
+
+
+def _download(found: Findings) -> DownloadStatus | None:
+    if found.progress is None or found.fetch.known is not None:
+        return None
+    return DownloadStatus.model_validate(found.progress.model_dump())
+
+
+def _performance(report: RuntimeReport | None, before: Manifest) -> PerformanceStatus | None:
+    if report is None:
+        try:
+            return PerformanceStatus.model_validate(before["performance"])
+        except (KeyError, ValidationError):
+            return None
+    peak = report.memory.anonymous_peak_bytes
+    return PerformanceStatus(
+        prompt_tokens_per_second=round(report.prompt_tokens_per_second),
+        generated_tokens_per_second=round(report.generated_tokens_per_second),
+        peak_memory_bytes=None if peak is None else -(-peak // PEAK_STEP) * PEAK_STEP,
+    )

@@ -1,0 +1,204 @@
+"""The two pod templates: the fetch pod and the replica.
+
+Owns: containers, volumes, probes, resources, security. Does not own: the objects around them
+(``manifests.py``). Pure. Both satisfy the *restricted* pod security standard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from terrace.api import names
+from terrace_runtime.contract import (
+    CONFIG_DIR,
+    FETCH_CONTAINER,
+    MODEL_CACHE_DIR,
+    MODEL_SOURCE_DIR,
+    RUNTIME_CONTAINER,
+    RUNTIME_PORT,
+    RUNTIME_PORT_NAME,
+    FetchSpec,
+)
+
+if TYPE_CHECKING:
+    from terrace.api.pool import Flavor, PoolSpec
+    from terrace.controller.kinds import Manifest
+    from terrace.planner.plan import OffloadPlan
+
+USER_ID = 65532
+"""The images' user; fsGroup lets it write the cache."""
+FETCH_ENV = "TERRACE_FETCH"
+FETCH_REQUESTS = {"cpu": "100m", "memory": "256Mi"}
+FETCH_LIMITS = {"memory": "1Gi"}
+LOAD_BYTES_PER_S = 50 * 1024 * 1024
+"""Slowest disk that start-up waits for."""
+MIN_START_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVolume:
+    """The claim that holds the model file, and where it is mounted."""
+
+    claim: str
+    mount_path: str
+    is_user_owned: bool
+    """A ``pvc://`` source is used in place and never written."""
+
+
+def model_volume(uri: str, pool_name: str, pool: PoolSpec) -> ModelVolume:
+    """The user's claim for ``pvc://CLAIM/PATH``, else the pool's cache."""
+    parts = urlsplit(uri)
+    if parts.scheme == "pvc":
+        return ModelVolume(parts.netloc, MODEL_SOURCE_DIR, is_user_owned=True)
+    claim = pool.model_cache.claim_name or names.model_cache_claim_name(pool_name)
+    return ModelVolume(claim, MODEL_CACHE_DIR, is_user_owned=False)
+
+
+def fetch_pod(fetch: FetchSpec, flavor: Flavor, volume: ModelVolume, image: str) -> Manifest:
+    """Writes the cache; its termination message is the FetchOutcome."""
+    container = {
+        "name": FETCH_CONTAINER,
+        "image": image,
+        "args": ["fetch"],
+        "env": [{"name": FETCH_ENV, "value": fetch.model_dump_json(exclude_defaults=True)}],
+        "resources": {"requests": FETCH_REQUESTS, "limits": FETCH_LIMITS},
+        "volumeMounts": [_model_mount(volume, read_only=volume.is_user_owned), _tmp_mount()],
+        "terminationMessagePolicy": "File",
+        **_restricted_container(),
+    }
+    return {
+        **_pod_common(flavor),
+        "restartPolicy": "Never",
+        "containers": [container],
+        "volumes": [_claim_volume(volume, read_only=volume.is_user_owned), _tmp_volume()],
+    }
+
+
+def runtime_pod(
+    plan: OffloadPlan,
+    flavor: Flavor,
+    volume: ModelVolume,
+    image: str,
+    config_name: str,
+    grace_s: int,
+) -> Manifest:
+    """Serves the model with exactly the plan's numbers."""
+    requests = {"cpu": f"{plan.cpu_millis}m", "memory": str(plan.memory_request_bytes)}
+    limits = {"memory": str(plan.memory_limit_bytes)}
+    if flavor.host.cpu is not None:
+        limits["cpu"] = requests["cpu"]
+    container = {
+        "name": RUNTIME_CONTAINER,
+        "image": image,
+        "args": ["serve", "--host=$(POD_IP)", f"--port={RUNTIME_PORT}"],
+        "env": [
+            {
+                "name": "POD_IP",
+                "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}},
+            }
+        ],
+        "ports": [{"name": RUNTIME_PORT_NAME, "containerPort": RUNTIME_PORT, "protocol": "TCP"}],
+        "resources": {"requests": requests, "limits": limits},
+        "volumeMounts": [
+            _model_mount(volume, read_only=True),
+            {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+            _tmp_mount(),
+        ],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        **_probes(plan),
+        **_restricted_container(),
+    }
+    return {
+        **_pod_common(flavor),
+        "terminationGracePeriodSeconds": grace_s,
+        "containers": [container],
+        "volumes": [
+            _claim_volume(volume, read_only=volume.is_user_owned),
+            {"name": "config", "configMap": {"name": config_name}},
+            _tmp_volume(),
+        ],
+    }
+
+
+def _probes(plan: OffloadPlan) -> Manifest:
+    start_s = MIN_START_S + plan.weights_bytes // LOAD_BYTES_PER_S
+    return {
+        "startupProbe": {
+            "httpGet": _get("/readyz"),
+            "periodSeconds": 1,
+            "timeoutSeconds": 2,
+            "failureThreshold": start_s,
+        },
+        "readinessProbe": {
+            "httpGet": _get("/readyz"),
+            "periodSeconds": 2,
+            "timeoutSeconds": 2,
+            "failureThreshold": 2,
+        },
+        "livenessProbe": {
+            "httpGet": _get("/healthz"),
+            "periodSeconds": 5,
+            "timeoutSeconds": 3,
+            "failureThreshold": 3,
+        },
+    }
+
+
+def _get(path: str) -> Manifest:
+    return {"path": path, "port": RUNTIME_PORT_NAME, "scheme": "HTTP"}
+
+
+def _pod_common(flavor: Flavor) -> Manifest:
+    common: Manifest = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    if flavor.node_selector:
+        common["nodeSelector"] = dict(flavor.node_selector)
+    if flavor.tolerations:
+        common["tolerations"] = [
+            toleration.model_dump(by_alias=True, exclude_none=True)
+            for toleration in flavor.tolerations
+        ]
+    return common
+
+
+def _restricted_container() -> Manifest:
+    return {
+        "imagePullPolicy": "IfNotPresent",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def _model_mount(volume: ModelVolume, *, read_only: bool) -> Manifest:
+    mount: Manifest = {"name": "model", "mountPath": volume.mount_path}
+    return {**mount, "readOnly": True} if read_only else mount
+
+
+def _claim_volume(volume: ModelVolume, *, read_only: bool) -> Manifest:
+    claim: Manifest = {"claimName": volume.claim}
+    if read_only:
+        claim["readOnly"] = True
+    return {"name": "model", "persistentVolumeClaim": claim}
+
+
+def _tmp_mount() -> Manifest:
+    return {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 -- a path in the container
+
+
+def _tmp_volume() -> Manifest:
+    return {"name": "tmp", "emptyDir": {}}
