@@ -13,9 +13,10 @@ STAMP := .venv/.init-$(if $(TERRACE_LLAMA_WHEEL),$(shell cksum <<<'$(TERRACE_LLA
 BUILD_SCRIPTS := $(wildcard runtime_image/build/*.py)
 MYPY_PATHS := operator runtime_image tests .ci
 
-# Prints the first Python that is new enough; a shim that cannot run does not count.
+# The first Python that is new enough, the environment's own before others; a shim that cannot run
+# does not count.
 define FIND_PYTHON
-for name in "$${PYTHON:-}" python3.13 python3.12 python3.11 python3; do \
+for name in "$${PYTHON:-}" $(PY) python3.11 python3.12 python3.13 python3; do \
 	if [ -n "$$name" ] && "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	then python=$$name; break; fi; \
 done; \
@@ -44,6 +45,7 @@ help: ## List the targets
 
 .PHONY: init
 init: $(STAMP) ## Make the environment in .venv/ (builds llama.cpp the first time, about 4 minutes)
+	@:
 
 # A .venv whose Python is gone (moved, upgraded) is made again.
 $(STAMP): uv.lock pyproject.toml $(BUILD_SCRIPTS) $(if $(wildcard $(PY)),,rebuild-environment)
