@@ -15,13 +15,18 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from terrace_runtime.contract import (
+    CONFIG_DIR,
     EXIT_BAD_CONFIG,
+    EXIT_MODEL_MISSING,
     EXIT_PERMANENT,
     MAX_TERMINATION_BYTES,
+    RUNTIME_CONFIG_FILE,
+    RUNTIME_PORT,
     TERMINATION_LOG,
     FetchOutcome,
     FetchProgress,
     FetchSpec,
+    RuntimeConfig,
     pod_path,
 )
 
@@ -45,10 +50,69 @@ def _parser() -> argparse.ArgumentParser:
         "and writes a FetchOutcome to the termination log.",
     )
     fetch.set_defaults(run=_fetch)
+    serve = commands.add_parser(
+        "serve",
+        help="serve the model that the configuration names",
+        description="Serves OpenAI's API. SIGTERM drains: readiness turns red, running requests "
+        "get the configured time. Exit codes: 11 bad configuration, 12 model file missing, "
+        "13 the model cannot be loaded, 14 the engine died.",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=RUNTIME_PORT, help="default: %(default)s")
+    serve.add_argument(
+        "--config",
+        type=Path,
+        default=None,
+        help=f"RuntimeConfig as JSON (default: {CONFIG_DIR}/{RUNTIME_CONFIG_FILE})",
+    )
+    serve.set_defaults(run=_serve)
     inspect = commands.add_parser("inspect", help="print the facts of a GGUF as JSON")
     inspect.add_argument("file", type=Path, metavar="FILE")
     inspect.set_defaults(run=_inspect)
+    engine = commands.add_parser("engine", help="internal: the engine's own process")
+    engine.add_argument("fd", type=int, metavar="FD", help="an inherited socket")
+    engine.set_defaults(run=_engine)
     return parser
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from terrace_runtime.telemetry import configure_logging  # noqa: PLC0415 - own imports only
+
+    configure_logging()
+    path = arguments.config or pod_path(CONFIG_DIR) / RUNTIME_CONFIG_FILE
+    try:
+        config = RuntimeConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        return _fail(EXIT_BAD_CONFIG, f"{path} cannot be read: {error.strerror}")
+    except ValidationError as error:
+        return _fail(EXIT_BAD_CONFIG, f"{path}: {_first_error(error)}")
+    if not pod_path(config.model_path).is_file():
+        return _fail(EXIT_MODEL_MISSING, f"the model file {config.model_path} is missing")
+    from terrace_runtime.api.app import create_app  # noqa: PLC0415 - slow to import
+    from terrace_runtime.api.server import run_server  # noqa: PLC0415 - as above
+    from terrace_runtime.engine.process import ChildEngine  # noqa: PLC0415 - as above
+
+    try:
+        app = create_app(ChildEngine(config), config)
+    except ValueError as error:
+        return _fail(EXIT_BAD_CONFIG, f"{path}: trust_key: {error}")
+    try:
+        ending = run_server(app, arguments.host, arguments.port)
+    except OSError as error:
+        return _fail(1, f"cannot listen on {arguments.host}:{arguments.port}: {error.strerror}")
+    return _fail(ending.code, ending.reason) if ending.code else 0
+
+
+def _engine(arguments: argparse.Namespace) -> int:
+    from terrace_runtime.engine.child import main as run_child  # noqa: PLC0415 - own imports only
+
+    return run_child(arguments.fd)
+
+
+def _fail(code: int, message: str) -> int:
+    _terminate(message)
+    sys.stderr.write(message + "\n")
+    return code
 
 
 def _fetch(_: argparse.Namespace) -> int:
@@ -58,9 +122,7 @@ def _fetch(_: argparse.Namespace) -> int:
     try:
         spec = FetchSpec.model_validate_json(os.environ.get("TERRACE_FETCH", ""))
     except ValidationError as error:
-        message = f"TERRACE_FETCH is not a FetchSpec: {_first_error(error)}"
-        _terminate(message)
-        return EXIT_BAD_CONFIG
+        return _fail(EXIT_BAD_CONFIG, f"TERRACE_FETCH is not a FetchSpec: {_first_error(error)}")
     outcome = asyncio.run(fetch(spec, ProgressReporter(_print_progress)))
     _terminate(_outcome_json(outcome))
     if outcome.failure is None:

@@ -35,7 +35,8 @@ _DEFAULT_ALIGNMENT: Final = 32
 _CHUNK: Final = 2**20
 
 
-class Skipped(NamedTuple):
+@dataclass(frozen=True)
+class Skipped:
     """An array that was walked over and not kept."""
 
     count: int

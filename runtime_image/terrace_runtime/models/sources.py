@@ -46,18 +46,16 @@ def parse_source(spec: FetchSpec) -> Source:
     scheme, _, rest = spec.uri.partition("://")
     if any(ord(c) <= ord(" ") or ord(c) == 127 for c in spec.uri):  # noqa: PLR2004 - DEL
         _refuse("the source holds a space or a control character")
-    match scheme.lower():
-        case "demo":
-            return _demo(rest)
-        case "pvc":
-            return _claim(rest)
-        case "https":
-            return HttpSource(http_url(spec.uri))
-        case "http":
-            if spec.sha256 is None:
-                _refuse("an http:// source needs source.sha256, or use https://")
-            return HttpSource(http_url(spec.uri))
-    _refuse(f"the scheme {scheme[:32]!r} is not supported; use demo, pvc, https or http")
+    scheme = scheme.lower()
+    if scheme == "demo":
+        return _demo(rest)
+    if scheme == "pvc":
+        return _claim(rest)
+    if scheme not in {"http", "https"}:
+        _refuse(f"the scheme {scheme[:32]!r} is not supported; use demo, pvc, https or http")
+    if scheme == "http" and spec.sha256 is None:
+        _refuse("an http:// source needs source.sha256, or use https://")
+    return HttpSource(http_url(spec.uri))
 
 
 def http_url(url: str) -> str:

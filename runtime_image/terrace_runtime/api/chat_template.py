@@ -1,0 +1,142 @@
+"""Renders conversations with the model's own chat template, in a child that can be killed.
+
+Owns: the child's life, the time limit, the default template. Does not own: the rendering itself
+(``template_child``) or the marks of client text (``text_guard``). Next: ``routes_chat``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from terrace_runtime.api.errors import ApiError, unavailable
+from terrace_runtime.api.text_guard import TextGuard, split
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+
+    from terrace_runtime.engine.request import ModelInfo, PromptPart
+
+CHATML: Final = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+START_SECONDS: Final = 20.0
+_MAX_LINE: Final = 64 * 2**20
+
+
+class TemplateRenderer:
+    """One child at a time; a render that takes too long costs the child its life."""
+
+    def __init__(self, info: ModelInfo, render_s: float = 3.0, wait_s: float = 15.0) -> None:
+        """``render_s``: bound of one render; ``wait_s``: bound of waiting for other renders."""
+        self.is_default = not info.chat_template
+        self._setting = {
+            "template": info.chat_template or CHATML,
+            "bos": info.bos,
+            "eos": info.eos,
+        }
+        self._guard = TextGuard(info.special_tokens)
+        self._render_s = render_s
+        self._wait_s = wait_s
+        self._child: Process | None = None
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> str:
+        """Compile the template; returns what is wrong with it, empty when nothing is."""
+        async with self._lock:
+            try:
+                await self._running_child()
+            except ApiError as error:
+                return str(error)
+        return ""
+
+    async def render(self, turns: list[dict[str, str]]) -> tuple[PromptPart, ...]:
+        """The prompt of a conversation; raises ApiError when the template refuses or fails."""
+        marked = [{**turn, "content": self._guard.mark(turn["content"])} for turn in turns]
+        # A client that leaves must not cut an exchange in half: the next one would read its rest.
+        work = asyncio.create_task(self._render(orjson.dumps(marked) + b"\n"))
+        work.add_done_callback(lambda task: task.cancelled() or task.exception())
+        answer = await asyncio.shield(work)
+        if answer.get("error") == "refused":
+            raise ApiError(
+                400, f"the model's chat template refuses: {answer['message']}", param="messages"
+            )
+        if "error" in answer:
+            raise _broken(str(answer["message"]))
+        return split(answer["text"])
+
+    async def _render(self, line: bytes) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise unavailable("too many chat templates are being rendered", "busy") from None
+        try:
+            return await self._exchange(await self._running_child(), line, self._render_s)
+        finally:
+            self._lock.release()
+
+    async def close(self) -> None:
+        """End the child; safe to call twice."""
+        child, self._child = self._child, None
+        if child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+            # The transport is closed by asyncio only when its pipes are.
+            child._transport.close()  # type: ignore[attr-defined] # noqa: SLF001 - no public way
+
+    async def _running_child(self) -> Process:
+        if self._child is not None and self._child.returncode is None:
+            return self._child
+        await self.close()
+        self._child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "terrace_runtime.api.template_child",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            limit=_MAX_LINE,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        )
+        setting = orjson.dumps(self._setting) + b"\n"
+        answer = await self._exchange(self._child, setting, START_SECONDS)
+        if "error" in answer:
+            await self.close()
+            raise _broken(str(answer["message"]))
+        return self._child
+
+    async def _exchange(self, child: Process, line: bytes, limit_s: float) -> dict[str, Any]:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            async with asyncio.timeout(limit_s):
+                child.stdin.write(line)
+                await child.stdin.drain()
+                answer = await child.stdout.readline()
+        except TimeoutError:
+            await self.close()
+            raise _broken(f"it took longer than {limit_s:g} s") from None
+        except (ConnectionError, ValueError):
+            await self.close()
+            raise _broken("its process died") from None
+        if not answer.endswith(b"\n"):
+            await self.close()
+            raise _broken("it used more memory or time than it may")
+        found: dict[str, Any] = orjson.loads(answer)
+        return found
+
+
+def _broken(why: str) -> ApiError:
+    return ApiError(
+        500,
+        f"the model's chat template failed: {why}; /v1/completions works without it",
+        code="chat_template_error",
+    )

@@ -1,0 +1,108 @@
+"""Every error answer of the runtime, in OpenAI's shape.
+
+Owns: ApiError, its JSON, and the translation of foreign errors. Does not own: when they happen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import orjson
+from starlette.responses import Response
+
+from terrace_runtime.engine.request import EngineError, InvalidRequestError, QueueFullError
+
+if TYPE_CHECKING:
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+
+_TYPES: Final = {401: "authentication_error", 429: "rate_limit_error"}
+_SERVER_ERRORS: Final = 500
+_UNAVAILABLE: Final = 503
+
+
+class ApiError(Exception):
+    """An answer that is not 2xx; raised anywhere before the response has started."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        """``message`` is for the client: it names the field, the limit and the way out."""
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+    @property
+    def outcome(self) -> str:
+        """The metric label: our own code, or that the request itself is at fault."""
+        return self.code or "invalid_request"
+
+    def body(self) -> bytes:
+        """``{"error": {message, type, param, code}}``."""
+        kind = _TYPES.get(self.status)
+        if kind is None:
+            kind = "server_error" if self.status >= _SERVER_ERRORS else "invalid_request_error"
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return orjson.dumps({"error": error})
+
+    def response(self) -> Response:
+        """The whole answer."""
+        wait = self.retry_after_s
+        headers = {} if wait is None else {"retry-after": str(max(1, min(wait, 120)))}
+        return Response(self.body(), self.status, headers, media_type="application/json")
+
+    def event(self) -> bytes:
+        """One SSE event that makes clients raise; the stream ends after it, without [DONE]."""
+        return b"data: " + self.body() + b"\n\n"
+
+
+def unavailable(message: str, code: str, retry_after_s: int = 5) -> ApiError:
+    """503: nothing is wrong with the request, another replica or a later time will do."""
+    return ApiError(_UNAVAILABLE, message, code=code, retry_after_s=retry_after_s)
+
+
+def from_engine(error: QueueFullError | InvalidRequestError | EngineError) -> ApiError:
+    """What an engine's refusal means on the wire."""
+    if isinstance(error, QueueFullError):
+        return ApiError(
+            429,
+            f"{error.waiting} requests wait already; try again later",
+            code="queue_full",
+            retry_after_s=error.retry_after_s,
+        )
+    if isinstance(error, InvalidRequestError):
+        code = "context_length_exceeded" if "context" in str(error) else None
+        return ApiError(400, str(error), param=error.param, code=code)
+    return ApiError(_SERVER_ERRORS, f"the engine failed: {error}", code="engine_error")
+
+
+async def on_api_error(_: Request, error: Exception) -> Response:
+    """Answer an ApiError."""
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Answer the router's own 404 and 405."""
+    found: HTTPException = error  # type: ignore[assignment] - registered for this type alone
+    message = {
+        404: f"there is no {request.url.path[:200]} here",
+        405: f"{request.method[:16]} is not possible on {request.url.path[:200]}",
+    }.get(found.status_code, str(found.detail))
+    response = ApiError(found.status_code, message, code="not_found").response()
+    if found.headers:
+        response.headers.update(found.headers)
+    return response
+
+
+async def on_crash(_: Request, __: Exception) -> Response:
+    """Answer what nobody foresaw; the traceback is in the log, not on the wire."""
+    return ApiError(_SERVER_ERRORS, "internal error", code="internal_error").response()

@@ -1,0 +1,175 @@
+"""Runs one HTTP request's generations and hands their outputs out in one stream.
+
+Owns: submitting them all or none, merging, counting, and ending them when the client leaves. Does
+not own: the wire (``answer``, ``chat_wire``, ``completion_wire``) or the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from terrace_runtime.api.errors import from_engine, unavailable
+from terrace_runtime.engine.request import (
+    EngineError,
+    FinishReason,
+    InvalidRequestError,
+    QueueFullError,
+    SamplingParams,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from terrace_runtime.api.schemas import ChatBody, CompletionBody
+    from terrace_runtime.api.state import ServerState
+    from terrace_runtime.contract import RuntimeConfig
+    from terrace_runtime.engine.request import Request, RequestOutput
+
+_SEEDS = 2**32 - 1
+"""Seeds of the engine; the number itself stands for "draw one" in llama.cpp."""
+
+
+def sampling(body: ChatBody | CompletionBody, config: RuntimeConfig) -> SamplingParams:
+    """The request's own values, and the model's defaults where it has none."""
+    default = config.sampling
+    top_k = default.top_k if body.top_k is None else max(body.top_k, 0)
+    return SamplingParams(
+        temperature=_or(body.temperature, default.temperature),
+        top_p=_or(body.top_p, default.top_p),
+        top_k=top_k,
+        min_p=_or(body.min_p, default.min_p),
+        repeat_penalty=_or(body.repeat_penalty, default.repeat_penalty),
+        presence_penalty=_or(body.presence_penalty, 0.0),
+        frequency_penalty=_or(body.frequency_penalty, 0.0),
+        seed=None if body.seed is None else body.seed % _SEEDS,
+        ignore_eos=bool(body.ignore_eos),
+    )
+
+
+def max_tokens(wanted: int | None, config: RuntimeConfig) -> int | None:
+    """The smaller of what the client wants and what the model's limits allow."""
+    if not config.max_tokens:
+        return wanted
+    return config.max_tokens if wanted is None else min(wanted, config.max_tokens)
+
+
+def copies(request: Request, count: int) -> list[Request]:
+    """``count`` generations of one prompt; a given seed goes up by one for each."""
+    found = []
+    for index in range(count):
+        seed = request.sampling.seed
+        own = replace(request.sampling, seed=None if seed is None else (seed + index) % _SEEDS)
+        found.append(replace(request, id=f"{request.id}-{index}", sampling=own))
+    return found
+
+
+class Generation:
+    """All generations of one HTTP request; use as an async context manager."""
+
+    def __init__(self, state: ServerState, requests: Sequence[Request], endpoint: str) -> None:
+        """``endpoint`` is a metric label."""
+        self._state = state
+        self._requests = requests
+        self._endpoint = endpoint
+        self._streams: list[AsyncIterator[RequestOutput]] = []
+        self._meters = [state.metrics.meter(time.monotonic()) for _ in requests]
+        self._open = set(range(len(requests)))
+        self.num_prompt_tokens = 0
+        self.num_cached_tokens = 0
+        self.num_generated_tokens = 0
+        self._prompts: dict[int, tuple[int, int]] = {}
+
+    async def __aenter__(self) -> Self:
+        """Submit everything; raises ApiError, and then nothing runs."""
+        try:
+            for request in self._requests:
+                self._streams.append(self._state.engine.submit(request))
+        except (QueueFullError, InvalidRequestError, EngineError) as error:
+            refusal = from_engine(error)
+            await self._end(refusal.outcome)
+            raise refusal from error
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Abort what still runs."""
+        await self._end("abort")
+
+    async def outputs(self) -> AsyncIterator[tuple[int, RequestOutput]]:
+        """(index, output) until every generation has ended; raises ApiError when one fails."""
+        async with contextlib.aclosing(self._merged()) as merged:
+            async for index, output in merged:
+                self._count(index, output)
+                if output.finish is FinishReason.ERROR:
+                    raise from_engine(EngineError(output.error or "no reason given"))
+                if output.finish is FinishReason.ABORT:
+                    raise unavailable("this replica is shutting down", "draining", 1)
+                yield index, output
+
+    async def _merged(self) -> AsyncIterator[tuple[int, RequestOutput]]:
+        if len(self._streams) == 1:
+            async for output in _translated(self._streams[0]):
+                yield 0, output
+            return
+        queue: asyncio.Queue[tuple[int, RequestOutput] | Exception] = asyncio.Queue(maxsize=1)
+
+        async def pump(index: int, stream: AsyncIterator[RequestOutput]) -> None:
+            try:
+                async for output in _translated(stream):
+                    await queue.put((index, output))
+            except Exception as error:  # noqa: BLE001 - raised again on the other side
+                await queue.put(error)
+
+        pumps = [asyncio.create_task(pump(i, s)) for i, s in enumerate(self._streams)]
+        try:
+            while self._open:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            for task in pumps:
+                task.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+    def _count(self, index: int, output: RequestOutput) -> None:
+        if output.num_prompt_tokens:
+            self._prompts[index] = (output.num_prompt_tokens, output.num_cached_tokens)
+        prompt, cached = self._prompts.get(index, (0, 0))
+        self._meters[index].tokens(output.num_tokens, prompt)
+        self.num_generated_tokens += output.num_tokens
+        self.num_prompt_tokens = max(self.num_prompt_tokens, prompt)
+        self.num_cached_tokens = max(self.num_cached_tokens, cached)
+        stats = self._state.engine.stats
+        self._state.metrics.see_step(stats.steps, stats.batch_tokens, stats.step_seconds)
+        if output.finish is not None:
+            self._close(index, output.finish.value)
+
+    def _close(self, index: int, outcome: str) -> None:
+        self._open.discard(index)
+        self._meters[index].end()
+        self._state.metrics.count_request(self._endpoint, outcome)
+
+    async def _end(self, outcome: str) -> None:
+        for index in list(self._open):
+            self._close(index, outcome)
+            self._state.engine.abort(self._requests[index].id)
+        for stream in self._streams:
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+
+
+async def _translated(stream: AsyncIterator[RequestOutput]) -> AsyncIterator[RequestOutput]:
+    try:
+        async for output in stream:
+            yield output
+    except (InvalidRequestError, EngineError) as error:
+        raise from_engine(error) from error
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

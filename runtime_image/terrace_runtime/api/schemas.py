@@ -1,0 +1,240 @@
+"""OpenAI's request bodies as far as they are supported, every count and size bounded.
+
+Owns: parsing, limits, and refusing what is known and not supported, by name. Does not own: what a
+request does (``routes_*``). Unknown harmless fields are ignored, as OpenAI's clients expect.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from terrace_runtime.api.errors import ApiError
+
+MAX_CHOICES: Final = 8
+MAX_PROMPTS: Final = 16
+MAX_MESSAGES: Final = 4096
+MAX_PARTS: Final = 256
+MAX_STOPS: Final = 16
+MAX_STOP_CHARS: Final = 256
+MAX_TOKENS: Final = 16_777_216
+MAX_CONTAINERS: Final = 262_144
+"""Objects and arrays in one body: their memory is far more than their text."""
+
+_REFUSED_ALWAYS: Final = {
+    "chat_template": "the model's own template is used",
+    "chat_template_kwargs": "the model's own template is used",
+}
+_UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "logit_bias": (None, {}),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "web_search_options": (None,),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "grammar": (None, ""),
+    "json_schema": (None,),
+    "structured_outputs": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "use_beam_search": (None, False),
+    "continue_final_message": (None, False),
+    "stop_token_ids": (None, []),
+    "min_tokens": (None, 0),
+    "prompt_logprobs": (None, 0),
+}
+"""Known fields that would change the answer, and the values of each that change nothing."""
+
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+Count = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class StreamOptions(BaseModel):
+    """How a stream is reported."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool | None = None
+
+
+class _Body(BaseModel):
+    """What chat and completions have in common."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: str = Field(min_length=1, max_length=256)
+    max_tokens: Count | None = None
+    temperature: float | None = Field(default=None, ge=0, le=5)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, le=1_000_000)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repeat_penalty: float | None = Field(
+        default=None,
+        ge=0.1,
+        le=10,
+        validation_alias=AliasChoices("repeat_penalty", "repetition_penalty"),
+    )
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings, in whichever form they came."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+class ContentPart(BaseModel):
+    """A piece of a message; only text is supported."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: str = Field(max_length=64)
+    text: str | None = None
+
+
+class Message(BaseModel):
+    """One turn of the conversation."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS)] | None = None
+    tool_calls: list[Any] | None = None
+
+
+class ChatBody(_Body):
+    """``POST /v1/chat/completions``."""
+
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: Count | None = None
+
+    def turns(self) -> list[dict[str, str]]:
+        """The messages as chat templates take them; raises ApiError for unsupported ones."""
+        return [_turn(index, message) for index, message in enumerate(self.messages)]
+
+
+class CompletionBody(_Body):
+    """``POST /v1/completions``."""
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[
+            list[Annotated[list[TokenId], Field(min_length=1)]],
+            Field(min_length=1, max_length=MAX_PROMPTS),
+        ]
+    )
+
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """Each prompt on its own, as text or as token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [tuple(token for token in self.prompt if isinstance(token, int))]
+        found: list[str | tuple[int, ...]] = []
+        for item in self.prompt:
+            assert not isinstance(item, int)
+            found.append(item if isinstance(item, str) else tuple(item))
+        return found
+
+
+Body = TypeVar("Body", ChatBody, CompletionBody)
+
+
+def parse(kind: type[Body], raw: bytes) -> Body:
+    """The body as ``kind``; raises ApiError that names the field at fault."""
+    if raw.count(b"{") + raw.count(b"[") > MAX_CONTAINERS:
+        raise ApiError(400, f"the body holds more than {MAX_CONTAINERS} objects and arrays")
+    try:
+        body = kind.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        raise _bad_field(error) from None
+    extra = body.model_extra or {}
+    for name, why in _REFUSED_ALWAYS.items():
+        if extra.get(name) is not None:
+            raise ApiError(400, f"{name} is not accepted: {why}", param=name)
+    for name, harmless in _UNSUPPORTED.items():
+        if name in extra and not _is_one_of(extra[name], harmless):
+            raise ApiError(
+                400, f"{name} is not supported yet", param=name, code="unsupported_parameter"
+            )
+    return body
+
+
+def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:
+    # 0 == False in Python and not in JSON.
+    return any(value == item and type(value) is type(item) for item in harmless)
+
+
+def _bad_field(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    param = ""
+    for part in first["loc"]:
+        if isinstance(part, int):
+            param += f"[{part}]"
+        elif part in _TAGS or "[" in part:
+            continue  # pydantic names the branch of a union; no client knows of it.
+        else:
+            param += f".{part}" if param else part
+    what = f"{param}: {first['msg']}" if param else f"the body is not valid: {first['msg']}"
+    return ApiError(400, what, param=param or None)
+
+
+_TAGS: Final = frozenset({"str", "int", "float", "bool", "constrained-str", "none"})
+
+
+def _turn(index: int, message: Message) -> dict[str, str]:
+    where = f"messages[{index}]"
+    if message.role in ("tool", "function") or message.tool_calls:
+        raise ApiError(
+            400, f"{where}: tools are not supported yet", param=where, code="unsupported_parameter"
+        )
+    if message.content is None and message.role != "assistant":
+        raise ApiError(400, f"{where}.content is missing", param=f"{where}.content")
+    content = message.content or ""
+    if not isinstance(content, str):
+        content = "".join(
+            _part_text(f"{where}.content[{i}]", part) for i, part in enumerate(content)
+        )
+    role = "system" if message.role == "developer" else message.role
+    return {"role": role, "content": content}
+
+
+def _part_text(where: str, part: ContentPart) -> str:
+    if part.type not in ("text", "input_text", "output_text"):
+        raise ApiError(
+            400,
+            f"{where}.type {part.type!r} is not supported yet; text is",
+            param=f"{where}.type",
+            code="unsupported_parameter",
+        )
+    if part.text is None:
+        raise ApiError(400, f"{where}.text is missing", param=f"{where}.text")
+    return part.text

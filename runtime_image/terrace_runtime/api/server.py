@@ -1,0 +1,126 @@
+"""A replica's life as a process: bind, load, serve, drain, and say why it ends.
+
+Owns: uvicorn, signals, exit codes and reasons. Does not own: requests (``app``) or the engine.
+HTTP is up before the model is loaded, so that probes get answers from the first moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import uvicorn
+import uvloop
+
+from terrace_runtime.contract import EXIT_BACKEND, EXIT_ENGINE
+from terrace_runtime.engine.request import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastapi import FastAPI
+
+    from terrace_runtime.api.state import ServerState
+
+_log = structlog.get_logger("terrace_runtime.server")
+_WATCH_SECONDS: Final = 0.2
+_SAMPLE_SECONDS: Final = 0.5
+_LAST_WORDS_SECONDS: Final = 1.0
+"""After the engine's death: time for answers to reach their clients and a probe to see red."""
+_CLOSE_SECONDS: Final = 5
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why the process ends."""
+
+    code: int
+    reason: str = ""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers; ours drain first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run_server(app: FastAPI, host: str, port: int) -> Ending:
+    """Bind and serve to the end; raises OSError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=2048) as listener:
+        _log.info("listening", host=host, port=listener.getsockname()[1])
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve(app, listener))
+
+
+async def serve(app: FastAPI, listener: socket.socket) -> Ending:
+    """Serve ``app`` on a bound socket until SIGTERM, SIGINT or the engine's end."""
+    state: ServerState = app.state.server
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=_CLOSE_SECONDS,
+            limit_concurrency=None,
+            backlog=2048,
+        )
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    http = asyncio.create_task(server.serve(sockets=[listener]))
+    meter = asyncio.create_task(_sample(state))
+    try:
+        ending = await _live(state, stop, http)
+    finally:
+        meter.cancel()
+        server.should_exit = True
+        await asyncio.gather(http, meter, return_exceptions=True)
+        await state.close()
+    _log.info("stopped", code=ending.code, reason=ending.reason)
+    return ending
+
+
+async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None]) -> Ending:
+    _log.info("loading", model=state.config.model, path=state.config.model_path)
+    loading = asyncio.create_task(state.start())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({loading, stopping, http}, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            return Ending(0, "stopped while loading")
+        try:
+            loading.result()
+        except EngineError as error:
+            return Ending(EXIT_BACKEND, f"the model cannot be loaded: {error}")
+        _log.info("ready", build=state.build, note=state.template_note)
+        while not (stopping.done() or http.done()):
+            if state.engine.error:
+                _log.error("engine failed", reason=state.engine.error)
+                await asyncio.sleep(_LAST_WORDS_SECONDS)
+                return Ending(EXIT_ENGINE, f"the engine failed: {state.engine.error}")
+            await asyncio.wait({stopping, http}, timeout=_WATCH_SECONDS)
+        _log.info("draining", seconds=state.config.drain_timeout_s)
+        await state.drain()
+        return Ending(0)
+    finally:
+        for task in (loading, stopping):
+            task.cancel()
+        await asyncio.gather(loading, stopping, return_exceptions=True)
+
+
+async def _sample(state: ServerState) -> None:
+    while True:
+        state.memory.sample()
+        await asyncio.sleep(_SAMPLE_SECONDS)
