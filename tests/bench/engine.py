@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ REFERENCE = "mid-q4_0"
 PROMPT_TOKENS = 64
 GENERATED_TOKENS = 128
 CONTEXT_TOKENS = 256
+UNIT = "tokens/s"
 TARGETS = {1: 0.95, 4: 0.95, 8: 1.0, 16: 1.0}
 """Least ratio by number of streams."""
 _ROUND_TIMEOUT_S = 320
@@ -55,7 +57,16 @@ class RoundFailedError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one JSON line per case."""
+    # As an interrupt, so that both servers are ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = _parse(arguments)
+    try:
+        _print_cases(options)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+
+
+def _print_cases(options: Options) -> None:
     # The reference model first: its lines are the ones that targets are stated for.
     for model in sorted(options.models, key=lambda name: name != REFERENCE):
         for streams in options.streams:
@@ -92,20 +103,24 @@ def _parse(arguments: Sequence[str] | None) -> Options:
 def _case(model: str, streams: int, options: Options) -> dict[str, Any]:
     """The fields of one case's line but its name."""
     target = TARGETS[streams]
-    fields = {"unit": "tokens/s", "target": target}
     try:
         say(f"decode-{streams}/{model}: {options.rounds} pairs of rounds")
         pairs = _measure(model, streams, options)
     except (BuildError, ServerError, RoundFailedError, OSError) as error:
-        lost = {"ours": None, "peer": None, "ratio": None, "rounds": 0, "ok": False}
-        return {**lost, **fields, "why": str(error)}
+        lost = {"ours": None, "peer": None, "unit": UNIT, "ratio": None, "rounds": 0}
+        return {**lost, "target": target, "ok": False, "why": str(error)}
+    return {**verdict(pairs, target), "load_average": round(os.getloadavg()[0], 1)}
+
+
+def verdict(pairs: Sequence[tuple[Round, Round]], target: float) -> dict[str, Any]:
+    """What pairs of rounds, ours and the peer's, come to."""
     ours, peer = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     ratios = [_speed(mine) / _speed(theirs) for mine, theirs in pairs]
     ratio = statistics.median(ratios)
     return {
         "ours": round(statistics.median(map(_speed, ours)), 1),
         "peer": round(statistics.median(map(_speed, peer)), 1),
-        "unit": fields["unit"],
+        "unit": UNIT,
         "ratio": round(ratio, 3),
         "rounds": len(pairs),
         "target": target,
@@ -113,7 +128,6 @@ def _case(model: str, streams: int, options: Options) -> dict[str, Any]:
         "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
         "ours_ms": _latencies(ours),
         "peer_ms": _latencies(peer),
-        "load_average": round(os.getloadavg()[0], 1),
     }
 
 
