@@ -12,13 +12,18 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from terrace.local.node_client import ApiError, NodeClient
 from terrace.local.pods.ports import Data, NotReadyError, Token
-from terrace.local.pods.spec import Pod
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from terrace.local.pods.spec import Pod
 
 Json = dict[str, Any]
+Answer = TypeVar("Answer")
 
 _FORBIDDEN = 403
 _AUTHORIZER_TRIES = 10
@@ -65,7 +70,7 @@ class ApiSources:
                 "mounts no other kinds"
             )
         path = Path(place["path"])
-        if not path.is_dir():
+        if not await asyncio.to_thread(path.is_dir):
             raise NotReadyError(f'persistentvolume "{volume_name}": {path} is not a folder')
         return path
 
@@ -82,13 +87,12 @@ class ApiSources:
                 "uid": pod.uid,
             },
         }
-        try:
-            found = await self.client.create(
-                path,
-                {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec},
-            )
-        except ApiError as error:
-            raise NotReadyError(f"token of {pod.service_account}: {error}") from error
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": spec,
+        }
+        found = await _patiently(lambda: self.client.create(path, request))
         status = found["status"]
         expires = datetime.fromisoformat(status["expirationTimestamp"])
         return Token(status["token"], expires.timestamp())
@@ -97,23 +101,24 @@ class ApiSources:
         cached = self._cache.get(path)
         if cached is not None and time.monotonic() - cached[0] < _CACHE_S:
             return cached[1]
-        found = await self._read(path)
+        found = await _patiently(lambda: self.client.find(path))
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
         if found is not None:
             self._cache[path] = (time.monotonic(), found)
         return found
 
-    async def _read(self, path: str) -> Json | None:
-        """The node authorizer learns of a pod's binding a moment after we do: ask again."""
-        for tries_left in reversed(range(_AUTHORIZER_TRIES)):
-            try:
-                return await self.client.find(path)
-            except ApiError as error:
-                if error.status != _FORBIDDEN or not tries_left:
-                    raise NotReadyError(str(error)) from error
-            await asyncio.sleep(_AUTHORIZER_PAUSE_S)
-        raise AssertionError("unreachable: the last try returns or raises")
+
+async def _patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """The node authorizer learns of a pod's binding a moment after we do: ask again."""
+    for tries_left in reversed(range(_AUTHORIZER_TRIES)):
+        try:
+            return await ask()
+        except ApiError as error:
+            if error.status != _FORBIDDEN or not tries_left:
+                raise NotReadyError(str(error)) from error
+        await asyncio.sleep(_AUTHORIZER_PAUSE_S)
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def _decoded(data: Json) -> dict[str, bytes]:

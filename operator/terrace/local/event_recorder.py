@@ -74,9 +74,7 @@ class EventRecorder:
             known.count += 1
             if time.monotonic() - known.written >= _REPEAT_EVERY_S:
                 known.written = time.monotonic()
-                await self.client.patch(
-                    known.path, {"count": known.count, "lastTimestamp": stamp}
-                )
+                await self.client.patch(known.path, {"count": known.count, "lastTimestamp": stamp})
             return
         name = f"{reference['name']}.{uuid.uuid4().hex[:16]}"
         folder = f"/api/v1/namespaces/{reference['namespace']}/events"

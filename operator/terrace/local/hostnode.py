@@ -15,9 +15,9 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -35,6 +35,9 @@ from terrace.local.pods.backoff import DEFAULT_BASE_S
 from terrace.local.pods.context import Settings
 from terrace.local.pods.images import InvalidImageMapError, load_image_map
 from terrace.local.provisioner import Provisioner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _log = structlog.get_logger()
 _END_GRACE_S = 2.0
@@ -93,16 +96,26 @@ async def serve(options: argparse.Namespace, folder: Path) -> None:
         stack.push_async_callback(api.close)
         stack.push_async_callback(pods.stop_all, _END_GRACE_S)
         provisioner = Provisioner(client, events, options.name, folder / "volumes")
-        work = asyncio.gather(
-            _live(heart), pods.follow(options.name), events.send(), provisioner.serve()
-        )
-        stack.callback(work.cancel)
         await _log.ainfo("host node starts", node=options.name, port=port, folder=str(folder))
-        until = asyncio.ensure_future(ended.wait())
-        await asyncio.wait((work, until), return_when=asyncio.FIRST_COMPLETED)
-        until.cancel()
-        if work.done():
-            work.result()
+        until = asyncio.create_task(ended.wait())
+        work = [
+            asyncio.create_task(_live(heart)),
+            asyncio.create_task(pods.follow(options.name)),
+            asyncio.create_task(events.send()),
+            asyncio.create_task(provisioner.serve()),
+        ]
+        stack.push_async_callback(_cancel, [*work, until])
+        done, _ = await asyncio.wait([*work, until], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {until}:
+            # None of these ever returns: one that does has failed, and the node with it.
+            task.result()
+    await _log.ainfo("host node ended", node=options.name)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _live(heart: NodeHeart) -> None:

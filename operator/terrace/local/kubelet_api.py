@@ -9,22 +9,28 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from terrace.local.node_pods import NodePods, PodWork
 from terrace.local.pods.context import log_folder
 from terrace.local.pods.log_reader import LogOptions, read_log, runs
-from terrace.local.pods.logs import ContainerLog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from terrace.local.node_pods import NodePods, PodWork
+    from terrace.local.pods.logs import ContainerLog
 
 _UNSUPPORTED = (
     "{what} is not supported on the host node: its pods are host processes without a container"
     " runtime; use a shell on this machine, the pod's files are under its TERRACE_POD_ROOT\n"
 )
+_MAX_DIGITS = 18
+"""A number of so many digits fits 64 bits."""
 _REDIRECTED = ("exec", "attach", "portForward", "run")
 
 
@@ -105,7 +111,7 @@ class KubeletApi:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
         found = runs(folder)
         is_previous = request.query.get("previous") == "true"
-        if is_previous and len(found) < 2:  # noqa: PLR2004  this run and the one before
+        if is_previous and len(found) <= 1:
             text = f'previous terminated container "{name}" in pod "{where["pod"]}" not found\n'
             raise web.HTTPBadRequest(text=text)
         if not found:
@@ -146,7 +152,7 @@ def server_context(cert: Path, key: Path, client_ca: Path) -> ssl.SSLContext:
 
 def _number(query: Mapping[str, str], name: str) -> int:
     text = query[name]
-    if not text.isdigit() or len(text) > 18:  # noqa: PLR2004  fits 64 bits
+    if not text.isdigit() or len(text) > _MAX_DIGITS:
         raise ValueError(f"{name}: {text!r} is not a whole number")
     return int(text)
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_kube_config
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
 Json = dict[str, Any]
 
@@ -28,7 +31,6 @@ _SILENCE_S = 330.0
 """A watch that says nothing for longer than it was asked to last is dead."""
 _MAX_LINE_BYTES = 8 * 1024 * 1024
 _PAGE = 500
-_GONE = 410
 _MERGE = "application/merge-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
 
@@ -85,7 +87,7 @@ class NodeClient:
         try:
             return await self.get(path)
         except ApiError as error:
-            if error.status == 404:  # noqa: PLR2004  Not Found
+            if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
 
@@ -110,7 +112,7 @@ class NodeClient:
         try:
             await self._json("DELETE", path, {}, body)
         except ApiError as error:
-            if error.status not in {404, 409}:
+            if error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
                 raise
 
     async def list_and_watch(
@@ -167,7 +169,7 @@ class NodeClient:
                         )
                         yield Change(kind, found)
             except ApiError as error:
-                if error.status == _GONE:
+                if error.status == HTTPStatus.GONE:
                     raise GoneError from error
                 failures += 1
                 on_trouble(f"watch {path}: {error}")
@@ -194,8 +196,8 @@ class NodeClient:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(_WATCH_SECONDS),
         }
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_SILENCE_S)
-        response = await self._request("GET", path, asked, None, _MERGE, timeout)
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_SILENCE_S)
+        response = await self._request("GET", path, asked, None, _MERGE, limits)
         held = b""
         try:
             async for chunk in response.content.iter_any():
@@ -218,8 +220,8 @@ class NodeClient:
         body: Json | None = None,
         content_type: str = "application/json",
     ) -> Json:
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        response = await self._request(method, path, query, body, content_type, timeout)
+        limits = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+        response = await self._request(method, path, query, body, content_type, limits)
         try:
             found: Json = json.loads(await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -233,7 +235,7 @@ class NodeClient:
         query: Mapping[str, str],
         body: Json | None,
         content_type: str,
-        timeout: aiohttp.ClientTimeout,
+        limits: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
         url = self._host + path + (f"?{urlencode(query)}" if query else "")
         headers = {
@@ -243,10 +245,10 @@ class NodeClient:
         }
         try:
             answer = await self._client.rest_client.request(
-                method, url, headers=headers, body=body, _request_timeout=timeout
+                method, url, headers=headers, body=body, _request_timeout=limits
             )
             response: aiohttp.ClientResponse = answer.response
-            if response.status < 400:  # noqa: PLR2004  the first error status
+            if response.status < HTTPStatus.BAD_REQUEST:
                 return response
             text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -88,7 +89,7 @@ class NodeHeart:
         try:
             await self.client.patch(f"{_LEASES}/{self.name}", renewed)
         except ApiError as error:
-            if error.status != 404:  # noqa: PLR2004  Not Found: the first beat
+            if error.status != HTTPStatus.NOT_FOUND:  # the first beat
                 raise
             lease = lease_object(self.name, self._uid, datetime.now(UTC))
             await self.client.create(_LEASES, lease)

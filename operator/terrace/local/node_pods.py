@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from terrace.local.event_recorder import EventRecorder
 from terrace.local.node_client import ApiError, Change, NodeClient
 from terrace.local.pods.addresses import AddressPool, NoAddressError
-from terrace.local.pods.context import Settings
 from terrace.local.pods.pod import PodRunner
-from terrace.local.pods.ports import Sources
 from terrace.local.pods.spec import InvalidPodError, Pod, parse_pod
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from terrace.local.event_recorder import EventRecorder
+    from terrace.local.pods.context import Settings
+    from terrace.local.pods.ports import Sources
 
 Json = dict[str, Any]
 
@@ -37,6 +41,8 @@ class PodWork:
     manifest: Json
     events: EventRecorder
     runner: PodRunner | None = None
+    running: asyncio.Task[None] | None = None
+    """The runner's own task: it goes on when the writing of statuses is cancelled."""
     task: asyncio.Task[None] | None = None
     dirty: asyncio.Event = field(default_factory=asyncio.Event)
     is_gone: bool = False
@@ -117,14 +123,15 @@ class NodePods:
         work.dirty.set()
 
     async def stop_all(self, grace_s: float) -> None:
-        """Ends every process of every pod; the API keeps the pods."""
-        running = [one for one in self.work.values() if one.runner is not None]
-        await asyncio.gather(
-            *(one.runner.stop(grace_s, "the host node ends") for one in running if one.runner)
-        )
-        for one in self.work.values():
-            if one.task is not None:
-                one.task.cancel()
+        """Ends every process of every pod. The API is told nothing: the next agent goes on."""
+        tasks = [one.task for one in self.work.values() if one.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        runners = [one.runner for one in self.work.values() if one.runner is not None]
+        await asyncio.gather(*(one.stop(grace_s, "the host node ends") for one in runners))
+        running = [one.running for one in self.work.values() if one.running is not None]
+        await asyncio.gather(*running, return_exceptions=True)
 
     def _stop_if_asked(self, work: PodWork) -> None:
         meta = work.manifest["metadata"]
@@ -148,7 +155,7 @@ class NodePods:
                 work.dirty.clear()
                 if not work.is_gone:
                     await work.dirty.wait()
-        except Exception as error:  # noqa: BLE001  one pod's trouble must not end the node
+        except Exception as error:  # noqa: BLE001  one pod must not end the node
             await _log.aexception("pod work failed", pod=work.path)
             work.event("Warning", "HostNodeError", f"{type(error).__name__}: {error}")
             return
@@ -157,12 +164,12 @@ class NodePods:
         self.work.pop(work.uid, None)
 
     async def _run(self, work: PodWork) -> None:
-        pod = await self._parsed(work)
-        if pod is None:
+        admitted = await self._admitted(work)
+        if admitted is None:
             return
-        address = self._address(pod)
+        pod, address = admitted
         work.runner = PodRunner(pod, address, self.settings, self.sources, work)
-        running = asyncio.create_task(work.runner.run())
+        running = work.running = asyncio.create_task(work.runner.run())
         self._stop_if_asked(work)
         writing = asyncio.create_task(self._write_while(work, running))
         try:
@@ -179,19 +186,18 @@ class NodePods:
         earlier = (pod.manifest.get("status") or {}).get("podIP") or ""
         return self.addresses.take(earlier)
 
-    async def _parsed(self, work: PodWork) -> Pod | None:
-        """The pod, or None after its status says why it cannot run here."""
+    async def _admitted(self, work: PodWork) -> tuple[Pod, str] | None:
+        """The pod and its address, or None after its status says why it cannot run here."""
         try:
             pod = parse_pod(work.manifest)
-            if len(self.work) > self.addresses.size:
-                raise NoAddressError("no free address")
+            address = self._address(pod)
         except (InvalidPodError, NoAddressError, KeyError, ValueError) as error:
             message = f"the host node cannot run this pod: {error}"
             work.event("Warning", "HostNodeRefused", message)
             refused = {"phase": "Failed", "reason": "HostNodeRefused", "message": message}
             await self._write(work, refused)
             return None
-        return pod
+        return pod, address
 
     async def _write_while(self, work: PodWork, running: asyncio.Task[None]) -> None:
         """Keeps the API's status equal to the runner's, until the last one is written."""
@@ -210,16 +216,16 @@ class NodePods:
             dirty.cancel()
 
     async def _write(self, work: PodWork, status: Json) -> bool:
-        body = {"metadata": {"uid": work.uid}, "status": _replacing_lists(status)}
+        body = as_patch(work.uid, status)
         while not work.is_gone:
             try:
                 await self.client.patch(f"{work.path}/status", body, is_strategic=True)
             except ApiError as error:
-                if error.status in {404, 409}:
+                if error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
                     return False
                 await _log.awarning("status not written", pod=work.path, reason=str(error))
-                if error.status and error.status < 500 and error.status != 429:  # noqa: PLR2004
-                    return True
+                if error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
+                    return True  # the same again would be refused again
                 await asyncio.sleep(_RETRY_S)
             else:
                 return True
@@ -234,9 +240,19 @@ class NodePods:
             await asyncio.sleep(_RETRY_S)
 
 
-def _replacing_lists(status: Mapping[str, Any]) -> Json:
-    """podIPs and hostIPs merge by key in a strategic patch: say that ours are all there are."""
+def as_patch(uid: str, status: Mapping[str, Any]) -> Json:
+    """The strategic merge patch that makes a pod's status ours. Pure.
+
+    podIPs and hostIPs merge by key: the directive says that ours are all there are. Conditions
+    merge by type, so that others' stay: what a condition of ours no longer says is null.
+    """
     replaced = {
         key: [{"$patch": "replace"}, *status[key]] for key in ("podIPs", "hostIPs") if key in status
     }
-    return {**status, **replaced}
+    conditions = [
+        {"reason": None, "message": None, **entry} for entry in status.get("conditions") or ()
+    ]
+    return {
+        "metadata": {"uid": uid},
+        "status": {**status, **replaced, **({"conditions": conditions} if conditions else {})},
+    }

@@ -95,7 +95,7 @@ def node_object(name: str, found: Machine) -> Json:
 
 
 def node_status(found: Machine, address: str, port: int, moment: datetime, version: str) -> Json:
-    """status of the Node at ``moment``; ``port`` is the kubelet API's."""
+    """Status of the Node at ``moment``; ``port`` is the kubelet API's."""
     stamp = _timestamp(moment)
     return {
         "capacity": capacity(found),

@@ -13,12 +13,14 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from terrace.local.event_recorder import EventRecorder
 from terrace.local.node_client import ApiError, NodeClient
+
+if TYPE_CHECKING:
+    from terrace.local.event_recorder import EventRecorder
 
 Json = dict[str, Any]
 
@@ -150,9 +152,7 @@ class Provisioner:
             )
             return
         volume = volume_for(claim, storage_class, self.node, self.folder)
-        path = Path(volume["spec"]["local"]["path"])
-        path.mkdir(mode=0o777, exist_ok=True)
-        path.chmod(0o777)
+        await asyncio.to_thread(_make_folder, Path(volume["spec"]["local"]["path"]))
         try:
             await self.client.create(_VOLUMES, volume)
         except ApiError as error:
@@ -198,3 +198,9 @@ class Provisioner:
         if path != self.folder / name or not _NAME.fullmatch(name) or path.is_symlink():
             return None
         return path
+
+
+def _make_folder(path: Path) -> None:
+    """Open to every user, as a pod of any user may mount it."""
+    path.mkdir(exist_ok=True)
+    path.chmod(0o777)

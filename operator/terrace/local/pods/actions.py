@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from terrace.local.pods.processes import kill_all, members, spawn
-from terrace.local.pods.spec import Action, Json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from terrace.local.pods.spec import Action, Json
 
 _MAX_OUTPUT_BYTES = 10 * 1024
 _MAX_BODY_BYTES = 1024
@@ -73,7 +76,7 @@ async def _get(entry: Json, target: Target) -> None:
     for header in entry.get("httpHeaders") or ():
         headers[header["name"]] = header["value"]
     # Like kubelet: a probe asks whether the server answers, not who signed its certificate.
-    tls: bool | ssl.SSLContext = False if scheme == "https" else True
+    is_verified = scheme != "https"
     try:
         async with (
             aiohttp.ClientSession() as session,
@@ -81,13 +84,15 @@ async def _get(entry: Json, target: Target) -> None:
                 f"{scheme}://{address}/{path.lstrip('/')}",
                 headers=headers,
                 allow_redirects=False,
-                ssl=tls,
+                ssl=is_verified,
             ) as response,
         ):
             body = await response.content.read(_MAX_BODY_BYTES)
             if response.status not in _OK:
                 text = body.decode(errors="replace").strip()
                 raise ActionError(f"HTTP probe failed with statuscode: {response.status} {text}")
+    except aiohttp.ClientConnectorError as error:
+        raise ActionError(f"dial tcp {address}: {error.strerror}") from error
     except (aiohttp.ClientError, ValueError, OSError) as error:
         raise ActionError(f"Get {scheme}://{address}{path}: {error}") from error
 
@@ -126,4 +131,3 @@ async def _execute(command: tuple[str, ...], target: Target) -> None:
     if code:
         text = output.decode(errors="replace").strip()
         raise ActionError(f"command {command[0]!r} exited with {code}: {text}")
-

@@ -39,7 +39,7 @@ class AddressPool:
         return int(self.last) - int(self.first) + 1
 
     def take(self, preferred: str = "") -> str:
-        """``preferred`` where it is free and ours, else the next free one; raises NoAddressError."""
+        """``preferred`` if it is free and ours, else the next free one; raises NoAddressError."""
         wanted = IPv4Address(preferred) if preferred else None
         if wanted is not None and self.first <= wanted <= self.last and wanted not in self._taken:
             self._taken.add(wanted)

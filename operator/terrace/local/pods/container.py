@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from terrace.local.pods.actions import ActionError, act
 from terrace.local.pods.backoff import Backoff
-from terrace.local.pods.images import UnknownImageError
+from terrace.local.pods.images import InvalidImageMapError, UnknownImageError
 from terrace.local.pods.ports import NotReadyError
 from terrace.local.pods.run import Run, RunPlan, plan_run
 from terrace.local.pods.spec import Container, InvalidPodError, RestartPolicy
@@ -86,7 +86,7 @@ class ContainerRunner:
         while not self._stopping.is_set():
             try:
                 return await plan_run(self.container, self._context, self._number())
-            except UnknownImageError as error:
+            except (UnknownImageError, InvalidImageMapError) as error:
                 self._move(Waiting("ErrImagePull", str(error)))
                 self._context.event("Warning", "Failed", f"Failed to pull image: {error}")
                 wait_s = (
@@ -170,7 +170,8 @@ class ContainerRunner:
         self._context.event(
             "Warning",
             "BackOff",
-            f"Back-off restarting failed container {self.container.name} (exit code {ended.exit_code})",
+            f"Back-off restarting failed container {self.container.name} "
+            f"(exit code {ended.exit_code})",
         )
         await self._pause(wait_s)
 

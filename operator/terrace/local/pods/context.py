@@ -5,18 +5,21 @@ Owns: the settings of a runner, and the folders of a pod. Next: ``pod.py`` build
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from terrace.local.pods.backoff import DEFAULT_BASE_S, DEFAULT_MAX_S
-from terrace.local.pods.downward import Facts
-from terrace.local.pods.images import ImageMap
 from terrace.local.pods.logs import MAX_FILE_BYTES
-from terrace.local.pods.ports import Listener, Sources
-from terrace.local.pods.spec import Pod
-from terrace.local.pods.volumes import Volumes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from terrace.local.pods.downward import Facts
+    from terrace.local.pods.images import ImageMap
+    from terrace.local.pods.ports import Listener, Sources
+    from terrace.local.pods.spec import Pod
+    from terrace.local.pods.volumes import Volumes
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from terrace.local.pods.spec import Container, InvalidPodError, Json, Pod
 from terrace.planner.nodes import parse_quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _KEYED = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 

@@ -6,13 +6,16 @@ Next: ``kubelet_api.py`` streams it.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from terrace.local.pods.logs import ContainerLog, log_path, rfc3339_nano, rotated
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
 
 _BLOCK = 1 << 16
 _FOLLOW_TIMEOUT_S = 1.0
@@ -71,31 +74,35 @@ def render(record: bytes, options: LogOptions) -> bytes:
 async def _records(
     path: Path, options: LogOptions, live: ContainerLog | None
 ) -> AsyncIterator[bytes]:
-    files = [file.open("rb") for file in (rotated(path), path) if file.exists()]
-    try:
+    with contextlib.ExitStack() as stack:
+        files = [
+            stack.enter_context(file.open("rb")) for file in (rotated(path), path) if file.exists()
+        ]
         _seek_tail(files, options.tail_lines)
-        for file in files[:-1]:
+        for file in files:
             for record in _whole_lines(file):
                 yield record
-        while files:
-            for record in _whole_lines(files[-1]):
+        if files and options.is_following and live is not None:
+            async for record in _following(files[-1], path, live):
                 yield record
-            if not options.is_following or live is None:
-                return
-            if _has_rotated(files[-1], path):
-                for record in _whole_lines(files[-1]):
-                    yield record
-                files.append(path.open("rb"))
-                files.pop(-2).close()
-            elif live.is_closed:
-                for record in _whole_lines(files[-1]):
-                    yield record
+
+
+async def _following(file: BinaryIO, path: Path, live: ContainerLog) -> AsyncIterator[bytes]:
+    """What is written from here on, over rotations, until the run ends."""
+    current, opened = file, contextlib.ExitStack()
+    with opened:
+        while True:
+            # Looked at before reading, so that what came in between is read and not missed.
+            is_last, is_old = live.is_closed, _has_rotated(current, path)
+            for record in _whole_lines(current):
+                yield record
+            if is_old:
+                opened.close()
+                current = opened.enter_context(path.open("rb"))
+            elif is_last:
                 return
             else:
                 await live.wait_changed(_FOLLOW_TIMEOUT_S)
-    finally:
-        for file in files:
-            file.close()
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
@@ -118,28 +125,28 @@ def _has_rotated(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def _seek_tail(files: list[BinaryIO], num_lines: int | None) -> None:
+def _seek_tail(files: Sequence[BinaryIO], num_lines: int | None) -> None:
     """Places the files so that reading on gives the last ``num_lines`` lines of all together."""
     if num_lines is None:
         return
     for file in reversed(files):
-        position = file.seek(0, os.SEEK_END)
-        while position > 0 and num_lines >= 0:
-            size = min(_BLOCK, position)
-            position -= size
-            file.seek(position)
-            block = file.read(size)
-            newlines = [at for at, byte in enumerate(block) if byte == 0x0A]
-            # The newline that ends the last wanted line's predecessor is the place to start from.
-            if len(newlines) > num_lines:
-                file.seek(position + newlines[-num_lines - 1] + 1)
-                num_lines = -1
-            else:
-                num_lines -= len(newlines)
-                file.seek(position)
-        if position == 0 and num_lines >= 0:
-            file.seek(0)
-        elif num_lines == -1:
-            num_lines = -2
-        else:
-            file.seek(0, os.SEEK_END)
+        num_lines -= _seek_back(file, num_lines)
+
+
+def _seek_back(file: BinaryIO, num_lines: int) -> int:
+    """Goes back ``num_lines`` lines from the end, or to the start; returns how many it went."""
+    position, found = file.seek(0, os.SEEK_END), 0
+    while position > 0 and found <= num_lines:
+        size = min(_BLOCK, position)
+        position -= size
+        file.seek(position)
+        block = file.read(size)
+        at = len(block)
+        while found <= num_lines and (at := block.rfind(b"\n", 0, at)) >= 0:
+            found += 1
+        if found > num_lines:
+            # The newline before the first wanted line.
+            file.seek(position + at + 1)
+            return num_lines
+    file.seek(0)
+    return found

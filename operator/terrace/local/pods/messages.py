@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from terrace.local.pods.spec import Container
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from terrace.local.pods.spec import Container
 
 MAX_MESSAGE_BYTES = 4096
 _MAX_LOG_BYTES = 2048

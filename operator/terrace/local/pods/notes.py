@@ -5,9 +5,13 @@ Owns: the sentences shown as events, so that nothing is ignored in silence. Next
 
 from __future__ import annotations
 
-from terrace.local.pods.spec import Pod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from terrace.local.pods.spec import Pod
 
 _POD_FIELDS = ("hostNetwork", "hostPID", "hostIPC", "hostAliases", "dnsConfig", "runtimeClassName")
+_WRITABLE = ("persistentVolumeClaim", "hostPath", "emptyDir")
 
 
 def unheeded(pod: Pod) -> list[str]:
@@ -24,7 +28,10 @@ def unheeded(pod: Pod) -> list[str]:
             "runs as plain host processes of the node agent's user; not enforced: "
             + ", ".join(sorted(fields))
         )
-    if any(mount.is_read_only for one in pod.all_containers for mount in one.mounts):
+    mounted = {
+        mount.volume for one in pod.all_containers for mount in one.mounts if mount.is_read_only
+    }
+    if any(kind in pod.volumes.get(name, {}) for name in mounted for kind in _WRITABLE):
         notes.append("readOnly mounts are folders of this machine and not write-protected")
     if any("cpu" in one.limits for one in pod.all_containers):
         notes.append("limits.cpu is not enforced: there are no cgroups")

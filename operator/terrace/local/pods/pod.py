@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import shutil
 from dataclasses import dataclass, replace
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 from terrace.local.pods.container import ContainerRunner
 from terrace.local.pods.context import PodContext, Settings, pod_folder
@@ -21,6 +21,9 @@ from terrace.local.pods.spec import Container, InvalidPodError, Json, Pod, Resta
 from terrace.local.pods.states import Waiting, now, parse_timestamp
 from terrace.local.pods.status import Observed, earlier_view, render
 from terrace.local.pods.volumes import Volumes
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 16.0
@@ -124,9 +127,7 @@ class PodRunner:
 
     def runner(self, container: str) -> ContainerRunner | None:
         """The runner of a container by name."""
-        return next(
-            (one for one in self.init + self.main if one.container.name == container), None
-        )
+        return next((one for one in self.init + self.main if one.container.name == container), None)
 
     def _runner(
         self, container: Container, entries: dict[str, Json], *, is_init: bool

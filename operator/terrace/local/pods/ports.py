@@ -1,17 +1,20 @@
 """What a pod runner needs from outside: where its data come from and who listens.
 
-Owns: the protocols and the errors that cross them. Does not own: any implementation; the host node
-has one over the API server, ``StaticSources`` is one over values in memory (``terrace run``, tests).
+Owns: the protocols and the errors that cross them. Does not own: any implementation but
+``StaticSources`` over values in memory (``terrace run``, tests); the host node has one over the
+API server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from terrace.local.pods.spec import Pod
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from terrace.local.pods.spec import Pod
 
 Data = Mapping[str, bytes]
 """Key -> content of a ConfigMap or Secret."""
@@ -66,21 +69,21 @@ class StaticSources:
     tokens: Mapping[str, Token] = field(default_factory=dict)
     """Service account -> token."""
 
-    async def config_map(self, namespace: str, name: str) -> Data | None:  # noqa: ARG002  one namespace
+    async def config_map(self, namespace: str, name: str) -> Data | None:  # noqa: ARG002  see Sources
         """See Sources."""
         return self.config_maps.get(name)
 
-    async def secret(self, namespace: str, name: str) -> Data | None:  # noqa: ARG002  one namespace
+    async def secret(self, namespace: str, name: str) -> Data | None:  # noqa: ARG002  see Sources
         """See Sources."""
         return self.secrets.get(name)
 
-    async def claim(self, namespace: str, name: str) -> Path:  # noqa: ARG002  one namespace
+    async def claim(self, namespace: str, name: str) -> Path:  # noqa: ARG002  see Sources
         """See Sources."""
         if name not in self.claims:
             raise NotReadyError(f'persistentvolumeclaim "{name}" not found')
         return self.claims[name]
 
-    async def token(self, pod: Pod, audience: str, seconds: int) -> Token:  # noqa: ARG002  fixed
+    async def token(self, pod: Pod, audience: str, seconds: int) -> Token:  # noqa: ARG002  see Sources
         """See Sources."""
         if pod.service_account not in self.tokens:
             raise NotReadyError(f'no token for service account "{pod.service_account}"')

@@ -62,9 +62,7 @@ class ProcessStat:
 class Process:
     """A started process; ``exited`` resolves to its exit code, 128 + n after signal n."""
 
-    def __init__(
-        self, popen: subprocess.Popen[bytes], on_output: OnOutput
-    ) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], on_output: OnOutput) -> None:
         self._popen = popen
         self._on_output = on_output
         self._loop = asyncio.get_running_loop()
@@ -181,7 +179,7 @@ def read_stat(pid: int) -> ProcessStat | None:
 
 def all_processes() -> list[ProcessStat]:
     """Every live process of the machine (zombies left out)."""
-    found = (read_stat(int(name)) for name in os.listdir(_PROC) if name.isdigit())
+    found = (read_stat(int(entry.name)) for entry in _PROC.iterdir() if entry.name.isdigit())
     return [stat for stat in found if stat is not None and stat.state not in "ZX"]
 
 
@@ -264,9 +262,9 @@ def _environ(pid: int) -> list[bytes]:
 def _children(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
-        for thread in os.listdir(_PROC / str(pid) / "task"):
+        for thread in (_PROC / str(pid) / "task").iterdir():
             with contextlib.suppress(OSError):
-                listed = (_PROC / str(pid) / "task" / thread / "children").read_bytes()
+                listed = (thread / "children").read_bytes()
                 found += [int(child) for child in listed.split()]
     return found
 

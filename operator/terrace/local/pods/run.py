@@ -10,23 +10,26 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from signal import SIGTERM
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from terrace.local.pods import leftovers, processes
 from terrace.local.pods.actions import ActionError, Target, act
-from terrace.local.pods.context import PodContext
 from terrace.local.pods.environment import environment, expand, references
 from terrace.local.pods.logs import ContainerLog, Stream, log_path, prune
 from terrace.local.pods.messages import termination_message
 from terrace.local.pods.probes import ProbeKind, ProbeMachine
-from terrace.local.pods.spec import Container, Probe
 from terrace.local.pods.states import OOM_KILLED, Terminated, now
 from terrace.local.pods.volumes import lay_out
 from terrace.planner.nodes import parse_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from terrace.local.pods.context import PodContext
+    from terrace.local.pods.spec import Container, Probe
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Of the agent's own environment, all that a container sees."""
@@ -52,7 +55,8 @@ class RunPlan:
 class SetReady(Protocol):
     """Takes the readiness probe's verdict."""
 
-    def __call__(self, *, is_ready: bool) -> None: ...
+    def __call__(self, *, is_ready: bool) -> None:
+        """Acts on it."""
 
 
 async def plan_run(container: Container, context: PodContext, number: int) -> RunPlan:

@@ -6,11 +6,9 @@ the agent. Does not own: writing it anywhere. Next: ``pod.py``; the host node pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
-from terrace.local.pods.spec import Json, Pod
 from terrace.local.pods.states import (
     SIGKILL_EXIT,
     Running,
@@ -21,6 +19,12 @@ from terrace.local.pods.states import (
     parse_timestamp,
     timestamp,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from terrace.local.pods.spec import Json, Pod
 
 _LOST_MESSAGE = "the host node's agent ended, and its pods' processes with it"
 
@@ -35,7 +39,6 @@ class Observed:
     pod_ip: str
     host_ip: str
     started_at: datetime
-    is_stopping: bool = False
     failure: tuple[str, str] | None = None
     """Reason and message of a pod that failed as a whole (DeadlineExceeded, InvalidPod)."""
 
@@ -44,7 +47,12 @@ def phase(pod: Pod, observed: Observed) -> str:
     """Pending, Running, Succeeded or Failed, by kubelet's rules."""
     if observed.failure and all(_is_over(view) for view in observed.main):
         return "Failed"
-    lost = [view for view in observed.init if view.is_final and not _succeeded(view)]
+    sidecars = {container.name for container in pod.init_containers if container.is_sidecar}
+    lost = [
+        view
+        for view in observed.init
+        if view.is_final and not _succeeded(view) and view.name not in sidecars
+    ]
     if lost and not any(isinstance(view.state, Running) for view in observed.main):
         return "Failed"
     if observed.main and all(view.is_final for view in observed.main):
@@ -57,7 +65,7 @@ def phase(pod: Pod, observed: Observed) -> str:
 
 
 def render(pod: Pod, observed: Observed, earlier: Iterable[Json], moment: datetime) -> Json:
-    """The whole status; ``earlier`` conditions keep their transition times where they still hold."""
+    """The whole status; conditions that hold as in ``earlier`` keep their transition times."""
     status: Json = {
         "phase": phase(pod, observed),
         "conditions": _conditions(pod, observed, list(earlier), moment),
@@ -68,6 +76,9 @@ def render(pod: Pod, observed: Observed, earlier: Iterable[Json], moment: dateti
         "initContainerStatuses": [container_status(view) for view in observed.init],
         "containerStatuses": [container_status(view) for view in observed.main],
     }
+    generation = pod.manifest["metadata"].get("generation")
+    if generation:
+        status["observedGeneration"] = generation
     if observed.pod_ip:
         status |= {"podIP": observed.pod_ip, "podIPs": [{"ip": observed.pod_ip}]}
     if observed.failure:
@@ -148,17 +159,13 @@ def _conditions(pod: Pod, observed: Observed, earlier: list[Json], moment: datet
     unready_why = _why("PodCompleted" if over else "ContainersNotReady", "unready", unready)
     initialized_why = _why("ContainersNotInitialized", "incomplete", pending)
     gate_why = ("ReadinessGatesNotReady", f"conditions not True: {', '.join(waiting_gates)}")
+    ready_why = gate_why if ready else unready_why
+    is_ready = ready and not waiting_gates
     return [
-        _condition("PodScheduled", True, ("", ""), earlier, moment),
-        _condition("Initialized", observed.is_initialized, initialized_why, earlier, moment),
-        _condition("ContainersReady", ready, unready_why, earlier, moment),
-        _condition(
-            "Ready",
-            ready and not waiting_gates,
-            gate_why if ready else unready_why,
-            earlier,
-            moment,
-        ),
+        _condition("PodScheduled", ("", ""), earlier, moment, holds=True),
+        _condition("Initialized", initialized_why, earlier, moment, holds=observed.is_initialized),
+        _condition("ContainersReady", unready_why, earlier, moment, holds=ready),
+        _condition("Ready", ready_why, earlier, moment, holds=is_ready),
     ]
 
 
@@ -168,11 +175,7 @@ def _why(reason: str, what: str, names: list[str]) -> tuple[str, str]:
 
 
 def _condition(
-    kind: str,
-    holds: bool,
-    why: tuple[str, str],
-    earlier: list[Json],
-    moment: datetime,  # noqa: FBT001  the condition itself
+    kind: str, why: tuple[str, str], earlier: list[Json], moment: datetime, *, holds: bool
 ) -> Json:
     entry: Json = {"type": kind, "status": "True" if holds else "False"}
     if not holds:

@@ -11,14 +11,17 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from terrace.local.pods.downward import Facts, field_value, resource_value
 from terrace.local.pods.environment import expand
 from terrace.local.pods.files import File, is_inside, publish
 from terrace.local.pods.ports import Data, NotReadyError, Sources, Token
 from terrace.local.pods.spec import Container, InvalidPodError, Json, Mount, Pod
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _TOKEN_SECONDS = 3600
 _TOKEN_RENEW_AT = 0.8
