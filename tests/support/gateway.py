@@ -1,31 +1,40 @@
-"""A gateway in this process on a real socket, replicas that follow a script, and object builders."""
+"""A gateway in this process on a real socket, replicas that follow a script, object builders."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from joserfc import jws
+from joserfc.jwk import OKPKey
 
 from terrace.api import names
 from terrace.gateway.app import Gateway
-from terrace.gateway.identity import Signer
+from terrace.gateway.identity import ALGORITHM, Signer
 from terrace.gateway.limits import Admission, Limits
 from terrace.gateway.metrics import Metrics
 from terrace.gateway.proxy import Proxy
 from terrace.gateway.registry import Registry
 from terrace.gateway.routing import Router
-from terrace.gateway.server import make_server
+from terrace.gateway.server import make_server, serve
 from terrace.gateway.upstream import make_session
+from terrace_runtime.contract import Identity
+
+if TYPE_CHECKING:
+    import uvicorn
 
 PRIVATE_KEY = bytes(range(32))
 JSON = "application/json"
+EVENTS = "text/event-stream; charset=utf-8"
 
 
 def raw_model(
@@ -51,6 +60,7 @@ def raw_pod(
     namespace: str = "default",
     address: str = "127.0.0.1",
     port: int = 8000,
+    *,
     ready: bool = True,
     deleted: bool = False,
     uid: str = "1",
@@ -175,6 +185,13 @@ class Running:
     port: int
     registry: Registry
     proxy: Proxy
+    server: uvicorn.Server
+    serving: asyncio.Task[None]
+
+    @property
+    def connections(self) -> set[Any]:
+        """The protocol of each client."""
+        return self.server.server_state.connections
 
     @property
     def url(self) -> str:
@@ -184,10 +201,14 @@ class Running:
 
 @asynccontextmanager
 async def gateway(
-    *replicas: Replica, limits: Limits | None = None, not_ready: str = "", **changes: Any
+    *replicas: Replica,
+    not_ready: str = "",
+    lame_duck_s: float = 0,
+    drain_s: float = 5,
+    **changes: Any,
 ) -> AsyncIterator[Running]:
-    """A gateway that serves the model ``demo`` from these replicas."""
-    limits = replace(limits or Limits(), **changes)
+    """A gateway that serves the model ``demo`` from these replicas; ``changes`` are of Limits."""
+    limits = replace(Limits(), **changes)
     registry = Registry()
     registry.apply_model(raw_model(message="the model file is being fetched"))
     for index, each in enumerate(replicas):
@@ -204,19 +225,23 @@ async def gateway(
             metrics,
         )
         app = Gateway(registry, proxy, metrics, lambda: not_ready)
-        server = make_server(app, limits, host="127.0.0.1", port=0, drain_timeout_s=5)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0)
+        server = make_server(app, limits, host="127.0.0.1", port=0, drain_timeout_s=drain_s)
+        serving = asyncio.create_task(serve(server, app, lame_duck_s))
+        await until(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
-            yield Running(app, port, registry, proxy)
+            yield Running(app, port, registry, proxy, server, serving)
         finally:
-            server.should_exit = server.force_exit = True
-            await serving
+            # Not uvicorn's own way out, which takes a fifth of a second.
+            serving.cancel()
+            for listener in server.servers:
+                listener.close()
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
+            await asyncio.wait({serving, *server.server_state.tasks})
 
 
-def chat(model: str = "demo", stream: bool = False, **more: Any) -> bytes:
+def chat(model: str = "demo", *, stream: bool = False, **more: Any) -> bytes:
     """A request body."""
     messages = [{"role": "user", "content": "hello"}]
     return orjson.dumps({"model": model, "messages": messages, "stream": stream} | more)
@@ -294,3 +319,21 @@ async def client(running: Running) -> AsyncIterator[Client]:
         yield Client(reader, writer)
     finally:
         writer.close()
+
+
+def verify(token: str, private_key: bytes = PRIVATE_KEY) -> Identity:
+    """What the runtime does with RuntimeConfig.trust_key."""
+    public = Ed25519PrivateKey.from_private_bytes(private_key).public_key()
+    trust_key = base64.urlsafe_b64encode(public.public_bytes_raw()).rstrip(b"=")
+    raw = base64.urlsafe_b64decode(trust_key + b"=")
+    key = OKPKey.import_key(Ed25519PublicKey.from_public_bytes(raw))
+    return Identity.model_validate_json(
+        jws.deserialize_compact(token, key, algorithms=[ALGORITHM]).payload
+    )
+
+
+async def until(true: Callable[[], object], within_s: float = 5) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(within_s):
+        while not true():  # noqa: ASYNC110 - the condition lies in code that knows no events
+            await asyncio.sleep(0.002)

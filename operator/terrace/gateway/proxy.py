@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ CLIENT_GONE = 499
 """nginx's status for a client that left; only in metrics."""
 EVENT_STREAM = "text/event-stream"
 KNOWN_NAMES_SHOWN = 5
+LAST_WORDS_S = 1.0
 
 
 @dataclass(slots=True)
@@ -54,6 +55,8 @@ class Exchange:
     model: Model | None = None
     status: int = 0
     """0: nothing was sent to the client yet."""
+    is_stream: bool = False
+    """The answer is server-sent events."""
 
     @property
     def seconds(self) -> float:
@@ -88,6 +91,11 @@ class Proxy:
         except ApiError as error:
             code = error.status
             raise
+        except asyncio.CancelledError:
+            # Only uvicorn cancels from outside, when the drain's time is over, and only waits for
+            # the end, which is near: so the client hears why instead.
+            code = 503
+            await _say_stopping(exchange)
         except ClientGoneError:
             code = CLIENT_GONE
             raise
@@ -171,8 +179,8 @@ class Proxy:
 
         So a replica that dies between the two is still a 502, which clients try again.
         """
-        streams = response.content_type == EVENT_STREAM
-        cutter = EventCutter() if streams else None
+        exchange.is_stream = response.content_type == EVENT_STREAM
+        cutter = EventCutter() if exchange.is_stream else None
         try:
             chunk = await response.content.readany()
             self.metrics.first_byte(model.key, exchange.seconds)
@@ -242,6 +250,17 @@ async def _while_client_listens(receive: Receive) -> AsyncIterator[None]:
         if gone:
             raise ClientGoneError from None
         raise
+
+
+async def _say_stopping(exchange: Exchange) -> None:
+    why = "The gateway is stopping. Send the request again."
+    if not exchange.status:
+        raise ApiError(503, why, "gateway_stopping", retry_after_s=1)
+    if exchange.is_stream:
+        # The client may not be reading.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await exchange.send(_body(error_event(why, "gateway_stopping"), more=False))
 
 
 async def _start(exchange: Exchange, response: aiohttp.ClientResponse) -> None:

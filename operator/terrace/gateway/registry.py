@@ -155,7 +155,7 @@ def parse_model(raw: Raw) -> Model:
     """Project a raw InferenceModel; what is missing or malformed counts as absent."""
     status = raw.get("status") or {}
     served = status.get("servedNames") or []
-    ready: Raw = next((c for c in status.get("conditions") or [] if c["type"] == "Ready"), {})
+    ready: Raw = next((c for c in status.get("conditions") or [] if c.get("type") == "Ready"), {})
     return Model(
         key=_key(raw),
         served_names=tuple(name for name in served if isinstance(name, str)),
@@ -169,7 +169,8 @@ def parse_endpoint(raw: Raw) -> Endpoint | None:
     metadata, status = raw["metadata"], raw.get("status") or {}
     model = (metadata.get("labels") or {}).get(names.LABEL_MODEL)
     ready = any(
-        c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or []
+        c.get("type") == "Ready" and c.get("status") == "True"
+        for c in status.get("conditions") or []
     )
     address, port = status.get("podIP"), _http_port(raw)
     if not model or not ready or metadata.get("deletionTimestamp") or not address or not port:

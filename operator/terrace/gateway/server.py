@@ -110,6 +110,7 @@ def make_server(
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),

@@ -42,7 +42,7 @@ WATCH_S = 300
 SILENCE_S = 100.0
 """A watch without so much as a bookmark for this long is dead (half-open connection)."""
 LIST_TIMEOUT_S = 60.0
-MIN_BACKOFF_S, MAX_BACKOFF_S = 0.2, 10.0
+MIN_BACKOFF_S, MAX_BACKOFF_S = 0.1, 10.0
 GONE = 410
 _ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -116,20 +116,22 @@ class Watcher:
     async def _follow(self, scope: Scope) -> None:
         failures = 0
         while True:
+            began = time.monotonic()
             try:
                 if not scope.version:
                     await self._list(scope)
                 await self._watch(scope)
-                failures = 0
             except GoneError:
                 log.info("watch too old, listing again", resource=scope.plural)
                 scope.version = ""
-            except (aiohttp.ClientError, OSError, TimeoutError, RefusedError) as error:
+            except (aiohttp.ClientError, OSError, RefusedError) as error:
                 scope.problem = str(error) or type(error).__name__
-                delay = min(MAX_BACKOFF_S, MIN_BACKOFF_S * 2 ** min(failures, 16))
-                failures += 1
                 log.warning("watch failed", resource=scope.plural, error=scope.problem)
-                await asyncio.sleep(delay * self._rng.uniform(0.5, 1))
+            # A watch that lasted ends as it should; one that ends at once, whatever it says,
+            # must not become a loop.
+            failures = 0 if time.monotonic() - began > MAX_BACKOFF_S else failures + 1
+            delay = min(MAX_BACKOFF_S, MIN_BACKOFF_S * 2 ** min(failures, 10))
+            await asyncio.sleep(delay * self._rng.uniform(0.5, 1))
 
     async def _list(self, scope: Scope) -> None:
         items: list[Raw] = []
