@@ -42,6 +42,8 @@ from terrace.controller.report import Reports, read_report
 from terrace.controller.trust import BadTrustKeyError, ensure_trust_key
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from terrace.api.names import Key
 
 log = structlog.get_logger()
@@ -65,8 +67,7 @@ async def run(config: OperatorConfig) -> int:
     """Serve until a signal (0) or until the lease is lost (3)."""
     configuration = await load_configuration()
     metrics, health, stop = Metrics(), Health(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _handle_signals(stop)
     cluster = HttpCluster(configuration, metrics)
     lease = LeaderLease(cluster, config, time.monotonic, utc_now)
 
@@ -111,7 +112,7 @@ async def _work(
     metrics: Metrics,
     health: Health,
     lease: LeaderLease,
-    connect: object,
+    connect: Callable[[], Awaitable[Connection]],
     stop: asyncio.Event,
 ) -> None:
     """All of a leader's tasks; the first that ends ends them all."""
@@ -122,6 +123,8 @@ async def _work(
     controller = Controller(context, time.monotonic, rng, metrics)
     health.is_ready = lambda: controller.is_synced
     health.refresh = controller.observe_metrics
+
+    started = asyncio.Event()
 
     def learned(model: Key) -> None:
         controller.queue.add(Item(MODEL, model))
@@ -138,7 +141,13 @@ async def _work(
             await reports.run(lambda address: read_report(session, address), learned)
 
     async def feed() -> None:
-        await run_feed(controller.see, connect, config.namespaces, stop)  # type: ignore[arg-type]
+        await run_feed(controller.see, connect, config.namespaces, started)
+        raise _StopError
+
+    async def end() -> None:
+        await started.wait()
+        _handle_signals(stop)  # kopf has put its own in place, which drain for five seconds.
+        await stop.wait()
         raise _StopError
 
     async with asyncio.TaskGroup() as group:
@@ -148,6 +157,12 @@ async def _work(
         group.create_task(ask())
         group.create_task(reconcile())
         group.create_task(feed())
+        group.create_task(end())
+
+
+def _handle_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def _start(controller: Controller) -> None:

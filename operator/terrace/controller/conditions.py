@@ -131,22 +131,23 @@ def _is_rolling(found: Findings) -> bool:
 
 
 def _stalled(found: Findings) -> Condition:
-    fetch, problem = found.fetch, found.invalid_spec or found.pool_problem
-    if problem:
-        return Condition(T.STALLED, True, Reason.INVALID_SPEC, problem)
-    if found.refused:
-        message = f"the API server refuses a child: {found.refused}"
-        return Condition(T.STALLED, True, Reason.REFUSED, message)
-    if found.foreign:
-        return Condition(T.STALLED, True, Reason.FOREIGN_OBJECT, found.foreign)
-    if fetch.failure is not None and fetch.failure.permanent:
-        cached = _cached(found)
-        return Condition(T.STALLED, True, cached.reason, cached.message)
+    problem = found.invalid_spec or found.pool_problem
     refusal = found.decision
-    if isinstance(refusal, NoPlacement) and refusal.reason == Reason.CONTEXT_TOO_LONG:
-        return Condition(T.STALLED, True, refusal.reason, refusal.message)
-    if found.claims.lost:
+    if problem:
+        why: tuple[str, str] = (Reason.INVALID_SPEC, problem)
+    elif found.refused:
+        why = (Reason.REFUSED, f"the API server refuses a child: {found.refused}")
+    elif found.foreign:
+        why = (Reason.FOREIGN_OBJECT, found.foreign)
+    elif found.fetch.failure is not None and found.fetch.failure.permanent:
+        cached = _cached(found)
+        why = (cached.reason, cached.message)
+    elif isinstance(refusal, NoPlacement) and refusal.reason == Reason.CONTEXT_TOO_LONG:
+        why = (refusal.reason, refusal.message)
+    elif found.claims.lost:
         taken = ", ".join(f"{name!r} is served by {winner}" for name, winner in found.claims.lost)
         message = f"{taken}: choose another of spec.servedNames; namespace/name works"
-        return Condition(T.STALLED, True, Reason.NAME_CONFLICT, message)
-    return Condition(T.STALLED, False, Reason.NOT_STALLED)
+        why = (Reason.NAME_CONFLICT, message)
+    else:
+        return Condition(T.STALLED, False, Reason.NOT_STALLED)
+    return Condition(T.STALLED, True, *why)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 PREFIX = f"feed.{names.GROUP}"
 PAGE_SIZE = 500
-SERVER_TIMEOUT_S = 300.0
+SERVER_TIMEOUT_S = 300
+"""Whole seconds: the API server refuses 300.0."""
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -95,16 +96,19 @@ async def run_feed(
     see: See,
     connect: Callable[[], Awaitable[Connection]],
     namespaces: tuple[str | None, ...],
-    stop: asyncio.Event,
+    started: asyncio.Event,
 ) -> None:
-    """Watch until ``stop`` is set; ends early only if kopf fails or takes a signal."""
+    """Watch until cancelled; ends early only if kopf fails or takes a signal.
+
+    ``started`` is set once kopf has put its own signal handlers in place.
+    """
     scope = [namespace for namespace in namespaces if namespace is not None]
     await kopf.operator(
         registry=make_registry(see, connect),
         settings=make_settings(),
         clusterwide=not scope,
         namespaces=scope,
-        stop_flag=stop,
+        ready_flag=started,
     )
 
 

@@ -1,0 +1,126 @@
+"""A small client for the tests of the controller, and waiting on conditions."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPException, HTTPSConnection
+from pathlib import Path
+from ssl import create_default_context
+from typing import Any
+from urllib.parse import urlsplit
+
+from terrace.controller.kinds import Kind
+
+Manifest = dict[str, Any]
+
+
+class ApiError(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(f"{status}: {body[:400]}")
+        self.status = status
+
+
+class Api:
+    """The admin's raw JSON client; one connection per thread."""
+
+    def __init__(self, server: str, pki: Path) -> None:
+        parts = urlsplit(server)
+        self._host, self._port = parts.hostname or "", parts.port or 443
+        self._tls = create_default_context(cafile=str(pki / "ca.crt"))
+        self._tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+        self._local = threading.local()
+
+    def request(
+        self, method: str, path: str, body: Manifest | None = None, content: str = ""
+    ) -> Manifest:
+        """One call; raises ApiError for anything but a success."""
+        status, data = self._send(method, path, body, content)
+        if status >= 300:
+            raise ApiError(status, data.decode(errors="replace"))
+        answer: Manifest = json.loads(data)
+        return answer
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        """One object or None."""
+        try:
+            return self.request("GET", f"{kind.path(namespace)}/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def items(self, kind: Kind, namespace: str | None = None, selector: str = "") -> list[Manifest]:
+        """All objects of a kind."""
+        query = f"?labelSelector={selector}" if selector else ""
+        found: list[Manifest] = self.request("GET", kind.path(namespace) + query)["items"]
+        return found
+
+    def create(self, kind: Kind, manifest: Manifest) -> Manifest:
+        """Create, as a user would."""
+        return self.request("POST", kind.path(manifest["metadata"].get("namespace")), manifest)
+
+    def patch(
+        self, kind: Kind, namespace: str, name: str, body: Manifest, sub: str = ""
+    ) -> Manifest:
+        """Merge patch."""
+        path = f"{kind.path(namespace)}/{name}{sub}"
+        return self.request("PATCH", path, body, "application/merge-patch+json")
+
+    def delete(self, kind: Kind, namespace: str, name: str, **options: Any) -> None:
+        """Delete; gone already is fine."""
+        try:
+            self.request("DELETE", f"{kind.path(namespace)}/{name}", options or None)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    def _send(
+        self, method: str, path: str, body: Manifest | None, content: str
+    ) -> tuple[int, bytes]:
+        headers = {"Content-Type": content or "application/json"}
+        payload = json.dumps(body) if body is not None else None
+        for attempt in (1, 2):
+            connection = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = HTTPSConnection(
+                    self._host, self._port, context=self._tls, timeout=20
+                )
+                self._local.connection = connection
+            try:
+                connection.request(method, path, payload, headers)
+                response = connection.getresponse()
+                return response.status, response.read()
+            except (HTTPException, OSError):
+                connection.close()
+                self._local.connection = None
+                if attempt == 2:
+                    raise
+        raise AssertionError
+
+
+def eventually(
+    probe: Callable[[], Any], what: str, *, timeout_s: float = 30.0, step_s: float = 0.05
+) -> Any:
+    """The probe's first truthy value; fails, saying what was waited for and what was last seen."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = probe()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {value!r}")
+        time.sleep(step_s)
+
+
+def each(values: list[Manifest], *path: str) -> Iterator[Any]:
+    """One nested field of each object."""
+    for value in values:
+        found: Any = value
+        for part in path:
+            found = found.get(part, {})
+        yield found

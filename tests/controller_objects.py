@@ -1,0 +1,112 @@
+"""Objects for the tests of the controller: models, pools, nodes, facts, outcomes.
+
+Builders: every argument says what the test is about; the rest is a plain, valid object.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from terrace.api import names
+from terrace_runtime.contract import FetchFailure, FetchOutcome, LayerRun, ModelFacts
+
+DIGEST = "d" * 64
+MODEL_PATH = f"/models/blobs/{DIGEST}.gguf"
+
+
+def facts(*, weights: int = 4_000_000, context: int = 2048, digest: str = DIGEST) -> ModelFacts:
+    """Facts of a small model of four layers; ``weights``: bytes of all layers together."""
+    layer = LayerRun(
+        count=4, weight_bytes=weights // 4, kv_heads=2, key_length=64, value_length=64
+    )
+    return ModelFacts(
+        digest=digest,
+        file_bytes=weights + 2_000_000,
+        architecture="llama",
+        name="demo",
+        quantization="Q8_0",
+        parameters=weights,
+        context_length=context,
+        embedding_length=256,
+        feed_forward_length=688,
+        heads=4,
+        vocabulary=4096,
+        layers=(layer,),
+        token_embedding_bytes=1_000_000,
+        output_bytes=1_000_000,
+        chat_template=True,
+    )
+
+
+def fetched(**values: Any) -> FetchOutcome:
+    """The outcome of a fetch that went well."""
+    return FetchOutcome(path=MODEL_PATH, facts=facts(**values))
+
+
+def not_fetched(reason: str, message: str, *, permanent: bool) -> FetchOutcome:
+    """The outcome of a fetch that failed."""
+    failure = {"reason": reason, "message": message, "permanent": permanent}
+    return FetchOutcome(failure=FetchFailure.model_validate(failure))
+
+
+def model(
+    name: str = "demo", namespace: str = "default", *, pool: str = "default", **spec: Any
+) -> dict[str, Any]:
+    """An InferenceModel; ``spec`` holds camelCase fields."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.MODEL_KIND,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"poolRef": {"name": pool}, "source": {"uri": "demo://chat"}, **spec},
+    }
+
+
+def pool(
+    name: str = "default",
+    namespace: str = "default",
+    *,
+    flavors: tuple[str, ...] = ("cpu",),
+    **spec: Any,
+) -> dict[str, Any]:
+    """An InferencePool; each flavor takes the nodes labelled ``flavor=NAME``, cpu takes all."""
+    flavor_specs = [
+        {"name": flavor, **({"nodeSelector": {"flavor": flavor}} if flavor != "cpu" else {})}
+        for flavor in flavors
+    ]
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.POOL_KIND,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"flavors": flavor_specs, "modelCache": {"size": "1Gi"}, **spec},
+    }
+
+
+def node(
+    name: str = "node-a",
+    *,
+    cpu: str = "8",
+    memory: str = "16Gi",
+    ready: bool = True,
+    labels: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """A node with that much allocatable."""
+    resources = {"cpu": cpu, "memory": memory, "pods": "500", "ephemeral-storage": "100Gi"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels or {}},
+        "spec": {},
+        "status": {
+            "capacity": resources,
+            "allocatable": resources,
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+        },
+    }
+
+
+def condition(obj: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The condition of that type; empty when there is none."""
+    for entry in (obj.get("status") or {}).get("conditions") or ():
+        if entry["type"] == kind:
+            return dict(entry)
+    return {}
