@@ -8,6 +8,7 @@ sequence's cells hold, so a lost, doubled or foreign cell changes the answer. Ne
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -74,6 +75,8 @@ class FakeBackend(Backend):
     """Cells in all; None: parallel x context, as many as the engine can ever use."""
     eos_odds: int = _EOS_ODDS
     load_error: str = ""
+    load_signal: int = 0
+    """Sent to our own process while loading, as a build for another CPU does with SIGILL."""
 
     def __post_init__(self) -> None:
         self.decodes = 0
@@ -105,6 +108,8 @@ class FakeBackend(Backend):
 
     @override
     def load(self, config: RuntimeConfig) -> None:
+        if self.load_signal:
+            signal.raise_signal(self.load_signal)
         if self.load_error:
             raise BackendError(self.load_error)
         self._config = config

@@ -45,7 +45,11 @@ def main(fd: int) -> int:
     if start is None:
         return 0
     config = RuntimeConfig.model_validate(start["config"])
-    backend = _backend(start["backend"], start["arguments"])
+    try:
+        backend = _backend(start["backend"], start["arguments"])
+    except Exception as error:  # noqa: BLE001 - a library that does not load has many ways to say so
+        emit(Failed(f"the backend {start['backend']} cannot be imported: {error}"))
+        return EXIT_BACKEND
     backend.on_abort(lambda words: emit(Failed(f"llama.cpp aborted: {words}")))
     runner = EngineRunner(backend, config, emit)
     runner.start()

@@ -170,6 +170,10 @@ class EngineCore:
         self._backend.batch.extend([0], slot, cells, output=False)
         self._filler_cells[slot] = cells + 1
 
+    def _drop_fillers(self) -> None:
+        for slot in list(self._filler_cells):
+            self._drop_filler(slot)
+
     def _drop_filler(self, slot: int) -> None:
         if self._filler_cells.pop(slot, 0):
             self._backend.seq_rm(slot)
@@ -203,8 +207,7 @@ class EngineCore:
 
     def _make_room(self, plan: BatchPlan) -> list[RequestOutput]:
         """KV is full and nothing was computed: preempt whom it hurts least, the last one ends."""
-        for slot in list(self._filler_cells):
-            self._drop_filler(slot)
+        self._drop_fillers()
         if len(self._running) > 1:
             self._preempt(max(self._running, key=lambda one: (one.priority, one.order)))
             self._is_full = True
@@ -240,6 +243,8 @@ class EngineCore:
             self._backend.seq_rm(sequence.slot)
         if sequence.sampler is not None:
             sequence.sampler.close()
+        if not self._running:
+            self._drop_fillers()
         self._shares.leave(sequence.tenant)
         self._is_full = False
         return output

@@ -50,6 +50,7 @@ class EngineFrontend(ABC):
         self._is_draining = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._dead = asyncio.Event()
         self._started_at: dict[str, float] = {}
         self._service_s = 0.0
         self._events = 0
@@ -73,6 +74,11 @@ class EngineFrontend(ABC):
     @property
     def error(self) -> str:
         """Why the engine is dead; empty while it lives."""
+        return self._error
+
+    async def until_dead(self) -> str:
+        """Wait until the engine is dead; gives ``error``. A server ends its process then."""
+        await self._dead.wait()
         return self._error
 
     async def start(self) -> None:
@@ -175,6 +181,7 @@ class EngineFrontend(ABC):
         if self._error:
             return
         self._error = reason
+        self._dead.set()
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(EngineError(reason))
         self._end_all(FinishReason.ERROR, reason)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, cast
 
+from terrace_runtime.backend.selfcheck import epitaph
 from terrace_runtime.engine.frontend import EngineFrontend
 from terrace_runtime.engine.messages import FrameReader, decode_event, encode_commands, frame
 
@@ -26,17 +26,6 @@ if TYPE_CHECKING:
 
 LLAMA_BACKEND = "terrace_runtime.backend.llama:LlamaBackend"
 _EXIT_S = 5.0
-_REBUILD = (
-    "this build of llama.cpp uses instructions that this CPU lacks. Rebuild it for this machine: "
-    'CMAKE_ARGS="-DGGML_NATIVE=OFF" pip install --force-reinstall --no-binary llama-cpp-python '
-    "llama-cpp-python==0.3.36"
-)
-_HINTS = {
-    signal.SIGILL: _REBUILD,
-    signal.SIGKILL: "out of memory, or someone killed it",
-    signal.SIGABRT: "llama.cpp gave up; its last words are in the log",
-    signal.SIGSEGV: "llama.cpp crashed",
-}
 
 
 class ChildEngine(EngineFrontend):
@@ -97,7 +86,7 @@ class ChildEngine(EngineFrontend):
             self._burial = asyncio.get_running_loop().create_task(self._bury(self._process))
 
     async def _bury(self, process: subprocess.Popen[bytes]) -> None:
-        self._fail(_epitaph(await asyncio.to_thread(_reap, process)))
+        self._fail(f"the engine process {epitaph(await asyncio.to_thread(_reap, process))}")
 
     def broken(self, reason: str) -> None:
         """The child sent what it must not."""
@@ -151,11 +140,3 @@ def _reap(process: subprocess.Popen[bytes]) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
-
-
-def _epitaph(returncode: int) -> str:
-    if returncode >= 0:
-        return f"the engine process ended with exit code {returncode}"
-    number = signal.Signals(-returncode)
-    hint = _HINTS.get(number)
-    return f"the engine process was ended by {number.name}" + (f": {hint}" if hint else "")

@@ -1,0 +1,189 @@
+"""Builders for tests of the engine: configurations, requests, and a core on the fake backend."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import terrace_runtime
+from terrace_runtime.backend.fake import FakeBackend
+from terrace_runtime.contract import RuntimeConfig
+from terrace_runtime.engine.core import EngineCore
+from terrace_runtime.engine.intake import check_request, make_sequence
+from terrace_runtime.engine.request import (
+    FinishReason,
+    PromptPart,
+    Request,
+    RequestOutput,
+    SamplingParams,
+)
+
+if TYPE_CHECKING:
+    from terrace_runtime.engine.client import EngineClient
+
+DEMO = Path(terrace_runtime.__file__).parent / "demo"
+GREEDY = SamplingParams(temperature=0)
+FAKE = "terrace_runtime.backend.fake:FakeBackend"
+
+
+def runtime_config(**changes: Any) -> RuntimeConfig:
+    """A small engine on the demo model."""
+    values: dict[str, Any] = {
+        "model": "chat",
+        "served_names": ("chat",),
+        "model_path": str(DEMO / "chat.gguf"),
+        "model_digest": "0" * 64,
+        "context_tokens": 256,
+        "parallel": 4,
+        "batch_tokens": 64,
+        "prefill_tokens": 16,
+    }
+    return RuntimeConfig.model_validate(values | changes)
+
+
+def text_request(name: str, text: str = "hello", **changes: Any) -> Request:
+    """A greedy request for ``text``."""
+    values: dict[str, Any] = {"sampling": GREEDY, "max_tokens": 24, "add_bos": False}
+    return Request(id=name, prompt=(PromptPart(text),), **(values | changes))
+
+
+def random_request(name: str, chance: random.Random, **changes: Any) -> Request:
+    """A request with a prompt, sampling and bounds drawn from ``chance``."""
+    text = "".join(chance.choice("abcdefgh é雪") for _ in range(chance.randint(1, 60)))
+    heat = chance.choice([0.0, 0.7])
+    values: dict[str, Any] = {
+        "sampling": SamplingParams(temperature=heat, seed=chance.randrange(1000)),
+        "max_tokens": chance.choice([1, 3, 20, None]),
+        "stop": chance.choice([(), ("th", "llama"), ("zz",)]),
+        "tenant": chance.choice(["", "a", "b"]),
+        "priority": chance.choice([0, 1]),
+    }
+    return text_request(name, text, **(values | changes))
+
+
+@dataclass
+class Clock:
+    """Seconds that pass when told."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Answer:
+    """All that one request got."""
+
+    text: str = ""
+    num_tokens: int = 0
+    ends: list[RequestOutput] = field(default_factory=list)
+
+    def add(self, output: RequestOutput) -> None:
+        """Append an output; nothing may come after the end."""
+        assert not self.ends, f"an output after the end: {output}"
+        self.text += output.text
+        self.num_tokens += output.num_tokens
+        if output.finish is not None:
+            self.ends.append(output)
+
+    @property
+    def finish(self) -> FinishReason:
+        """The one reason."""
+        assert len(self.ends) == 1, f"{len(self.ends)} ends"
+        reason = self.ends[0].finish
+        assert reason is not None
+        return reason
+
+    @property
+    def facts(self) -> tuple[str, int, FinishReason]:
+        """What must not depend on who else runs."""
+        return self.text, self.num_tokens, self.finish
+
+
+class CoreDriver:
+    """An EngineCore on a fake backend, stepped by the test; every request is followed."""
+
+    def __init__(self, config: RuntimeConfig, backend: FakeBackend | None = None) -> None:
+        self.config = config
+        self.backend = backend or FakeBackend()
+        self.backend.load(config)
+        self.clock = Clock()
+        seeds = random.Random(0)
+        self.core = EngineCore(
+            self.backend, config, clock=self.clock, draw_seed=lambda: seeds.randrange(2**31)
+        )
+        self.answers: dict[str, Answer] = {}
+        self.steps = 0
+
+    def submit(self, *requests: Request) -> None:
+        """Queue requests, as the intake does."""
+        for request in requests:
+            check_request(request, self.backend.info.vocabulary, self.config)
+            sequence = make_sequence(request, self.backend, self.core.table, self.config)
+            self.answers[request.id] = Answer()
+            self.core.add(sequence)
+
+    def step(self) -> list[RequestOutput]:
+        """One step; its outputs go to their answers."""
+        self.steps += 1
+        self.clock.now += 0.01
+        outputs = self.core.step()
+        assert len({output.id for output in outputs}) == len(outputs), "one output per step"
+        for output in outputs:
+            self.answers[output.id].add(output)
+        return outputs
+
+    def run(self, max_steps: int = 5_000) -> dict[str, Answer]:
+        """Step until nothing is left to do."""
+        while self.core.has_work:
+            self.step()
+            assert self.steps < max_steps, "the engine does not come to an end"
+        return self.answers
+
+
+def alone(request: Request, config: RuntimeConfig) -> Answer:
+    """What ``request`` gets from an engine of its own."""
+    driver = CoreDriver(config)
+    driver.submit(request)
+    return driver.run()[request.id]
+
+
+async def answer_of(engine: EngineClient, request: Request) -> Answer:
+    """Read one request's outputs to the end."""
+    answer = Answer()
+    async for output in engine.submit(request):
+        answer.add(output)
+    return answer
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation of the demo model and its verified answer."""
+
+    prompt: tuple[PromptPart, ...]
+    answer: str
+
+    def request(self, name: str) -> Request:
+        """A greedy request for it."""
+        return Request(id=name, prompt=self.prompt, sampling=GREEDY, add_bos=False)
+
+
+def conversations() -> list[Conversation]:
+    """The verified conversations without tools, rendered as ChatML by hand."""
+    found = []
+    for case in json.loads((DEMO / "verified.json").read_text()):
+        messages = case["messages"]
+        if case.get("tools") or any(one["role"] == "tool" for one in messages):
+            continue
+        prompt: list[PromptPart] = []
+        for message in messages:
+            prompt.append(PromptPart(f"<|im_start|>{message['role']}\n", special=True))
+            prompt.append(PromptPart(message["content"]))
+            prompt.append(PromptPart("<|im_end|>\n", special=True))
+        prompt.append(PromptPart("<|im_start|>assistant\n", special=True))
+        found.append(Conversation(tuple(prompt), case["answer"]))
+    return found

@@ -1,0 +1,88 @@
+"""What the backend asks of the machine: threads, llama.cpp's log, and whether the build fits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from terrace_runtime.backend import BackendError
+from terrace_runtime.backend.cpu import usable_threads
+from terrace_runtime.backend.loadlog import LoadLog
+from terrace_runtime.backend.selfcheck import check_build
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALL = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "threads"),
+    [
+        ("max 100000", "max 100000", ALL),
+        ("50000 100000", "max 100000", 1),
+        ("max 100000", "100000 100000", 1),
+        ("100000000 100000", "max 100000", ALL),
+        ("nonsense", "also", ALL),
+    ],
+)
+def test_the_tightest_cgroup_quota_bounds_the_threads(
+    tmp_path: Path, inner: str, outer: str, threads: int
+) -> None:
+    (tmp_path / "pod" / "container").mkdir(parents=True)
+    (tmp_path / "pod" / "cpu.max").write_text(outer)
+    (tmp_path / "pod" / "container" / "cpu.max").write_text(inner)
+    membership = tmp_path / "membership"
+    membership.write_text("12:devices:/x\n0::/pod/container\n")
+    assert usable_threads(tmp_path, membership) == threads
+
+
+def test_without_cgroups_the_affinity_mask_counts(tmp_path: Path) -> None:
+    assert usable_threads(tmp_path, tmp_path / "nothing") == ALL
+
+
+def test_buffer_sizes_are_summed_over_devices_and_kinds() -> None:
+    log = LoadLog()
+    lines = [
+        "load_tensors:   CPU_Mapped model buffer size =     2.00 MiB",
+        "load_tensors:        CUDA0 model buffer size =     6.00 MiB",
+        "llama_kv_cache:        CPU KV buffer size =     1.50 MiB",
+        "sched_reserve:        CPU compute buffer size =     3.00 MiB",
+        "llama_context:        CPU  output buffer size =     1.00 MiB",
+    ]
+    for line in lines:
+        log.add(2, line + "\n")
+    mib = 1024 * 1024
+    assert (log.weights_bytes, log.kv_bytes, log.compute_bytes) == (8 * mib, 1.5 * mib, 4 * mib)
+    assert LoadLog().kv_bytes is None
+
+
+def test_the_last_errors_are_kept_as_the_reason() -> None:
+    log = LoadLog()
+    for line in ("old", "a", "b", "c"):
+        log.add(4, line)
+    log.add(5, " and more")
+    log.add(2, "fine")
+    assert log.complaint == "b; c; and more"
+
+
+def test_this_build_of_llama_cpp_passes_its_check() -> None:
+    check_build()
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", r"SIGILL.*CPU.*Rebuild"),
+        ("import sys; sys.exit('wrong version')", r"exit code 1 \(wrong version\)"),
+        ("import threading; threading.Event().wait()", r"did not decode"),
+    ],
+)
+def test_a_build_that_fails_its_check_is_an_error_with_the_way_out(
+    program: str, message: str
+) -> None:
+    with pytest.raises(BackendError, match=message):
+        check_build([sys.executable, "-c", program], timeout_s=1)
