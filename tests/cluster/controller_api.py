@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
 from http.client import HTTPException, HTTPSConnection
-from pathlib import Path
 from ssl import create_default_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from terrace.controller.kinds import Kind
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from terrace.controller.kinds import Kind
 
 Manifest = dict[str, Any]
 
@@ -87,9 +89,7 @@ class Api:
         for attempt in (1, 2):
             connection = getattr(self._local, "connection", None)
             if connection is None:
-                connection = HTTPSConnection(
-                    self._host, self._port, context=self._tls, timeout=20
-                )
+                connection = HTTPSConnection(self._host, self._port, context=self._tls, timeout=20)
                 self._local.connection = connection
             try:
                 connection.request(method, path, payload, headers)

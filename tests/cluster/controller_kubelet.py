@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from cluster.controller_api import Api, ApiError, Manifest
-from controller_objects import fetched, node
+from support.controller_objects import fetched, node
 from terrace.api import names
 from terrace.controller.kinds import CLAIM, NODE, POD, Kind, is_deleting, labels_of
 from terrace_runtime.contract import EXIT_PERMANENT, FetchOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VOLUME = Kind("v1", "PersistentVolume", "persistentvolumes", namespaced=False)
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
@@ -49,7 +51,7 @@ class Kubelet:
             self._api.create(NODE, wanted)
         self._heartbeat(name)
 
-    def __enter__(self) -> Kubelet:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.controller_api import Api, ApiError, Manifest
 from terrace.controller.rbac import CLUSTER_RULES, NAMESPACE_RULES
-from terrace.local.cluster import LocalCluster
+
+if TYPE_CHECKING:
+    from terrace.local.cluster import LocalCluster
 
 SYSTEM = "terrace-system"
 ROOT = Path(__file__).parents[2]
@@ -79,9 +81,7 @@ class Operators:
 class Operator:
     """One operator process."""
 
-    def __init__(
-        self, name: str, process: subprocess.Popen[bytes], port: int, log: Path
-    ) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.name = name
         self.process = process
         self.port = port

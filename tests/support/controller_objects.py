@@ -16,9 +16,7 @@ MODEL_PATH = f"/models/blobs/{DIGEST}.gguf"
 
 def facts(*, weights: int = 4_000_000, context: int = 2048, digest: str = DIGEST) -> ModelFacts:
     """Facts of a small model of four layers; ``weights``: bytes of all layers together."""
-    layer = LayerRun(
-        count=4, weight_bytes=weights // 4, kv_heads=2, key_length=64, value_length=64
-    )
+    layer = LayerRun(count=4, weight_bytes=weights // 4, kv_heads=2, key_length=64, value_length=64)
     return ModelFacts(
         digest=digest,
         file_bytes=weights + 2_000_000,
