@@ -116,14 +116,25 @@ def _fail(code: int, message: str) -> int:
 
 
 def _fetch(_: argparse.Namespace) -> int:
-    from terrace_runtime.models.fetch import fetch  # noqa: PLC0415 - each command loads its own
+    import stamina  # noqa: PLC0415 - each command loads its own
+    from stamina.instrumentation import RetryDetails  # noqa: PLC0415, TC002 - as above
+
+    from terrace_runtime.models.fetch import fetch  # noqa: PLC0415 - as above
     from terrace_runtime.models.progress import ProgressReporter  # noqa: PLC0415 - as above
 
     try:
         spec = FetchSpec.model_validate_json(os.environ.get("TERRACE_FETCH", ""))
     except ValidationError as error:
         return _fail(EXIT_BAD_CONFIG, f"TERRACE_FETCH is not a FetchSpec: {_first_error(error)}")
-    outcome = asyncio.run(fetch(spec, ProgressReporter(_print_progress)))
+    reporter = ProgressReporter(_print_progress)
+
+    def on_retry(details: RetryDetails) -> None:
+        sys.stderr.write(f"{details.caused_by}; next try in {details.wait_for:.0f} s\n")
+        sys.stderr.flush()
+        reporter.repeat()
+
+    stamina.instrumentation.set_on_retry_hooks([on_retry])
+    outcome = asyncio.run(fetch(spec, reporter))
     _terminate(_outcome_json(outcome))
     if outcome.failure is None:
         return 0

@@ -5,7 +5,7 @@ Owns: ApiError, its JSON, and the translation of foreign errors. Does not own: w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import orjson
 from starlette.responses import Response
@@ -92,7 +92,7 @@ async def on_api_error(_: Request, error: Exception) -> Response:
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer the router's own 404 and 405."""
-    found: HTTPException = error  # type: ignore[assignment] - registered for this type alone
+    found = cast("HTTPException", error)  # registered for this type alone
     message = {
         404: f"there is no {request.url.path[:200]} here",
         405: f"{request.method[:16]} is not possible on {request.url.path[:200]}",

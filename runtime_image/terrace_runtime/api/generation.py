@@ -22,7 +22,7 @@ from terrace_runtime.engine.request import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from terrace_runtime.api.schemas import ChatBody, CompletionBody
     from terrace_runtime.api.state import ServerState
@@ -70,16 +70,17 @@ def copies(request: Request, count: int) -> list[Request]:
 class Generation:
     """All generations of one HTTP request; use as an async context manager."""
 
-    def __init__(self, state: ServerState, requests: Sequence[Request], endpoint: str) -> None:
-        """``endpoint`` is a metric label."""
+    def __init__(
+        self, state: ServerState, requests: Sequence[Request], endpoint: str, choices: int
+    ) -> None:
+        """``endpoint`` is a metric label; each prompt stands ``choices`` times in a row."""
         self._state = state
         self._requests = requests
         self._endpoint = endpoint
         self._streams: list[AsyncIterator[RequestOutput]] = []
         self._meters = [state.metrics.meter(time.monotonic()) for _ in requests]
+        self._choices = choices
         self._open = set(range(len(requests)))
-        self.num_prompt_tokens = 0
-        self.num_cached_tokens = 0
         self.num_generated_tokens = 0
         self._prompts: dict[int, tuple[int, int]] = {}
 
@@ -98,7 +99,20 @@ class Generation:
         """Abort what still runs."""
         await self._end("abort")
 
-    async def outputs(self) -> AsyncIterator[tuple[int, RequestOutput]]:
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of all prompts, each counted once however many answers it gets."""
+        return sum(count for index, (count, _) in self._prompts.items() if self._is_first(index))
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """How many of them were not computed anew."""
+        return sum(count for index, (_, count) in self._prompts.items() if self._is_first(index))
+
+    def _is_first(self, index: int) -> bool:
+        return index % self._choices == 0
+
+    async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
         """(index, output) until every generation has ended; raises ApiError when one fails."""
         async with contextlib.aclosing(self._merged()) as merged:
             async for index, output in merged:
@@ -109,7 +123,7 @@ class Generation:
                     raise unavailable("this replica is shutting down", "draining", 1)
                 yield index, output
 
-    async def _merged(self) -> AsyncIterator[tuple[int, RequestOutput]]:
+    async def _merged(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
         if len(self._streams) == 1:
             async for output in _translated(self._streams[0]):
                 yield 0, output
@@ -138,11 +152,8 @@ class Generation:
     def _count(self, index: int, output: RequestOutput) -> None:
         if output.num_prompt_tokens:
             self._prompts[index] = (output.num_prompt_tokens, output.num_cached_tokens)
-        prompt, cached = self._prompts.get(index, (0, 0))
-        self._meters[index].tokens(output.num_tokens, prompt)
+        self._meters[index].tokens(output.num_tokens, self._prompts.get(index, (0, 0))[0])
         self.num_generated_tokens += output.num_tokens
-        self.num_prompt_tokens = max(self.num_prompt_tokens, prompt)
-        self.num_cached_tokens = max(self.num_cached_tokens, cached)
         stats = self._state.engine.stats
         self._state.metrics.see_step(stats.steps, stats.batch_tokens, stats.step_seconds)
         if output.finish is not None:

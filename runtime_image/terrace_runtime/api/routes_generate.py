@@ -57,7 +57,7 @@ async def chat(http: Request) -> Response:
     wire = ChatWire(
         answer_id, int(time.time()), body.model, state.fingerprint, wants_usage=body.wants_usage
     )
-    generation = Generation(state, copies(request, body.n or 1), "chat")
+    generation = Generation(state, copies(request, body.n or 1), "chat", body.n or 1)
     return Answer(generation, wire, stream=bool(body.stream))
 
 
@@ -91,7 +91,7 @@ async def completions(http: Request) -> Response:
     wire = CompletionWire(
         answer_id, int(time.time()), body.model, state.fingerprint, wants_usage=body.wants_usage
     )
-    generation = Generation(state, requests, "completions")
+    generation = Generation(state, requests, "completions", body.n or 1)
     return Answer(generation, wire, stream=bool(body.stream))
 
 

@@ -6,7 +6,7 @@ request does (``routes_*``). Unknown harmless fields are ignored, as OpenAI's cl
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
@@ -156,11 +156,10 @@ class CompletionBody(_Body):
         """Each prompt on its own, as text or as token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [tuple(token for token in self.prompt if isinstance(token, int))]
         found: list[str | tuple[int, ...]] = []
         for item in self.prompt:
-            assert not isinstance(item, int)
+            if isinstance(item, int):
+                return [tuple(cast("list[int]", self.prompt))]
             found.append(item if isinstance(item, str) else tuple(item))
         return found
 
@@ -212,7 +211,8 @@ _TAGS: Final = frozenset({"str", "int", "float", "bool", "constrained-str", "non
 
 def _turn(index: int, message: Message) -> dict[str, str]:
     where = f"messages[{index}]"
-    if message.role in ("tool", "function") or message.tool_calls:
+    # The result of a tool is text that the template renders; calling tools is what is missing.
+    if message.role == "function" or message.tool_calls:
         raise ApiError(
             400, f"{where}: tools are not supported yet", param=where, code="unsupported_parameter"
         )

@@ -192,7 +192,7 @@ class _Transfer:
         encoding = response.headers.get("Content-Encoding", "identity").lower()
         if encoding != "identity":
             raise FetchError("DownloadFailed", f"the source sends the file {encoding[:32]}-encoded")
-        total = _total_bytes(response, start)
+        total = _total_bytes(response)
         if response.status == _PARTIAL and not _continues(response, start):
             self._cache.discard_partial()
             raise FetchError("DownloadFailed", "the source sent a wrong range", permanent=False)
@@ -267,16 +267,22 @@ def _wait(response: aiohttp.ClientResponse) -> float | None:
     return min(max(date.timestamp() - time.time(), 0.0), _MAX_RETRY_AFTER_S)
 
 
-def _total_bytes(response: aiohttp.ClientResponse, start: int) -> int:
+def _total_bytes(response: aiohttp.ClientResponse) -> int:
     """Length of the whole file; 0 when the server does not say."""
-    length = response.content_length
-    return 0 if length is None else start + length
+    if response.status == _PARTIAL:
+        match = _content_range(response)
+        return int(match[2]) if match is not None and match[2] != "*" else 0
+    return response.content_length or 0
 
 
 def _continues(response: aiohttp.ClientResponse, start: int) -> bool:
-    text = response.headers.get("Content-Range", "")
-    match = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", text)
+    match = _content_range(response)
     return match is not None and int(match[1]) == start
+
+
+def _content_range(response: aiohttp.ClientResponse) -> re.Match[str] | None:
+    text = response.headers.get("Content-Range", "")
+    return re.fullmatch(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)", text)
 
 
 def _validator(response: aiohttp.ClientResponse) -> str:

@@ -34,6 +34,7 @@ class ProgressReporter:
         self._stage: Stage | None = None
         self._last = float("-inf")
         self._samples: deque[tuple[float, int]] = deque()
+        self._latest: FetchProgress | None = None
 
     def report(self, stage: Stage, done: int, total: int) -> None:
         """Note ``done`` of ``total`` bytes (0: unknown); a new stage is told at once."""
@@ -49,15 +50,19 @@ class ProgressReporter:
             self._samples.popleft()
         rate = self._rate()
         left = int((total - done) / rate) if rate and total >= done else None
-        self._emit(
-            FetchProgress(
-                stage=stage,
-                done_bytes=done,
-                total_bytes=total,
-                bytes_per_second=rate,
-                seconds_left=left if total else None,
-            )
+        self._latest = FetchProgress(
+            stage=stage,
+            done_bytes=done,
+            total_bytes=total,
+            bytes_per_second=rate,
+            seconds_left=left if total else None,
         )
+        self._emit(self._latest)
+
+    def repeat(self) -> None:
+        """Say the last line again: it must stay the log's last one after other words."""
+        if self._latest is not None:
+            self._emit(self._latest)
 
     def _rate(self) -> int:
         (start, first), (end, last) = self._samples[0], self._samples[-1]
