@@ -34,11 +34,11 @@ class ApiClient:
         """Whether all of the server's own checks pass."""
         return self.get("/readyz")[0] == http.HTTPStatus.OK
 
-    def apply(self, path: str, manifest: dict[str, Any]) -> int:
-        """Server-side apply of one object at its own path; returns the status."""
+    def apply(self, path: str, manifest: dict[str, Any]) -> tuple[int, Any]:
+        """Server-side apply of one object at its own path."""
         query = "?fieldManager=terrace-local&force=true"
         body = json.dumps(manifest).encode()
-        return self._request("PATCH", path + query, body, "application/apply-patch+yaml")[0]
+        return self._request("PATCH", path + query, body, "application/apply-patch+yaml")
 
     def _request(
         self, method: str, path: str, body: bytes | None, content_type: str

@@ -24,8 +24,6 @@ NODE = "node"
 PORTS = ("etcd", "etcd-peer", "apiserver", "controller-manager", "scheduler")
 NODE_NAME = "host"
 SERVICE_RANGE = "10.96.0.0/16"
-STORAGE_CLASS = "terrace-local"
-PROVISIONER = "terrace.dev/local"
 
 # EndpointSlice validation refuses loopback addresses, which is all that pods have here: these
 # controllers could only fail, over and over. No kube-proxy reads their slices anyway.
@@ -212,19 +210,3 @@ def _node(layout: Layout) -> list[str]:
 def _emulated(layout: Layout) -> list[str]:
     version = layout.options.emulated_version
     return [f"--emulated-version={version}"] if version else []
-
-
-def storage_class() -> dict[str, object]:
-    """The default StorageClass: folders of this machine, made when a pod needs them."""
-    return {
-        "apiVersion": "storage.k8s.io/v1",
-        "kind": "StorageClass",
-        "metadata": {
-            "name": STORAGE_CLASS,
-            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
-        },
-        "provisioner": PROVISIONER,
-        "reclaimPolicy": "Delete",
-        "volumeBindingMode": "WaitForFirstConsumer",
-        "allowVolumeExpansion": True,
-    }

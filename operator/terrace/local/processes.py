@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,13 +40,15 @@ def spawn(argv: list[str], log: Path, env: Mapping[str, str], held_fd: int | Non
     if held_fd is not None:
         actions.append((os.POSIX_SPAWN_DUP2, held_fd, _HELD_FD))
     pid = os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True)
-    return ProcessRecord(pid=pid, start_ticks=_start_ticks(pid) or 0, boot_id=_boot_id())
+    return _record(pid)
 
 
 def is_alive(record: ProcessRecord) -> bool:
-    """Whether that very process still runs (a zombie does not)."""
-    _reap(record.pid)
-    return record.boot_id == _boot_id() and _start_ticks(record.pid) == record.start_ticks
+    """Whether that very process still runs, if only with one last thread."""
+    stat = _stat(record.pid)
+    if stat is None or stat.start_ticks != record.start_ticks or record.boot_id != _boot_id():
+        return False
+    return stat.state not in "ZX" or not _is_finished(record.pid, stat)
 
 
 def stop(records: Iterable[ProcessRecord], grace_s: float) -> None:
@@ -62,12 +65,15 @@ def left_behind(root: Path) -> list[ProcessRecord]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid() and _is_marked(entry, root):
-            ticks = _start_ticks(int(entry.name))
-            if ticks is not None:
-                found.append(
-                    ProcessRecord(pid=int(entry.name), start_ticks=ticks, boot_id=_boot_id())
-                )
+            record = _record(int(entry.name))
+            if is_alive(record):
+                found.append(record)
     return found
+
+
+def _record(pid: int) -> ProcessRecord:
+    stat = _stat(pid)
+    return ProcessRecord(pid=pid, start_ticks=stat.start_ticks if stat else 0, boot_id=_boot_id())
 
 
 def _is_marked(entry: Path, root: Path) -> bool:
@@ -112,20 +118,29 @@ def _signal(record: ProcessRecord, number: signal.Signals) -> bool:
         os.close(fd)
 
 
-def _reap(pid: int) -> None:
-    """Collect it if it is our own child; otherwise its new parent does."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+@dataclass(frozen=True)
+class _Stat:
+    state: str
+    num_threads: int
+    start_ticks: int
 
 
-def _start_ticks(pid: int) -> int | None:
+def _is_finished(pid: int, stat: _Stat) -> bool:
+    """Whether a zombie has no thread left; collects it when it is our own child."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return stat.num_threads <= 1  # it has another parent, who may never collect it
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command's name stands in parentheses and may hold anything, so count from its end.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    fields = line.rpartition(")")[2].split()
+    return _Stat(state=fields[0], num_threads=int(fields[17]), start_ticks=int(fields[19]))
 
 
 def _boot_id() -> str:

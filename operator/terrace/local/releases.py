@@ -137,7 +137,7 @@ def _receive(release: Release, file: IO[bytes], report: Callable[[str], None]) -
                     next_report = time.monotonic() + _REPORT_EVERY_S
     except urllib.error.HTTPError as error:
         error.close()
-        raise UnreachableError(f"{release.url} answered {error.code} {error.reason}") from error
+        raise ReleaseError(f"{release.url} answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise UnreachableError(f"{release.host} is not reachable ({error.reason})") from error
     except (TimeoutError, ConnectionError, http.client.HTTPException) as error:

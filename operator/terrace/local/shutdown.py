@@ -31,14 +31,17 @@ _LEFT_BEHIND_GRACE_S = 2.0
 def stop(folder: ClusterFolder, report: Callable[[str], None]) -> None:
     """End every process of the cluster; returns when none is left."""
     state = folder.load()
-    if state is not None:
-        for name, grace_s in _STOP_ORDER:
-            record = state.processes.get(name)
-            if record is not None and processes.is_alive(record):
-                processes.stop([record], grace_s)
-                report(f"{name} stopped")
-    # Pods of a node agent that was killed, and what a killed `up` had not yet recorded.
-    processes.stop(processes.left_behind(folder.root), _LEFT_BEHIND_GRACE_S)
+    recorded = state.processes if state else {}
+    for name, grace_s in _STOP_ORDER:
+        record = recorded.get(name)
+        if record is not None and processes.is_alive(record):
+            processes.stop([record], grace_s)
+            report(f"{name} stopped")
+        if name == control_plane.NODE:
+            # Pods of a node agent that was killed, and what a killed `up` had not yet recorded.
+            known = set(recorded.values())
+            found = [each for each in processes.left_behind(folder.root) if each not in known]
+            processes.stop(found, _LEFT_BEHIND_GRACE_S)
     if state is not None:
         folder.save(state.model_copy(update={"processes": {}}))
 

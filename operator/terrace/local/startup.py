@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 _READY_TIMEOUT_S = 60.0
 _POLL_S = 0.05
 _DEFAULT_ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
-_STORAGE_CLASS = f"/apis/storage.k8s.io/v1/storageclasses/{control_plane.STORAGE_CLASS}"
+_PLURALS = {
+    "ClusterRole": "clusterroles",
+    "ClusterRoleBinding": "clusterrolebindings",
+    "StorageClass": "storageclasses",
+}
 _NODE_LEASE = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE_NAME}"
 
 
@@ -55,6 +59,7 @@ class Startup:
                 self._spawn(name, layout, held_fd)
             if name == control_plane.API_SERVER:
                 self._wait(name, "ready", self._client("apiserver").is_ready)
+                self._bootstrap()
         self.wait(began if is_new_node else None)
 
     def wait(self, node_since: dt.datetime | None = None) -> None:
@@ -69,10 +74,22 @@ class Startup:
         self._wait(
             control_plane.CONTROLLER_MANAGER, "working", lambda: _is_ok(api, _DEFAULT_ACCOUNT)
         )
-        if not _is_ok(api, _STORAGE_CLASS):
-            api.apply(_STORAGE_CLASS, control_plane.storage_class())
         if self._state.options.nodes:
             self._wait(NODE, "ready", lambda: _node_is_ready(api, node_since))
+
+    def _bootstrap(self) -> None:
+        """What the node may do and the StorageClass; before the node starts."""
+        # Here, because it brings a Kubernetes client that no other command needs.
+        from terrace.local.node_rbac import bootstrap_manifests  # noqa: PLC0415 - as said above
+
+        api = self._client("apiserver")
+        for manifest in bootstrap_manifests():
+            kind, name = manifest["kind"], manifest["metadata"]["name"]
+            status, answer = api.apply(
+                f"/apis/{manifest['apiVersion']}/{_PLURALS[kind]}/{name}", manifest
+            )
+            if status not in (http.HTTPStatus.OK, http.HTTPStatus.CREATED):
+                raise LocalClusterError(f"the API server refused {kind} {name}: {answer}")
 
     def _write_files(self, layout: Layout) -> None:
         pki = self._folder.pki

@@ -1,0 +1,80 @@
+"""Daemon processes: started, recognised, ended, and never mistaken for others."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from terrace.local import processes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from terrace.local.state import ProcessRecord
+
+
+def start(tmp_path: Path, script: str, **env: str) -> ProcessRecord:
+    argv = ["/bin/sh", "-c", script]
+    return processes.spawn(argv, tmp_path / "log", {"PATH": os.environ["PATH"], **env}, None)
+
+
+def test_a_process_is_alive_until_it_is_stopped(tmp_path: Path) -> None:
+    record = start(tmp_path, "exec sleep 60")
+    assert processes.is_alive(record)
+    processes.stop([record], grace_s=5)
+    assert not processes.is_alive(record)
+
+
+def test_it_leads_a_session_of_its_own_and_writes_its_log(tmp_path: Path) -> None:
+    record = start(tmp_path, "echo out; echo err >&2; exec sleep 60")
+    log = tmp_path / "log"
+    assert processes.wait_until(lambda: log.read_text() == "out\nerr\n", 10)
+    assert os.getsid(record.pid) == record.pid
+    assert log.stat().st_mode & 0o777 == 0o600
+    processes.stop([record], grace_s=5)
+
+
+def test_one_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    record = start(tmp_path, "trap '' TERM; echo ready; while :; do sleep 1; done")
+    assert processes.wait_until(lambda: "ready" in (tmp_path / "log").read_text(), 10)
+    processes.stop([record], grace_s=0.05)
+    assert not processes.is_alive(record)
+
+
+def test_one_that_ended_by_itself_is_gone_though_nobody_collected_it(tmp_path: Path) -> None:
+    record = start(tmp_path, "exit 3")
+    assert processes.wait_until(lambda: not processes.is_alive(record), 10)
+
+
+def test_a_reused_pid_is_neither_alive_nor_killed(tmp_path: Path) -> None:
+    bystander = start(tmp_path, "exec sleep 60")
+    earlier = bystander.model_copy(update={"start_ticks": bystander.start_ticks - 1})
+    other_boot = bystander.model_copy(update={"boot_id": "another"})
+    assert not processes.is_alive(earlier)
+    assert not processes.is_alive(other_boot)
+    processes.stop([earlier, other_boot], grace_s=0.01)
+    assert processes.is_alive(bystander)
+    processes.stop([bystander], grace_s=5)
+
+
+def test_what_carries_the_marker_is_found_without_a_record(tmp_path: Path) -> None:
+    root = tmp_path / "cluster"
+    marked = start(tmp_path, "exec sleep 60", TERRACE_CLUSTER_DIR=str(root))
+    pod = start(tmp_path, "exec sleep 60", TERRACE_POD_ROOT=f"{root}/node/pods/1")
+    foreign = start(tmp_path, "exec sleep 60", TERRACE_CLUSTER_DIR=f"{root}-two")
+    found = processes.left_behind(root)
+    assert {record.pid for record in found} == {marked.pid, pod.pid}
+    assert set(found) == {marked, pod}
+    processes.stop([marked, pod, foreign], grace_s=5)
+    assert processes.left_behind(root) == []
+
+
+def test_a_process_name_with_spaces_and_parentheses_is_read_right(tmp_path: Path) -> None:
+    program = tmp_path / "a) R (b"
+    program.symlink_to("/bin/sleep")
+    record = processes.spawn([str(program), "60"], tmp_path / "log", {}, None)
+    assert record.start_ticks > 0
+    assert processes.is_alive(record)
+    os.kill(record.pid, signal.SIGKILL)
+    assert processes.wait_until(lambda: not processes.is_alive(record), 10)
