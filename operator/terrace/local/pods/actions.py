@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,8 @@ async def _get(entry: Json, target: Target) -> None:
                 text = body.decode(errors="replace").strip()
                 raise ActionError(f"HTTP probe failed with statuscode: {response.status} {text}")
     except aiohttp.ClientConnectorError as error:
-        raise ActionError(f"dial tcp {address}: {error.strerror}") from error
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise ActionError(f"dial tcp {address}: {why}") from error
     except (aiohttp.ClientError, ValueError, OSError) as error:
         raise ActionError(f"Get {scheme}://{address}{path}: {error}") from error
 
@@ -102,7 +104,8 @@ async def _connect(entry: Json, target: Target) -> None:
     try:
         _, writer = await asyncio.open_connection(host, port)
     except OSError as error:
-        raise ActionError(f"dial tcp {host}:{port}: {error.strerror or error}") from error
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise ActionError(f"dial tcp {host}:{port}: {why}") from error
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

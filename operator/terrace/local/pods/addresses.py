@@ -27,10 +27,14 @@ class AddressPool:
     @classmethod
     def parse(cls, text: str) -> AddressPool:
         """``127.16.1.0-127.16.255.254``; raises ValueError."""
-        first, dash, last = text.partition("-")
-        pool = cls(IPv4Address(first), IPv4Address(last))
-        if not dash or not pool.first.is_loopback or not pool.last.is_loopback or pool.size < 1:
-            raise ValueError(f"{text!r} is not a range of loopback addresses, FIRST-LAST")
+        complaint = f"{text!r} is not a range of loopback addresses, FIRST-LAST"
+        first, _, last = text.partition("-")
+        try:
+            pool = cls(IPv4Address(first), IPv4Address(last))
+        except ValueError as error:
+            raise ValueError(complaint) from error
+        if not pool.first.is_loopback or not pool.last.is_loopback or pool.size < 1:
+            raise ValueError(complaint)
         return pool
 
     @property

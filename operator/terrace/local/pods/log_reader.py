@@ -115,7 +115,7 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
             file.seek(start)
             return
         file.seek(start + end)
-        yield from block[:end].splitlines()
+        yield from block[: end - 1].split(b"\n")
 
 
 def _has_rotated(file: BinaryIO, path: Path) -> bool:

@@ -76,10 +76,10 @@ class ContainerLog:
         self._write(stream, records)
 
     def close(self) -> None:
-        """Writes what has no newline; wakes the followers."""
+        """Writes what has no newline, and adds none; wakes the followers."""
         for stream, rest in self._partial.items():
             if rest:
-                self._write(stream, [(rest, b"F")])
+                self._write(stream, [(rest, b"P")])
         self.is_closed = True
         self._file.close()
         self._changed.set()
