@@ -42,19 +42,21 @@ EXPERT_WIDTHS_PER_TOKEN = 26
 WORK_BYTES_PER_VALUE = 1.25
 """Each token's widest vector is quantised for the matrix kernels: at most 292 bytes per 256."""
 
-ENGINE_BASE_BYTES = 48 * MIB
-"""*Measured*: interpreter, numpy, llama.cpp, pydantic and the contract, nothing loaded: 40 MiB."""
-SERVER_BASE_BYTES = 72 * MIB
-"""*Measured*: interpreter with the HTTP stack imported: 58 MiB; the rest is for open requests."""
-BYTES_PER_TOKEN_OF_VOCABULARY = 384
-"""*Measured*: 256 bytes with all merges in llama.cpp; the rest is for the texts in Python."""
+SERVER_BASE_BYTES = 64 * MIB
+"""*Measured*: the server with 64 requests open takes 50 to 53 MiB; the rest is for larger ones."""
+ENGINE_BASE_BYTES = 40 * MIB
+"""*Measured*: the engine's process without model, cells and graph takes 34 MiB."""
+TEMPLATE_BASE_BYTES = 12 * MIB
+"""*Measured*: the process that renders chat templates takes 11 MiB."""
+BYTES_PER_TOKEN_OF_VOCABULARY = 448
+"""*Measured* with 152k tokens and their merges: 256 bytes in llama.cpp and 133 in Python."""
 BYTES_PER_LAYER = 64 * KIB
 """*Measured*: 42 kB of graph nodes per layer."""
 
 LIBRARY_PAGES_BYTES = 48 * MIB
-"""*Measured*: file pages of programs and libraries in both processes: 45 MiB."""
-HEADROOM = 10
-"""A limit is the request and one HEADROOM-th of the anonymous part."""
+"""*Measured*: 67 MiB of file pages in the three processes, a third of them shared."""
+HEADROOM = 4
+"""A limit is the request and one HEADROOM-th of what is estimated and not known: compute, base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of one replica: a server process and its engine process."""
+    """Bytes of one replica: a server, its engine and its template process."""
 
     weights_bytes: int
     """All weights; they are mapped, so their pages can be reclaimed and read again."""
@@ -100,8 +102,8 @@ class Footprint:
 
     @property
     def limit_bytes(self) -> int:
-        """The request and headroom on what cannot be reclaimed."""
-        return self.request_bytes + self.anonymous_bytes // HEADROOM
+        """The request and headroom on what is estimated; weights and cells are known exactly."""
+        return self.request_bytes + (self.compute_bytes + self.base_bytes) // HEADROOM
 
 
 def footprint(facts: ModelFacts, shape: Shape) -> Footprint:
@@ -161,7 +163,8 @@ def compute_bytes(facts: ModelFacts, shape: Shape) -> int:
 
 
 def base_bytes(facts: ModelFacts) -> int:
-    """Both processes with the vocabulary and the graph's nodes, before any cell."""
+    """The processes with the vocabulary and the graph's nodes, before any cell."""
     vocabulary = BYTES_PER_TOKEN_OF_VOCABULARY * facts.vocabulary
     layers = BYTES_PER_LAYER * facts.layer_count
-    return ENGINE_BASE_BYTES + SERVER_BASE_BYTES + vocabulary + layers
+    programs = SERVER_BASE_BYTES + ENGINE_BASE_BYTES + TEMPLATE_BASE_BYTES
+    return programs + vocabulary + layers

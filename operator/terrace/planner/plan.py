@@ -53,7 +53,7 @@ class OffloadPlan(BaseModel):
     compute_bytes: int
     """Graph buffers, logits and work space of the threads."""
     base_bytes: int
-    """Python, libraries and vocabulary of the replica's two processes."""
+    """Python, libraries and vocabulary of the replica's processes."""
     memory_request_bytes: int
     memory_limit_bytes: int
     cpu_millis: int

@@ -47,6 +47,6 @@ def byte_reasons(facts: ModelFacts, shape: Shape, size: Footprint) -> tuple[str,
         ),
         (
             f"memory limit {format_bytes(size.limit_bytes)}: the request and {100 // HEADROOM} % "
-            "of what cannot be reclaimed"
+            "of compute and programs, which are estimates"
         ),
     )

@@ -12,7 +12,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from terrace.planner.disruption import DISRUPTION, Disruption
-from terrace.planner.nodes import format_bytes
 
 if TYPE_CHECKING:
     from terrace.api.model import ModelSpec
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from terrace.planner.plan import OffloadPlan
     from terrace_runtime.contract import ModelFacts
 
-__all__ = ["DISRUPTION", "Change", "Disruption", "Keep", "decide", "difference", "inputs_digest"]
+__all__ = ["DISRUPTION", "Change", "Disruption", "Keep", "decide", "inputs_digest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +80,3 @@ def decide(
     if current_inputs != fresh_inputs or not current_fits:
         return Change(fresh_plan)
     return Keep(current_plan, fresh_plan)
-
-
-def difference(current: OffloadPlan, fresh: OffloadPlan) -> str:
-    """What a restart would change, for ``status.plan.pending.reason``."""
-    numbers = (
-        ("flavor", current.flavor, fresh.flavor),
-        ("context", f"{current.context_tokens:,}", f"{fresh.context_tokens:,}"),
-        ("parallel", str(current.parallel), str(fresh.parallel)),
-        ("threads", str(current.threads), str(fresh.threads)),
-        ("KV keys", current.kv_key_type, fresh.kv_key_type),
-        ("KV values", current.kv_value_type, fresh.kv_value_type),
-        (
-            "memory",
-            format_bytes(current.memory_request_bytes),
-            format_bytes(fresh.memory_request_bytes),
-        ),
-        ("CPU", f"{current.cpu_millis}m", f"{fresh.cpu_millis}m"),
-    )
-    changes = [f"{name} {old} -> {new}" for name, old, new in numbers if old != new]
-    return ", ".join(changes) or "internal settings"

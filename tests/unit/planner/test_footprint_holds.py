@@ -1,0 +1,109 @@
+"""The memory estimate against the real peak of a real replica, filled to its last KV cell."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.planning import demo_facts
+from support.waiting import wait_for
+from terrace.planner.footprint import Shape, footprint
+from terrace_runtime.contract import RuntimeConfig, RuntimeReport
+
+if TYPE_CHECKING:
+    from terrace.api.pool import KvType
+
+DEMO = Path(__file__).parents[3] / "runtime_image/terrace_runtime/demo/chat.gguf"
+MAX_TOO_MUCH = 1.35
+"""How far above the real peak an estimate may be. Most of it is room for open requests."""
+ANSWER_TOKENS = 8
+
+
+@pytest.mark.parametrize(
+    ("context", "parallel", "keys", "values"),
+    [
+        (1024, 2, "f16", "f16"),
+        (2048, 4, "f16", "f16"),
+        (2048, 1, "q8_0", "q4_0"),
+        (512, 8, "q8_0", "q8_0"),
+    ],
+)
+def test_a_full_replica_stays_below_its_estimate_and_near_it(
+    context: int, parallel: int, keys: KvType, values: KvType, tmp_path: Path
+) -> None:
+    config = RuntimeConfig(
+        model="demo",
+        served_names=("demo",),
+        model_path=str(DEMO),
+        model_digest="d" * 64,
+        context_tokens=context,
+        parallel=parallel,
+        threads=1,
+        kv_key_type=keys,
+        kv_value_type=values,
+    )
+    shape = Shape(context, parallel, config.ubatch_tokens, keys, values)
+    estimate = footprint(demo_facts(), shape).anonymous_bytes
+
+    peak = measured_peak(config, tmp_path)
+
+    assert peak <= estimate <= peak * MAX_TOO_MUCH
+
+
+def measured_peak(config: RuntimeConfig, folder: Path) -> int:
+    """RssAnon + RssShmem of a server and all its children, as it reports them itself."""
+    file, log = folder / "runtime.json", folder / "log"
+    file.write_text(config.model_dump_json())
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "terrace_runtime", "serve"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--config", str(file)]
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as server:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for("a ready replica", lambda: is_ready(url), 60)
+            with ThreadPoolExecutor(config.parallel) as clients:
+                list(clients.map(lambda i: fill(url, config, i), range(config.parallel)))
+            report = RuntimeReport.model_validate_json(fetch(f"{url}/v1/runtime"))
+        finally:
+            server.terminate()
+    assert report.memory.anonymous_peak_bytes is not None, log.read_text()
+    return report.memory.anonymous_peak_bytes
+
+
+def fill(url: str, config: RuntimeConfig, number: int) -> None:
+    prompt = [3 + (number + 7 * i) % 1900 for i in range(config.context_tokens - ANSWER_TOKENS)]
+    answer: dict[str, Any] = json.loads(
+        fetch(
+            f"{url}/v1/completions",
+            {"model": "demo", "prompt": prompt, "max_tokens": ANSWER_TOKENS},
+        )
+    )
+    assert answer["usage"]["prompt_tokens"] >= len(prompt)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        fetch(f"{url}/readyz")
+    except OSError:
+        return False
+    return True
+
+
+def fetch(url: str, body: dict[str, Any] | None = None) -> bytes:
+    request = urllib.request.Request(
+        url,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer: bytes = response.read()
+    return answer

@@ -1,0 +1,110 @@
+"""Plans of known models, number by number: a change here is a change for every user."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, pool
+from terrace.planner.footprint import Shape, compute_bytes, kv_bytes_per_cell
+from terrace.planner.placement import Placement, place
+from terrace_runtime.contract import LayerRun, ModelFacts
+
+
+def shape(context: int = 8192, parallel: int = 4) -> Shape:
+    return Shape(context, parallel, 512, "f16", "f16")
+
+
+def other_facts(
+    width: int, wide: int, vocabulary: int, *, experts: bool = False, window: int = 0
+) -> ModelFacts:
+    run = LayerRun(
+        count=2,
+        weight_bytes=2,
+        expert_bytes=1 if experts else 0,
+        kv_heads=4,
+        key_length=128,
+        value_length=128,
+        window=window,
+    )
+    return demo_facts(
+        embedding_length=width, feed_forward_length=wide, vocabulary=vocabulary, layers=(run,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "bytes_per_token"), [("f16", 131_072), ("q8_0", 69_632), ("q4_0", 36_864)]
+)
+def test_llama_8b_keeps_the_published_bytes_per_token(keys: str, bytes_per_token: int) -> None:
+    spec = model(offload={"kvTypes": {"key": keys, "value": keys}}, context={"length": 2048})
+    placement = place(llama_8b_facts(), spec, pool(), [node()], {})
+    assert isinstance(placement, Placement)
+    plan = placement.plan
+    assert any(f"x {bytes_per_token:,} B" in reason for reason in plan.reasons)
+    assert plan.kv_bytes == 4 * 2048 * (bytes_per_token + 160)
+
+
+def test_a_cell_of_the_demo_model_is_1280_bytes() -> None:
+    assert kv_bytes_per_cell(demo_facts(), shape()) == 1280
+
+
+@pytest.mark.parametrize(
+    ("facts", "context", "reported_mib"),
+    [
+        # "compute buffer size" that llama.cpp itself reports for these shapes (no_alloc).
+        (other_facts(4096, 14336, 128_256), 8192, 124.01),
+        (other_facts(4096, 14336, 128_256), 131_072, 244.01),
+        (other_facts(2048, 8192, 128_256), 8192, 72.01),
+        (other_facts(4096, 12288, 151_936), 8192, 112.01),
+        (other_facts(1024, 3072, 151_936), 8192, 30.01),
+        (other_facts(2048, 6144, 151_936, experts=True), 8192, 96.01),
+        (other_facts(2560, 10240, 262_144, window=1024), 8192, 87.01),
+        (other_facts(192, 512, 2048), 2048, 6.51),
+    ],
+)
+def test_the_compute_buffer_is_covered_and_not_by_half_too_much(
+    facts: ModelFacts, context: int, reported_mib: float
+) -> None:
+    parallel = 1 if context > 100_000 else 4
+    estimate = compute_bytes(facts, shape(context, parallel))
+    assert reported_mib * MIB <= estimate <= reported_mib * MIB * 1.4
+
+
+def test_logits_of_many_sequences_and_a_large_vocabulary_are_counted() -> None:
+    # 200 sequences x 128,256 values: llama.cpp reports 97.85 MiB of output, 100.98 of compute.
+    facts = other_facts(1024, 4096, 128_256)
+    assert compute_bytes(facts, shape(4096, 200)) >= (97.85 + 100.98) * MIB
+
+
+def test_llama_8b_on_a_node_of_32_gib() -> None:
+    placement = place(llama_8b_facts(), model(), pool(), [node(memory_bytes=32 * GIB)], {})
+    assert isinstance(placement, Placement)
+    plan = placement.plan
+    assert plan.model_dump(exclude={"reasons", "inputs"}) == {
+        "version": "v1",
+        "flavor": "cpu",
+        "context_tokens": 8192,
+        "parallel": 4,
+        "batch_tokens": 512,
+        "ubatch_tokens": 512,
+        "prefill_tokens": 256,
+        "threads": 7,
+        "kv_key_type": "f16",
+        "kv_value_type": "f16",
+        "weights_bytes": 4_918_462_464,
+        "repacked_bytes": 2_600_000_000,
+        "kv_bytes": 4_300_210_176,
+        "compute_bytes": 141_250_560,
+        "base_bytes": 181_190_656,
+        "memory_request_bytes": 9_591_445_504,
+        "memory_limit_bytes": 9_672_055_808,
+        "cpu_millis": 7000,
+    }
+
+
+def test_the_demo_model_on_two_cores() -> None:
+    spec = model(context={"length": 2048, "parallel": 4})
+    placement = place(demo_facts(), spec, pool(), [node(cpu_millis=2000)], {})
+    assert isinstance(placement, Placement)
+    plan = placement.plan
+    assert (plan.kv_bytes, plan.threads) == (8192 * 1440, 1)
+    assert 150 * MIB < plan.memory_request_bytes < 200 * MIB
