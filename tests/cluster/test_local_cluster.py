@@ -31,10 +31,11 @@ pytestmark = pytest.mark.timeout(60)
 BARE = ClusterOptions(nodes=0, fsync=False)
 
 
-@pytest.fixture
-def bare(tmp_path: Path) -> Iterator[LocalCluster]:
-    """A control plane of the test's own, which it may break."""
-    made = LocalCluster(f"test-bare-{os.getpid()}", directory=tmp_path / "c", options=BARE)
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A control plane that tests may break; each begins with ``up``, which repairs it."""
+    folder = tmp_path_factory.mktemp("bare") / "c"
+    made = LocalCluster(f"test-bare-{os.getpid()}", directory=folder, options=BARE)
     yield made
     made.down()
 
@@ -139,7 +140,7 @@ def test_a_killed_api_server_is_reported_and_repaired_with_all_objects(
     bare: LocalCluster,
 ) -> None:
     bare.up()
-    bare.kubectl("create", "configmap", "kept")
+    bare.kubectl("create", "configmap", "mended")
     before = pids(bare)
     server = bare.server
     os.kill(before["kube-apiserver"], signal.SIGKILL)
@@ -153,7 +154,7 @@ def test_a_killed_api_server_is_reported_and_repaired_with_all_objects(
     after = pids(bare)
     assert {name for name in after if after[name] != before[name]} == {"kube-apiserver"}
     assert bare.server == server
-    assert bare.kubectl("get", "configmap", "kept", "-o", "name") == "configmap/kept\n"
+    assert bare.kubectl("get", "configmap", "mended", "-o", "name") == "configmap/mended\n"
 
     assert not bare.up(), "it runs already"
     assert pids(bare) == after
@@ -234,20 +235,19 @@ def test_an_interrupted_up_leaves_nothing_running(tmp_path: Path, number: signal
     LocalCluster("test-interrupted", directory=folder).down()
 
 
-def test_what_a_killed_up_started_is_found_by_down(tmp_path: Path) -> None:
-    folder = tmp_path / "c"
-    cluster = LocalCluster("test-killed", directory=folder, options=BARE)
-    cluster.up()
-    state = cluster.folder.load()
+def test_what_a_killed_up_started_is_found_by_down(bare: LocalCluster) -> None:
+    bare.up()
+    state = bare.folder.load()
     assert state
     # As if the command had died between starting a process and recording it.
     known = {name: record for name, record in state.processes.items() if name == "etcd"}
-    cluster.folder.save(state.model_copy(update={"processes": known}))
-    cluster.down()
-    assert processes.left_behind(folder) == []
+    bare.folder.save(state.model_copy(update={"processes": known}))
+    bare.down()
+    assert processes.left_behind(bare.folder.root) == []
 
 
 def test_two_ups_at_once_make_one_cluster(bare: LocalCluster) -> None:
+    bare.down()
     made: list[bool] = []
     threads = [threading.Thread(target=lambda: made.append(bare.up())) for _ in range(2)]
     for thread in threads:
