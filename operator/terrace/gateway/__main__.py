@@ -44,7 +44,7 @@ EXIT_BAD_CONFIG = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the gateway; returns the exit code."""
-    options = _parser().parse_args(argv)
+    options = make_parser().parse_args(argv)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -107,7 +107,8 @@ def wire(
     return Gateway(registry, proxy, metrics, watcher.not_ready)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line; the chart's arguments are tested against it."""
     defaults = Limits()
     parser = argparse.ArgumentParser(prog="python -m terrace.gateway", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
