@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Receive = Callable[[], Awaitable[Any]]
 MAX_MODEL_CHARS = 256
+MAX_JSON_VALUES = 1_000_000
+"""Parsing more would hold up everybody for longer than a tenth of a second, and take 60 bytes
+each. Counted by the characters that begin or separate values, also where they are text."""
 
 
 class ClientGoneError(Exception):
@@ -63,6 +66,9 @@ def requested_model(body: bytes) -> str:
     Raises:
         ApiError: 400, and why.
     """
+    if len(body) > MAX_JSON_VALUES and sum(map(body.count, (b"[", b"{", b","))) > MAX_JSON_VALUES:
+        why = f"The request body may hold at most {MAX_JSON_VALUES} JSON values."
+        raise ApiError(400, why, "too_many_values")
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as error:
