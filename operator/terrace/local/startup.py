@@ -47,7 +47,13 @@ class Startup:
 
     def start(self, binaries: Mapping[str, Path], held_fd: int | None) -> None:
         """Start each process that does not run. ``held_fd`` claims the cluster's addresses."""
-        state = self._state
+        # A process that died earlier is replaced below; until then its end is no news.
+        alive = {
+            name: record
+            for name, record in self._state.processes.items()
+            if processes.is_alive(record)
+        }
+        self._state = state = self._state.model_copy(update={"processes": alive})
         block = AddressBlock(state.block)
         layout = Layout(self._folder, block, state.ports, state.options, binaries)
         self._folder.save(state)
