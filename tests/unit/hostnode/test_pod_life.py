@@ -159,7 +159,7 @@ async def test_an_unknown_image_is_told_with_the_known_ones(bench: Bench) -> Non
     reasons = {
         status["containerStatuses"][0]["state"]["waiting"]["reason"] for status in one.statuses
     }
-    assert reasons <= {"ErrImagePull", "ImagePullBackOff", "PodInitializing"}
+    assert reasons <= {"ErrImagePull", "ImagePullBackOff", "ContainerCreating"}
     assert "Known images: test/py, test/sh" in one.message_of("Failed")
     assert one.status["phase"] == "Pending"
 

@@ -40,10 +40,10 @@ class ContainerRunner:
     """Runs one container until nothing will start it again, or until it is stopped."""
 
     def __init__(
-        self, container: Container, policy: RestartPolicy, context: PodContext, earlier: View | None
+        self, container: Container, policy: RestartPolicy, context: PodContext, view: View
     ) -> None:
         self.container = container
-        self.view = earlier or View(container.name, container.image, Waiting("PodInitializing"))
+        self.view = view
         self.passed_start = asyncio.Event()
         """Set once it runs and its startup probe, if any, has succeeded."""
         self.run: Run | None = None

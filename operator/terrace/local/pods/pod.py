@@ -18,13 +18,14 @@ from terrace.local.pods.downward import Facts
 from terrace.local.pods.notes import unheeded
 from terrace.local.pods.ports import Listener, NotReadyError, Sources
 from terrace.local.pods.spec import Container, InvalidPodError, Json, Pod, RestartPolicy
-from terrace.local.pods.states import Waiting, now, parse_timestamp
+from terrace.local.pods.states import View, Waiting, now, parse_timestamp
 from terrace.local.pods.status import Observed, earlier_view, render
 from terrace.local.pods.volumes import Volumes
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+_CREATING = "ContainerCreating"
 _FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 16.0
 
@@ -138,7 +139,10 @@ class PodRunner:
         elif is_init and policy is RestartPolicy.ALWAYS:
             policy = RestartPolicy.ON_FAILURE
         entry = entries.get(container.name)
-        view = earlier_view(entry, container.image, now()) if entry else None
+        waits_for = "PodInitializing" if self.pod.init_containers and not is_init else _CREATING
+        view = View(container.name, container.image, Waiting(waits_for))
+        if entry:
+            view = earlier_view(entry, container.image, now())
         return ContainerRunner(container, policy, self._context, view)
 
     async def _prepare(self) -> bool:
@@ -154,7 +158,7 @@ class PodRunner:
                 wait_s = _LAST_RETRY_S
             else:
                 return True
-            self._wait_for_all("ContainerCreating")
+            self._wait_for_all(_CREATING)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             wait_s = min(2 * wait_s, _LAST_RETRY_S)
