@@ -60,6 +60,8 @@ _UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Count = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+"""fail_fast: a million wrong items must not make a million errors."""
 
 
 class StreamOptions(BaseModel):
@@ -91,7 +93,7 @@ class _Body(BaseModel):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
@@ -124,14 +126,16 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS)] | None = None
+    content: (
+        str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None
+    ) = None
     tool_calls: list[Any] | None = None
 
 
 class ChatBody(_Body):
     """``POST /v1/chat/completions``."""
 
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: Count | None = None
 
     def turns(self) -> list[dict[str, str]]:
@@ -144,12 +148,9 @@ class CompletionBody(_Body):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1)]],
-            Field(min_length=1, max_length=MAX_PROMPTS),
-        ]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     )
 
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -193,17 +194,22 @@ def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:
 
 
 def _bad_field(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    param = ""
-    for part in first["loc"]:
-        if isinstance(part, int):
-            param += f"[{part}]"
-        elif part in _TAGS or "[" in part:
-            continue  # pydantic names the branch of a union; no client knows of it.
-        else:
-            param += f".{part}" if param else part
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    same_field = [item for item in found if item["loc"][:1] == found[0]["loc"][:1]]
+    # Each branch of a union has its own error: the one that got furthest is the one that was meant.
+    first = max(same_field, key=lambda item: len(_place(item["loc"])))
+    param = "".join(_place(first["loc"])).removeprefix(".")
     what = f"{param}: {first['msg']}" if param else f"the body is not valid: {first['msg']}"
     return ApiError(400, what, param=param or None)
+
+
+def _place(loc: tuple[int | str, ...]) -> list[str]:
+    """Where an error is, without pydantic's names for the branches of a union."""
+    return [
+        f"[{part}]" if isinstance(part, int) else f".{part}"
+        for part in loc
+        if isinstance(part, int) or not (part in _TAGS or "[" in part)
+    ]
 
 
 _TAGS: Final = frozenset({"str", "int", "float", "bool", "constrained-str", "none"})

@@ -43,12 +43,26 @@ class Ending:
     reason: str = ""
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """uvicorn without its own signal handlers; ours drain first."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
         yield
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """Settings of uvicorn: it logs no requests of its own and names itself to nobody."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+        backlog=2048,
+    )
 
 
 def run_server(app: FastAPI, host: str, port: int) -> Ending:
@@ -63,18 +77,7 @@ def run_server(app: FastAPI, host: str, port: int) -> Ending:
 async def serve(app: FastAPI, listener: socket.socket) -> Ending:
     """Serve ``app`` on a bound socket until SIGTERM, SIGINT or the engine's end."""
     state: ServerState = app.state.server
-    server = _Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=_CLOSE_SECONDS,
-            limit_concurrency=None,
-            backlog=2048,
-        )
-    )
+    server = QuietServer(server_config(app))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

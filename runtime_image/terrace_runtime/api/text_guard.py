@@ -5,7 +5,8 @@ marks. Does not own: rendering (``chat_template``). Marks are Unicode noncharact
 occur in text that is exchanged; they are taken out of client text first.
 
 Only control tokens that a client really wrote are marked, so an ordinary prompt is tokenized as
-one piece. Each is also cut inside, so that a template which slices or splits the text cannot
+one piece. Each is also cut between all its
+characters, so that a template which slices or splits the text cannot
 bring the token back, and a text that ends or begins like part of a token is cut off from what the
 template puts beside it.
 """
@@ -58,7 +59,7 @@ def split(rendered: str) -> tuple[PromptPart, ...]:
         elif piece == CUT or not piece:
             continue
         elif parts and not is_special and not parts[-1].special:
-            # The halves of one control token: plain text again.
+            # The characters of one control token: plain text again.
             parts[-1] = PromptPart(parts[-1].text + piece)
         else:
             parts.append(PromptPart(piece, special=is_special))
@@ -66,5 +67,4 @@ def split(rendered: str) -> tuple[PromptPart, ...]:
 
 
 def _wrap(match: re.Match[str]) -> str:
-    token = match[0]
-    return f"{OPEN}{token[0]}{CUT}{token[1:]}{CLOSE}"
+    return f"{OPEN}{CUT.join(match[0])}{CLOSE}"

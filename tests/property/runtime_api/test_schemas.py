@@ -1,0 +1,83 @@
+"""Whatever JSON comes, parsing gives a bounded body or a 400 that names a field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from terrace_runtime.api.errors import ApiError
+from terrace_runtime.api.generation import max_tokens, sampling
+from terrace_runtime.api.schemas import ChatBody, CompletionBody, parse
+from terrace_runtime.contract import RuntimeConfig
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
+)
+values: st.SearchStrategy[Any] = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+FIELDS = [*CompletionBody.model_fields, *ChatBody.model_fields, "tools", "logit_bias", "best_of"]
+bodies = st.dictionaries(st.sampled_from(FIELDS), values, max_size=6)
+CONFIG = RuntimeConfig(
+    model="m",
+    served_names=("m",),
+    model_path="/m",
+    model_digest="0" * 64,
+    context_tokens=256,
+    max_tokens=100,
+)
+
+
+@given(bodies)
+def test_a_chat_body_is_bounded_or_refused(body: dict[str, Any]) -> None:
+    base = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    try:
+        found = parse(ChatBody, orjson.dumps(base | body))
+        turns = found.turns()
+    except ApiError as error:
+        assert error.status == 400
+        assert str(error)
+        return
+    assert 1 <= len(turns) <= 4096
+    assert all(isinstance(turn["content"], str) for turn in turns)
+    assert 1 <= (found.n or 1) <= 8
+    assert len(found.stops) <= 16
+    assert 1 <= (max_tokens(found.max_tokens, CONFIG) or 1) <= 100
+    params = sampling(found, CONFIG)
+    assert 0 <= params.temperature <= 5
+    assert 0 < params.top_p <= 1
+    assert params.top_k >= 0
+    assert params.seed is None or 0 <= params.seed < 2**32 - 1
+
+
+@given(values)
+def test_a_prompt_is_bounded_or_refused(prompt: Any) -> None:
+    try:
+        found = parse(CompletionBody, orjson.dumps({"model": "m", "prompt": prompt})).prompts()
+    except ApiError as error:
+        assert (error.status, (error.param or "")[:6]) == (400, "prompt")
+        return
+    assert 1 <= len(found) <= 16
+    for item in found:
+        assert isinstance(item, str) or all(0 <= token < 2**31 for token in item)
+
+
+@given(st.binary(max_size=60))
+def test_noise_is_a_400(noise: bytes) -> None:
+    try:
+        parse(ChatBody, noise)
+    except ApiError as error:
+        assert error.status == 400
+    else:
+        raise AssertionError("noise was taken for a request")

@@ -1,0 +1,219 @@
+"""A replica's HTTP side on a real socket, over a scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import openai
+
+from terrace_runtime.api.app import create_app
+from terrace_runtime.api.server import QuietServer, server_config
+from terrace_runtime.backend.fake import TEMPLATE
+from terrace_runtime.contract import RuntimeConfig
+from terrace_runtime.engine.request import (
+    EngineError,
+    EngineStats,
+    FinishReason,
+    ModelInfo,
+    RequestOutput,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from terrace_runtime.api.state import ServerState
+    from terrace_runtime.engine.request import Request
+
+    Step = RequestOutput | Exception | asyncio.Event
+    Script = Callable[[Request], list[Step]]
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def config(**changes: Any) -> RuntimeConfig:
+    """What the operator would write for a model ``demo`` that also answers to ``chat``."""
+    values: dict[str, Any] = {
+        "namespace": "team",
+        "model": "demo",
+        "served_names": ("demo", "chat"),
+        "model_path": "/models/blobs/x.gguf",
+        "model_digest": "d" * 64,
+        "context_tokens": 256,
+        "drain_timeout_s": 5,
+    }
+    return RuntimeConfig(**values | changes)
+
+
+def piece(text: str, num_tokens: int = 1, **more: Any) -> RequestOutput:
+    """An output; its id is filled in by the engine."""
+    return RequestOutput("", text, num_tokens, **more)
+
+
+def words(*texts: str, finish: FinishReason = FinishReason.STOP) -> list[Step]:
+    """One token per text, 7 prompt tokens of which 3 were cached, then the end."""
+    outputs: list[Step] = [piece(text, num_prompt_tokens=7, num_cached_tokens=3) for text in texts]
+    return [*outputs, piece("", 0, num_prompt_tokens=7, num_cached_tokens=3, finish=finish)]
+
+
+@dataclass
+class ScriptedEngine:
+    """An EngineClient that plays a script per request; an Event in it is waited for."""
+
+    script: Script = lambda _: words("Hello", " world")
+    refusal: Exception | None = None
+    """Raised by submit."""
+    start_error: str = ""
+    template: str = TEMPLATE
+    hold_start: asyncio.Event | None = None
+    requests: list[Request] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
+    aborted: list[str] = field(default_factory=list)
+    error: str = ""
+    is_draining: bool = False
+    is_closed: bool = False
+    stats: EngineStats = field(
+        default_factory=lambda: EngineStats(
+            waiting=2,
+            running=1,
+            prompt_tokens=100,
+            prompt_seconds=2.0,
+            kv_total_tokens=10,
+            kv_used_tokens=4,
+        )
+    )
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(
+            context_tokens=256,
+            parallel=4,
+            vocabulary=300,
+            threads=2,
+            chat_template=self.template,
+            bos="<s>",
+            eos="</s>",
+            special_tokens=SPECIAL,
+            build="fake-1",
+            weights_bytes=1000,
+        )
+
+    async def start(self) -> None:
+        if self.hold_start is not None:
+            await self.hold_start.wait()
+        if self.start_error:
+            raise EngineError(self.start_error)
+
+    def submit(self, request: Request) -> AsyncIterator[RequestOutput]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.requests.append(request)
+        self.open.add(request.id)
+        return self._play(request)
+
+    async def _play(self, request: Request) -> AsyncIterator[RequestOutput]:
+        try:
+            for step in self.script(request):
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, Exception):
+                    raise step
+                else:
+                    yield step
+        finally:
+            self.open.discard(request.id)
+
+    def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+
+    async def drain(self, timeout_s: float) -> None:
+        self.is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.open:
+                    await asyncio.sleep(0.005)
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+@dataclass
+class Site:
+    """A running replica."""
+
+    state: ServerState
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, *, strict: bool = True, **more: Any) -> openai.AsyncOpenAI:
+        """openai-python, ``strict`` about what it is sent."""
+        return openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1",
+            api_key="any",
+            max_retries=0,
+            timeout=20,
+            _strict_response_validation=strict,
+            **more,
+        )
+
+
+@contextlib.asynccontextmanager
+async def running(
+    engine: Any, settings: RuntimeConfig | None = None, *, start: bool = True
+) -> AsyncIterator[Site]:
+    """Serve ``engine`` on a free port of the loopback."""
+    app = create_app(engine, settings or config())
+    state: ServerState = app.state.server
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = QuietServer(server_config(app))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            if start:
+                await state.start()
+            while not server.started:
+                await asyncio.sleep(0.001)
+            yield Site(state, listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            await task
+            await state.close()
+
+
+@dataclass
+class Reply:
+    """A raw HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def raw(
+    port: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+) -> Reply:
+    """One request over a plain socket, so that nothing is tidied up on the way."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        lines = [f"{method} {path} HTTP/1.1", "Host: x", "Connection: close"]
+        lines += [f"{key}: {value}" for key, value in (headers or {}).items()]
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        return await read_reply(reader)
+    finally:
+        writer.close()
+
+
+async def read_reply(reader: asyncio.StreamReader) -> Reply:
+    """Parse an answer whose connection closes after it."""
+    async with asyncio.timeout(20):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        rest = await reader.read()
+    headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}
+    return Reply(int(head[0].split()[1]), headers, rest)

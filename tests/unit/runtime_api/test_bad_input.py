@@ -1,0 +1,283 @@
+"""Every bad request gets an OpenAI error object that names the field, and nothing reaches the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from support.runtime_http import Reply, ScriptedEngine, Site, raw, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
+
+
+class ThreadedSite:
+    """One replica for all cases of this file, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.engine = ScriptedEngine()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with running(self.engine) as site:
+            self.site: Site = site
+            self._ready.set()
+            await self._stop.wait()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def ask(self, path: str, body: bytes, method: str = "POST", **headers: str) -> Reply:
+        return asyncio.run(raw(self.site.port, method, path, body, headers))
+
+
+@pytest.fixture(scope="module")
+def shared_site() -> Iterator[ThreadedSite]:
+    found = ThreadedSite()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def site(shared_site: ThreadedSite) -> ThreadedSite:
+    shared_site.engine.requests.clear()
+    return shared_site
+
+
+def error_of(reply: Reply) -> dict[str, Any]:
+    error: dict[str, Any] = orjson.loads(reply.body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert "x-request-id" in reply.headers
+    return error
+
+
+CHAT_FIELDS: list[tuple[str, Any, str]] = [
+    ("model", None, "model"),
+    ("model", "", "model"),
+    ("model", "x" * 300, "model"),
+    ("messages", None, "messages"),
+    ("messages", [], "messages"),
+    ("messages", "Hi", "messages"),
+    ("messages", [{"content": "x"}], "messages[0].role"),
+    ("messages", [{"role": "wizard", "content": "x"}], "messages[0].role"),
+    ("messages", [{"role": "user"}], "messages[0].content"),
+    ("messages", [{"role": "user", "content": 5}], "messages[0].content"),
+    ("messages", [{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
+    (
+        "messages",
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///x"}}]}],
+        "messages[0].content[0].type",
+    ),
+    ("messages", [{"role": "function", "content": "x", "name": "f"}], "messages[0]"),
+    ("messages", [{"role": "assistant", "tool_calls": [{}]}], "messages[0]"),
+    ("messages", [{"role": "user", "content": "x"}] * 5000, "messages"),
+    ("n", 0, "n"),
+    ("n", 10**9, "n"),
+    ("n", 9, "n"),
+    ("max_tokens", 0, "max_tokens"),
+    ("max_tokens", -1, "max_tokens"),
+    ("max_tokens", 2**63, "max_tokens"),
+    ("max_tokens", "5", "max_tokens"),
+    ("max_tokens", True, "max_tokens"),
+    ("max_tokens", 1.5, "max_tokens"),
+    ("max_completion_tokens", 0, "max_completion_tokens"),
+    ("temperature", -0.1, "temperature"),
+    ("temperature", 9, "temperature"),
+    ("temperature", "1", "temperature"),
+    ("temperature", True, "temperature"),
+    ("top_p", 0, "top_p"),
+    ("top_p", 1.1, "top_p"),
+    ("top_k", -2, "top_k"),
+    ("min_p", 2, "min_p"),
+    ("repeat_penalty", 0, "repeat_penalty"),
+    ("presence_penalty", 3, "presence_penalty"),
+    ("frequency_penalty", -3, "frequency_penalty"),
+    ("seed", 2**63, "seed"),
+    ("seed", "x", "seed"),
+    ("stop", "", "stop"),
+    ("stop", ["x"] * 17, "stop"),
+    ("stop", ["x" * 300], "stop[0]"),
+    ("stop", [""], "stop[0]"),
+    ("stream", "yes", "stream"),
+    ("stream_options", 5, "stream_options"),
+    ("tools", [{"type": "function"}], "tools"),
+    ("tool_choice", "required", "tool_choice"),
+    ("functions", [{}], "functions"),
+    ("response_format", {"type": "json_object"}, "response_format"),
+    ("logprobs", True, "logprobs"),
+    ("top_logprobs", 21, "top_logprobs"),
+    ("logit_bias", {"999999": 1}, "logit_bias"),
+    ("best_of", 10**9, "best_of"),
+    ("chat_template", "{{ 1 }}", "chat_template"),
+    ("chat_template_kwargs", {"x": 1}, "chat_template_kwargs"),
+    ("grammar", "root ::= 'a'", "grammar"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "param"), CHAT_FIELDS)
+def test_a_bad_chat_field_is_named(site: ThreadedSite, field: str, value: Any, param: str) -> None:
+    body = {"model": "demo", "messages": MESSAGES, field: value}
+    if value is None:
+        del body[field]
+    reply = site.ask(CHAT, orjson.dumps(body))
+    error = error_of(reply)
+    assert (reply.status, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert not site.engine.requests
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("prompt", None, "prompt"),
+        ("prompt", [], "prompt"),
+        ("prompt", ["x"] * 17, "prompt"),
+        ("prompt", ["x"] * 10**5, "prompt"),
+        ("prompt", [-1], "prompt"),
+        ("prompt", [1.5], "prompt"),
+        ("prompt", [[]], "prompt"),
+        ("prompt", {"a": 1}, "prompt"),
+        ("echo", True, "echo"),
+        ("suffix", "x", "suffix"),
+        ("logprobs", 0, "logprobs"),
+        ("best_of", 2, "best_of"),
+    ],
+)
+def test_a_bad_completion_field_is_named(
+    site: ThreadedSite, field: str, value: Any, param: str
+) -> None:
+    body = {"model": "demo", "prompt": "x", field: value}
+    if value is None:
+        del body[field]
+    reply = site.ask(COMPLETIONS, orjson.dumps(body))
+    assert reply.status == 400
+    assert error_of(reply)["param"].startswith(param)
+    assert not site.engine.requests
+
+
+def test_prompts_times_choices_is_bounded(site: ThreadedSite) -> None:
+    body = orjson.dumps({"model": "demo", "prompt": ["x"] * 16, "n": 8})
+    reply = site.ask(COMPLETIONS, body)
+    assert (reply.status, error_of(reply)["param"]) == (400, "prompt")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{}",
+        b'{"model": "demo", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "demo", "temperature": NaN, "messages": []}',
+        b'{"model": "demo", "temperature": 1e309, "messages": []}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"messages": [' + b"{}," * 300_000 + b"{}]}",
+    ],
+    ids=lambda body: repr(body[:30]),
+)
+def test_a_body_that_is_no_request_is_refused(site: ThreadedSite, body: bytes) -> None:
+    reply = site.ask(CHAT, body)
+    assert reply.status == 400
+    assert error_of(reply)["type"] == "invalid_request_error"
+
+
+def test_a_large_body_is_refused_before_it_is_read(site: ThreadedSite) -> None:
+    async def declare() -> Reply:
+        headers = {"Content-Length": str(10**12)}
+        return await raw(site.site.port, "POST", CHAT, headers=headers)
+
+    reply = asyncio.run(declare())
+    assert (reply.status, error_of(reply)["code"]) == (413, "body_too_large")
+
+
+def test_an_endless_chunked_body_is_refused(site: ThreadedSite) -> None:
+    async def send() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.site.port)
+        writer.write(
+            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        chunk = b"100000\r\n" + bytes(2**20) + b"\r\n"
+        async with asyncio.timeout(20):
+            status = asyncio.create_task(reader.readline())
+            while not status.done():
+                writer.write(chunk)
+                await asyncio.wait({status, asyncio.create_task(writer.drain())}, timeout=0.05)
+            writer.transport.abort()
+            return await status
+
+    assert asyncio.run(send()).split()[1] == b"413"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/models/none", 404),
+        ("GET", "/v1/models/../../etc/passwd", 404),
+        ("GET", "/v1/models/%2e%2e%2fx", 404),
+        ("GET", CHAT, 405),
+        ("DELETE", "/v1/models", 405),
+        ("POST", "/v1/embeddings", 404),
+    ],
+)
+def test_wrong_paths_and_methods_are_openai_errors(
+    site: ThreadedSite, method: str, path: str, status: int
+) -> None:
+    reply = site.ask(path, b"", method)
+    assert reply.status == status
+    assert error_of(reply)["type"] == "invalid_request_error"
+
+
+def test_an_unknown_model_is_not_found(site: ThreadedSite) -> None:
+    for name in ("other", "team/demo", "../demo", "demo\x00", "DEMO", "demо"):
+        reply = site.ask(CHAT, orjson.dumps({"model": name, "messages": MESSAGES}))
+        error = error_of(reply)
+        assert (reply.status, error["param"], error["code"]) == (404, "model", "model_not_found")
+
+
+def test_a_request_id_is_kept_only_when_it_is_harmless(site: ThreadedSite) -> None:
+    kept = site.ask("/version", b"", "GET", **{"X-Request-Id": "abc-1.2:3"})
+    assert kept.headers["x-request-id"] == "abc-1.2:3"
+    for bad in ("a b", "x" * 200, '"}{', "é"):
+        reply = site.ask("/version", b"", "GET", **{"X-Request-Id": bad})
+        assert len(reply.headers["x-request-id"]) == 32
+
+
+def test_harmless_fields_are_taken(site: ThreadedSite) -> None:
+    body = {
+        "model": "demo",
+        "messages": MESSAGES,
+        "user": "u",
+        "store": False,
+        "metadata": {"a": "b"},
+        "service_tier": "auto",
+        "parallel_tool_calls": True,
+        "tools": [],
+        "tool_choice": "none",
+        "response_format": {"type": "text"},
+        "logprobs": False,
+        "logit_bias": {},
+        "n": None,
+        "stop": None,
+        "max_tokens": None,
+        "reasoning_effort": "low",
+        "made_up": [1, {"x": None}],
+    }
+    assert site.ask(CHAT, orjson.dumps(body)).status == 200
+    assert len(site.engine.requests) == 1
