@@ -80,12 +80,18 @@ test: init ## The fast tests: no network, no cluster, under two minutes
 simulation: init ## Controller and engine under faults, seeded, in virtual time
 	$(BIN)/pytest tests/simulation $(PYTEST_ARGS)
 
+# Tests have time limits of their own that no build fits into.
+.PHONY: programs
+programs: init ## Get the control plane's programs (builds them where releases are out of reach)
+	@$(PY) -c "from terrace.local import binaries as b, versions as v; \
+	b.find_binaries([name for name in v.GO_PACKAGES if name != 'kwok'], None, print)"
+
 .PHONY: test-cluster
-test-cluster: init ## Against a real control plane on this machine
+test-cluster: programs ## Against a real control plane on this machine
 	$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
 
 .PHONY: test-e2e
-test-e2e: init ## The whole chain: kubectl apply to streamed answer
+test-e2e: programs ## The whole chain: kubectl apply to streamed answer
 	$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
 
 .PHONY: test-all

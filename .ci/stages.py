@@ -23,6 +23,7 @@ BUDGETS_S = {
     "check": 180,
     "test": 120,
     "simulation": 180,
+    "programs": 600,
     "test-cluster": 900,
     "test-e2e": 600,
 }
