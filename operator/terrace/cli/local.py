@@ -52,20 +52,27 @@ def up(
     ] = False,
     bin_dir: Annotated[
         Path | None,
-        typer.Option("--bin", help="Folder with etcd, kube-apiserver and so on."),
+        typer.Option(
+            "--bin",
+            exists=True,
+            file_okay=False,
+            help="Folder with etcd, kube-apiserver and so on.",
+        ),
     ] = None,
     emulated_version: Annotated[
         str | None, typer.Option(help="An older Kubernetes API, such as 1.34.")
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="JSON file: image -> argv prefix that the node runs for it."),
+        typer.Option(
+            exists=True, dir_okay=False, help="JSON file: image -> argv that the node runs for it."
+        ),
     ] = None,
 ) -> None:
     """Bring a cluster up, or repair one that is half dead.
 
-    Programs come from --bin or $TERRACE_K8S_BIN, else from your cache, else they are downloaded
-    (pinned checksums), else built from their Go modules (about 5 minutes, once).
+    Programs come from --bin or $TERRACE_K8S_BIN, else from your cache, else from the official
+    releases, else from a build of their Go modules (about 5 minutes, once).
     """
     began = time.monotonic()
     options = _options(no_node, emulated_version, images)

@@ -165,22 +165,31 @@ class LocalCluster:
         If it fails or is interrupted, every process is stopped; data and logs stay.
         """
         with self.folder.locked():
-            self._refuse_foreign_user()
-            state = self.folder.load()
-            if state is not None and _any_alive(state):
-                self._check_options(state)
-                if _all_alive(state):
-                    Startup(self.folder, state, self._report).wait()
-                    return False
-            binaries = self._binaries(*_PROGRAMS)
-            self.folder.make()
-            register(self.name, self.folder.root)
             try:
-                self._start(state, binaries)
-            except BaseException:
-                shutdown.stop(self.folder, self._report)
-                raise
-            return True
+                return self._up()
+            finally:
+                # Refused before anything was made: take the lock file back out of the folder.
+                if not self.folder.state_file.exists():
+                    self.folder.remove_if_empty()
+
+    def _up(self) -> bool:
+        self._refuse_foreign_user()
+        state = self.folder.load()
+        if state is not None and _any_alive(state):
+            self._check_options(state)
+            if _all_alive(state):
+                Startup(self.folder, state, self._report).wait()
+                return False
+        self.folder.check()
+        binaries = self._binaries(*_PROGRAMS)
+        register(self.name, self.folder.root)
+        try:
+            self.folder.make()
+            self._start(state, binaries)
+        except BaseException:
+            shutdown.stop(self.folder, self._report)
+            raise
+        return True
 
     def down(self, *, keep_data: bool = False) -> bool:
         """Stop every process; delete the folder unless ``keep_data``. False: there was none."""

@@ -6,7 +6,6 @@ recognised and ended (``processes.py``).
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from typing import TYPE_CHECKING
 
@@ -57,6 +56,4 @@ def delete(folder: ClusterFolder, name: str) -> None:
             path.unlink(missing_ok=True)
     forget(name, folder.root)
     folder.state_file.unlink(missing_ok=True)
-    folder.lock_file.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.root.rmdir()
+    folder.remove_if_empty()

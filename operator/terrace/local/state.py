@@ -10,7 +10,7 @@ import fcntl
 import os
 import re
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -84,8 +84,8 @@ class ClusterFolder:
         self.tools = root / "tools"
         """Caches of kubectl and helm, so that clusters never see each other's."""
 
-    def make(self) -> None:
-        """Create the folders; refuses a folder that holds something else's files."""
+    def check(self) -> None:
+        """Refuse a folder that holds something else's files."""
         if self.root.is_dir() and not self.state_file.exists():
             foreign = [path.name for path in self.root.iterdir() if path.name not in self.owned()]
             if foreign:
@@ -93,10 +93,19 @@ class ClusterFolder:
                     f"{self.root} is not empty and holds no cluster (found {foreign[0]}); "
                     "name an empty or a new folder with --dir"
                 )
+
+    def make(self) -> None:
+        """Create the folders."""
         for folder in (self.root, self.pki, self.kubeconfigs, self.logs, self.etcd, self.node,
                        self.audit_log.parent, self.tools):  # fmt: skip
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
+
+    def remove_if_empty(self) -> None:
+        """Give the lock file up, and the folder if nothing else is in it."""
+        self.lock_file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.root.rmdir()
 
     @staticmethod
     def owned() -> frozenset[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from terrace.local.cluster import LocalCluster
 from terrace.local.errors import ComponentError, LocalClusterError
 from terrace.local.shutdown import delete
 from terrace.local.state import (
@@ -81,7 +82,21 @@ def test_a_name_that_is_no_label_is_refused(name: str) -> None:
 def test_a_folder_with_other_files_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("my work")
     with pytest.raises(LocalClusterError, match=r"holds no cluster \(found thesis\.txt\)"):
-        ClusterFolder(tmp_path).make()
+        ClusterFolder(tmp_path).check()
+
+
+def test_a_refused_up_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("my work")
+    with pytest.raises(LocalClusterError, match="holds no cluster"):
+        LocalCluster("x", directory=tmp_path).up()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
+    assert known_clusters() == []
+
+
+def test_an_up_without_programs_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(LocalClusterError, match="is no folder"):
+        LocalCluster("x", directory=tmp_path / "c", bin_dir=tmp_path / "none").up()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_deleting_a_cluster_keeps_files_that_are_not_its_own(tmp_path: Path) -> None:
