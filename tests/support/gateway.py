@@ -13,13 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from joserfc import jws
-from joserfc.jwk import OKPKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from terrace.api import names
 from terrace.gateway.app import Gateway
-from terrace.gateway.identity import ALGORITHM, Signer
+from terrace.gateway.identity import Signer
 from terrace.gateway.limits import Admission, Limits
 from terrace.gateway.metrics import Metrics
 from terrace.gateway.proxy import Proxy
@@ -27,10 +25,12 @@ from terrace.gateway.registry import Registry
 from terrace.gateway.routing import Router
 from terrace.gateway.server import make_server, serve
 from terrace.gateway.upstream import make_session
-from terrace_runtime.contract import Identity
+from terrace_runtime.api.identity import IdentityVerifier
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from terrace_runtime.contract import Identity
 
 PRIVATE_KEY = bytes(range(32))
 JSON = "application/json"
@@ -322,14 +322,12 @@ async def client(running: Running) -> AsyncIterator[Client]:
 
 
 def verify(token: str, private_key: bytes = PRIVATE_KEY) -> Identity:
-    """What the runtime does with RuntimeConfig.trust_key."""
+    """What a replica does with the header and RuntimeConfig.trust_key."""
     public = Ed25519PrivateKey.from_private_bytes(private_key).public_key()
-    trust_key = base64.urlsafe_b64encode(public.public_bytes_raw()).rstrip(b"=")
-    raw = base64.urlsafe_b64decode(trust_key + b"=")
-    key = OKPKey.import_key(Ed25519PublicKey.from_public_bytes(raw))
-    return Identity.model_validate_json(
-        jws.deserialize_compact(token, key, algorithms=[ALGORITHM]).payload
-    )
+    trust_key = base64.urlsafe_b64encode(public.public_bytes_raw()).rstrip(b"=").decode()
+    identity = IdentityVerifier(trust_key, clock=lambda: 0).verify(token)
+    assert identity is not None
+    return identity
 
 
 async def until(true: Callable[[], object], within_s: float = 5) -> None:

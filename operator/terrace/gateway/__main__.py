@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import random
 import resource
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
+from prometheus_client import disable_created_metrics
 
 from terrace import __version__
 from terrace.gateway import server
@@ -45,16 +47,8 @@ EXIT_BAD_CONFIG = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the gateway; returns the exit code."""
     options = make_parser().parse_args(argv)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    _log_as_json()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     _raise_file_limit()
     try:
         uvloop.run(_run(options))
@@ -132,6 +126,35 @@ def make_parser() -> argparse.ArgumentParser:
         help="seconds that running answers get after SIGTERM (default: %(default)s)",
     )
     return parser
+
+
+def _log_as_json() -> None:
+    """One JSON object per line on stderr, also for what uvicorn and asyncio have to say."""
+    shared: list[structlog.types.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
 
 
 def _raise_file_limit() -> None:

@@ -6,10 +6,10 @@ import base64
 from typing import TYPE_CHECKING
 
 import pytest
-from joserfc.errors import BadSignatureError
 
 from support.gateway import PRIVATE_KEY, verify
 from terrace.api.names import Key
+from terrace.controller.trust import SECRET_FIELD, SECRET_NAME, _new_secret, public_key
 from terrace.gateway.identity import (
     REUSE_S,
     TOKEN_LIFE_S,
@@ -17,6 +17,8 @@ from terrace.gateway.identity import (
     TrustKeyError,
     read_private_key,
 )
+from terrace_runtime.api.errors import ApiError
+from terrace_runtime.api.identity import IdentityVerifier
 from terrace_runtime.contract import Identity
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def test_a_token_says_who_asks_how_urgently_and_for_what() -> None:
 
 def test_a_token_of_another_key_is_refused() -> None:
     token = Signer(bytes(32), Clock()).token("", "interactive", DEMO)
-    with pytest.raises(BadSignatureError):
+    with pytest.raises(ApiError):
         verify(token)
 
 
@@ -50,7 +52,7 @@ def test_a_changed_token_is_refused() -> None:
     forged = base64.urlsafe_b64encode(
         base64.urlsafe_b64decode(payload + "==").replace(b'"batch"', b'"interactive"')
     )
-    with pytest.raises(BadSignatureError):
+    with pytest.raises(ApiError):
         verify(f"{head}.{forged.decode().rstrip('=')}.{signature}")
 
 
@@ -102,6 +104,17 @@ def test_another_key_file_is_an_error_that_names_the_file(tmp_path: Path, text: 
     path.write_text(text, encoding="utf-8")
     with pytest.raises(TrustKeyError, match="ed25519"):
         read_private_key(path)
+
+
+def test_a_replica_trusts_the_key_that_the_operator_made(tmp_path: Path) -> None:
+    secret = _new_secret(Key("terrace-system", SECRET_NAME))
+    path = tmp_path / SECRET_FIELD
+    path.write_bytes(base64.b64decode(secret["data"][SECRET_FIELD]))  # as a kubelet mounts it
+    signer = Signer(read_private_key(path), Clock())
+    verifier = IdentityVerifier(public_key(secret), Clock())
+    identity = verifier.verify(signer.token("", "interactive", DEMO))
+    assert identity is not None
+    assert identity.model == "default/demo"
 
 
 def test_a_missing_key_file_is_an_error(tmp_path: Path) -> None:
