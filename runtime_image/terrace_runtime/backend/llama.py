@@ -11,7 +11,6 @@ import ctypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 from typing_extensions import override
 
@@ -26,7 +25,11 @@ from terrace_runtime.backend import (
 )
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.loadlog import LoadLog
+from terrace_runtime.backend.openmp import limit_spinning
 from terrace_runtime.contract import RuntimeConfig, pod_path
+
+limit_spinning()
+import llama_cpp.llama_cpp as lib  # noqa: E402 - libgomp reads its environment when it is loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -78,9 +77,3 @@ def _backend(path: str, arguments: dict[str, Any]) -> Backend:
     module, _, name = path.partition(":")
     backend: Backend = getattr(import_module(module), name)(**arguments)
     return backend
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:  # noqa: PLR2004 - the program and one number
-        sys.exit(EXIT_BACKEND)
-    sys.exit(main(int(sys.argv[1])))

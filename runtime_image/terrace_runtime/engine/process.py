@@ -59,7 +59,7 @@ class ChildEngine(EngineFrontend):
     async def _open(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "terrace_runtime.engine.child", str(theirs.fileno())]
+            command = [sys.executable, "-m", "terrace_runtime", "engine", str(theirs.fileno())]
             # No shell, no input of anybody's; the interpreter is the one that runs us.
             self._process = subprocess.Popen(  # noqa: S603, ASYNC220
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_environment()
