@@ -93,9 +93,9 @@ class HostResources(ApiValue):
     """CPU and memory of one replica; what is absent is planned."""
 
     cpu: Quantity | None = None
-    """CPU request and limit of a replica; rounded down, its number of threads. Default: no limit,
-    and one core less than the smallest node of the flavor, at most 16; half of a node with less
-    than two cores."""
+    """CPU request and limit of a replica; rounded down, its number of threads. Default: one thread
+    less than the cores of the flavor's smallest node, at most 16; a quarter of a CPU requested for
+    each thread, so that models that are seldom busy share a node; no limit."""
     memory: Quantity | None = None
     """Most memory a replica may take. Default: what its plan needs, if a node has it. A plan that
     needs more shrinks where the model leaves context open, or the model is not placed."""

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 CORE = 1000
 """Thousandths of a CPU."""
-MAX_DEFAULT_CPU_MILLIS = 16 * CORE
+MAX_DEFAULT_THREADS = 16
+REQUEST_MILLIS_PER_THREAD = 250
 MIN_CONTEXT = 64
 """Least context that the runtime takes."""
 
@@ -65,6 +66,7 @@ class _Room:
     memory_bytes: int
     memory_words: str
     cpu_millis: int
+    threads: int
     cpu_words: str
 
 
@@ -139,7 +141,7 @@ def _room(
     if not theirs.nodes:
         why = theirs.refused or "the cluster has no nodes"
         return NoPlacement(Reason.NO_NODE_FITS, f"flavor {flavor.name}: no node fits: {why}")
-    cpu, cpu_words = _cpu(flavor, theirs.nodes)
+    cpu, threads, cpu_words = _cpu(flavor, theirs.nodes)
     strong = [node for node in theirs.nodes if node.cpu_millis >= cpu]
     if not strong:
         most = max(node.cpu_millis for node in theirs.nodes) / CORE
@@ -153,19 +155,22 @@ def _room(
     if flavor.host.memory is not None and parse_bytes(flavor.host.memory) < memory:
         memory = parse_bytes(flavor.host.memory)
         words = f"host.memory is {flavor.host.memory}"
-    return _Room(flavor, memory, words, cpu, cpu_words)
+    return _Room(flavor, memory, words, cpu, threads, cpu_words)
 
 
-def _cpu(flavor: Flavor, nodes: Sequence[NodeFacts]) -> tuple[int, str]:
-    """Thousandths of a CPU for one replica, and why."""
+def _cpu(flavor: Flavor, nodes: Sequence[NodeFacts]) -> tuple[int, int, str]:
+    """Thousandths of a CPU that one replica requests, its threads, and why."""
     if flavor.host.cpu is not None:
-        return parse_millis(flavor.host.cpu), f"host.cpu of flavor {flavor.name}"
+        cpu = parse_millis(flavor.host.cpu)
+        return cpu, max(1, cpu // CORE), f"host.cpu of flavor {flavor.name}"
     least = min(node.cpu_millis for node in nodes)
-    cores = least // CORE
-    if cores < 2:  # noqa: PLR2004 - one for the replica and one for everybody else
-        return least // 2 or 1, f"half of the smallest node's {least / CORE:g} CPUs"
-    cpu = min(MAX_DEFAULT_CPU_MILLIS, (cores - 1) * CORE)
-    return cpu, f"the smallest node has {least / CORE:g} CPUs, the others are left to the system"
+    threads = max(1, min(MAX_DEFAULT_THREADS, least // CORE - 1))
+    request = min(threads * REQUEST_MILLIS_PER_THREAD, max(1, least // 2))
+    words = (
+        f"the smallest node has {least / CORE:g} CPUs; host.cpu is not set, so only a quarter of a "
+        "CPU per thread is reserved and models that are seldom busy share a node"
+    )
+    return request, threads, words
 
 
 def _shape(size: Size, kv_types: KvTypes) -> Shape:
@@ -176,7 +181,6 @@ def _plan(
     facts: ModelFacts, shape: Shape, room: _Room, inputs: str, reasons: tuple[str, ...]
 ) -> OffloadPlan:
     size = footprint(facts, shape)
-    threads = max(1, room.cpu_millis // CORE)
     return OffloadPlan(
         inputs=inputs,
         flavor=room.flavor.name,
@@ -185,7 +189,7 @@ def _plan(
         batch_tokens=BATCH_TOKENS,
         ubatch_tokens=shape.ubatch_tokens,
         prefill_tokens=PREFILL_TOKENS,
-        threads=threads,
+        threads=room.threads,
         kv_key_type=shape.kv_key_type,
         kv_value_type=shape.kv_value_type,
         weights_bytes=size.weights_bytes,
@@ -199,7 +203,7 @@ def _plan(
         reasons=(
             *reasons,
             *byte_reasons(facts, shape, size),
-            f"threads {threads}: {room.cpu_words}",
+            f"threads {room.threads}: {room.cpu_words}",
         ),
     )
 

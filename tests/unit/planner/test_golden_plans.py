@@ -97,7 +97,7 @@ def test_llama_8b_on_a_node_of_32_gib() -> None:
         "base_bytes": 181_190_656,
         "memory_request_bytes": 9_591_445_504,
         "memory_limit_bytes": 9_672_055_808,
-        "cpu_millis": 7000,
+        "cpu_millis": 1750,
     }
 
 

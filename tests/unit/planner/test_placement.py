@@ -181,16 +181,16 @@ def test_host_memory_is_a_limit_that_the_plan_keeps() -> None:
 @pytest.mark.parametrize(
     ("nodes", "cpu_millis", "threads"),
     [
-        ([8000], 7000, 7),
-        ([8000, 4000], 3000, 3),
-        ([3920], 2000, 2),
-        ([2000], 1000, 1),
-        ([1930], 965, 1),
-        ([940], 470, 1),
-        ([64000], 16000, 16),
+        ([8000], 1750, 7),
+        ([8000, 4000], 750, 3),
+        ([3920], 500, 2),
+        ([2000], 250, 1),
+        ([1930], 250, 1),
+        ([340], 170, 1),
+        ([64000], 4000, 16),
     ],
 )
-def test_default_cpu_leaves_a_core_of_the_smallest_node_to_the_system(
+def test_default_cpu_leaves_a_core_of_the_smallest_node_and_reserves_a_quarter_per_thread(
     nodes: list[int], cpu_millis: int, threads: int
 ) -> None:
     theirs = [node(f"n{each}", cpu_millis=each) for each in nodes]
