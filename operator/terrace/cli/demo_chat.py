@@ -8,14 +8,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from openai import OpenAI
-
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def stream_answer(base_url: str, model: str, question: str, console: Console) -> str:
     """Ask, print tokens as they come, then time to first token and tokens/s; return the answer."""
+    # Imported here because it takes a second, which `terrace local status` should not pay.
+    from openai import OpenAI  # noqa: PLC0415
+
     client = OpenAI(base_url=base_url, api_key="none", timeout=60, max_retries=2)
     start = time.perf_counter()
     first: float | None = None
