@@ -16,9 +16,9 @@ def demo_facts(**changes: Any) -> ModelFacts:
     """``demo/chat.gguf``: 5 layers, d 192, 1 KV head of 64, vocabulary 2,048."""
     values: dict[str, Any] = {
         "digest": "d" * 64,
-        "file_bytes": 2_597_920,
+        "file_bytes": 2_580_416,
         "architecture": "llama",
-        "parameters": 2_363_328,
+        "parameters": 2_361_408,
         "context_length": 4096,
         "embedding_length": 192,
         "feed_forward_length": 512,

@@ -170,6 +170,8 @@ class ModelStatus(StatusValue):
     """Tokens in the vocabulary."""
     layers: list[LayerRunStatus] = Field(default_factory=list)
     """Layers, as runs of equal ones."""
+    layers_are_merged: bool = False
+    """Whether runs join unlike layers; their sizes are then those of the largest."""
     token_embedding_bytes: int
     """Bytes of the token embedding."""
     output_bytes: int
@@ -177,7 +179,7 @@ class ModelStatus(StatusValue):
     repacked_bytes: int = 0
     """Weight bytes that CPU kernels copy into another layout."""
     chat_template: bool = False
-    """Does the file hold a chat template?"""
+    """Whether the file holds a chat template."""
     pooling: str = ""
     """Pooling of an embedding model."""
 

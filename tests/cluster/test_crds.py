@@ -1,0 +1,466 @@
+"""Both CRDs on a real API server: accepted, explained, and what they refuse, in which words."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from support.waiting import wait_for
+from terrace.api.crd import manifests
+from terrace.local.errors import LocalClusterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from terrace.local.cluster import LocalCluster
+
+ROOT = Path(__file__).parents[2]
+CRDS = ROOT / "crds"
+NAMESPACE = "crds"
+
+MODEL: dict[str, Any] = {
+    "apiVersion": "terrace.dev/v1alpha1",
+    "kind": "InferenceModel",
+    "metadata": {"name": "m", "namespace": NAMESPACE},
+    "spec": {"poolRef": {"name": "p"}, "source": {"uri": "demo://chat"}},
+}
+POOL: dict[str, Any] = {
+    "apiVersion": "terrace.dev/v1alpha1",
+    "kind": "InferencePool",
+    "metadata": {"name": "p", "namespace": NAMESPACE},
+    "spec": {"flavors": [{"name": "cpu"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def api(control_plane: LocalCluster) -> LocalCluster:
+    """A control plane with both CRDs, put there as a user would."""
+    control_plane.kubectl("apply", "-f", str(CRDS))
+    for crd in manifests().values():
+        control_plane.kubectl(
+            "wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}"
+        )
+    control_plane.kubectl("create", "namespace", NAMESPACE)
+    return control_plane
+
+
+def changed(manifest: dict[str, Any], name: str = "", **spec: Any) -> dict[str, Any]:
+    """A copy with another name and other fields of spec; None takes a field away."""
+    copied = copy.deepcopy(manifest)
+    if name:
+        copied["metadata"]["name"] = name
+    copied["spec"] |= spec
+    copied["spec"] = {key: value for key, value in copied["spec"].items() if value is not None}
+    return copied
+
+
+def apply(api: LocalCluster, *objects: dict[str, Any], flags: tuple[str, ...] = ()) -> str:
+    return api.kubectl("apply", *flags, "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+
+def refusal(api: LocalCluster, *objects: dict[str, Any], flags: tuple[str, ...] = ()) -> str:
+    """The API server's words; fails when it takes the objects."""
+    with pytest.raises(LocalClusterError) as caught:
+        apply(api, *objects, flags=flags)
+    return str(caught.value)
+
+
+def get(api: LocalCluster, *arguments: str) -> Any:
+    return json.loads(api.kubectl("get", "-n", NAMESPACE, *arguments, "-o", "json"))
+
+
+# Installing --------------------------------------------------------------------------------------
+
+
+def test_both_are_established_without_a_complaint_about_their_schemas(api: LocalCluster) -> None:
+    for crd in json.loads(api.kubectl("get", "crd", "-o", "json"))["items"]:
+        conditions = {each["type"]: each["status"] for each in crd["status"]["conditions"]}
+        assert conditions == {"NamesAccepted": "True", "Established": "True"}
+
+
+def test_applying_again_changes_nothing(api: LocalCluster) -> None:
+    assert api.kubectl("apply", "-f", str(CRDS)).count("unchanged") == 2
+
+
+def test_the_server_keeps_the_schemas_as_they_are_written(api: LocalCluster) -> None:
+    for written in manifests().values():
+        stored = json.loads(api.kubectl("get", "crd", written["metadata"]["name"], "-o", "json"))
+        assert stored["spec"]["versions"] == written["spec"]["versions"]
+
+
+def test_the_examples_pass_a_dry_run_on_the_server(api: LocalCluster) -> None:
+    for folder in sorted((ROOT / "examples").iterdir()):
+        assert api.kubectl("apply", "--dry-run=server", "-f", str(folder))
+
+
+# Good objects ------------------------------------------------------------------------------------
+
+FULL_MODEL = changed(
+    MODEL,
+    "full-model",
+    source={"uri": "http://host/a.gguf", "sha256": "a" * 64},
+    servedNames=["org/Model-1:latest", "a"],
+    context={"length": 4096, "parallel": 255},
+    offload={"kvTypes": {"key": "q8_0", "value": "q4_0"}},
+    sampling={"temperature": 0, "topP": 1, "topK": 0, "minP": 0.05, "repeatPenalty": 1.1},
+    limits={"maxTokens": 10},
+    replicas=0,
+)
+FULL_POOL = changed(
+    POOL,
+    "full-pool",
+    flavors=[
+        {
+            "name": "abcdefghij1",
+            "accelerator": "cpu",
+            "nodeSelector": {"kubernetes.io/arch": "amd64"},
+            "tolerations": [
+                {"operator": "Exists"},
+                {"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5},
+            ],
+            "host": {"cpu": 2, "memory": "1.5Gi"},
+            "runtimeImage": "registry.example/terrace/runtime:1",
+        },
+        {"name": "b", "host": {"cpu": "500m"}},
+    ],
+    offload={"kvTypes": {"key": "f16"}},
+    modelCache={"size": "1Gi", "storageClassName": "fast", "accessMode": "ReadWriteMany"},
+    access={"allowedNetworks": ["10.0.0.0/8", "fd00::/8"]},
+    queue={"maxRequests": 0},
+    drainTimeoutSeconds=0,
+)
+GOOD = {
+    "full model": FULL_MODEL,
+    "full pool": FULL_POOL,
+    "claim": changed(POOL, "theirs", modelCache={"claimName": "models.v1"}),
+    "longest name": changed(MODEL, "m" * 40),
+    "pvc": changed(MODEL, "pvc", source={"uri": "pvc://claim/folder/a.gguf"}),
+}
+
+
+@pytest.mark.parametrize("name", list(GOOD))
+def test_a_good_object_is_taken(api: LocalCluster, name: str) -> None:
+    assert "created" in apply(api, GOOD[name], flags=("--dry-run=server",))
+
+
+def test_an_object_nobody_has_looked_at_is_not_ready_to_any_tool(api: LocalCluster) -> None:
+    # kstatus and Helm: an observed generation other than the object's means "in progress".
+    apply(api, changed(MODEL, "fresh"))
+    assert get(api, "im", "fresh")["status"] == {"observedGeneration": -1}
+
+
+def test_what_the_user_left_out_stays_out(api: LocalCluster) -> None:
+    apply(api, changed(MODEL, "bare"))
+    assert get(api, "im", "bare")["spec"] == MODEL["spec"]
+
+
+# Bad objects -------------------------------------------------------------------------------------
+
+
+def flavor(**fields: Any) -> dict[str, Any]:
+    return changed(POOL, flavors=[{"name": "cpu", **fields}])
+
+
+def toleration(**fields: Any) -> dict[str, Any]:
+    return flavor(tolerations=[fields])
+
+
+def cache(**fields: Any) -> dict[str, Any]:
+    return changed(POOL, modelCache=fields)
+
+
+def source(uri: str, **fields: Any) -> dict[str, Any]:
+    return changed(MODEL, source={"uri": uri, **fields})
+
+
+BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "model: long name": (changed(MODEL, "m" * 41), ["metadata.name", "40 characters"]),
+    "model: dot": (changed(MODEL, "a.b"), ["metadata.name", "dots are not allowed"]),
+    "model: digit": (changed(MODEL, "1a"), ["metadata.name", "start with a letter"]),
+    "model: no pool": (changed(MODEL, poolRef=None), ["spec.poolRef", "Required"]),
+    "model: no source": (changed(MODEL, source=None), ["spec.source", "Required"]),
+    "model: typo": (changed(MODEL, replcas=2), ["spec.replcas", "unknown field"]),
+    "uri: scheme": (source("s3://a/b"), ["spec.source.uri", "https://HOST/PATH"]),
+    "uri: no path": (source("https://host"), ["spec.source.uri", "https://HOST/PATH"]),
+    "uri: plain http": (source("http://host/a"), ["spec.source.sha256", "set sha256"]),
+    "uri: long": (source("https://h/" + "a" * 2048), ["spec.source.uri", "2048"]),
+    "sha256": (source("https://h/a", sha256="A" * 64), ["spec.source.sha256", "sha256sum"]),
+    "served names: twice": (
+        changed(MODEL, servedNames=["a", "a"]),
+        ["spec.servedNames[1]", "Duplicate"],
+    ),
+    "served names: form": (
+        changed(MODEL, servedNames=["a", "b c"]),
+        ["spec.servedNames[1]", "letters, digits"],
+    ),
+    "served names: many": (
+        changed(MODEL, servedNames=[f"n{i}" for i in range(17)]),
+        ["spec.servedNames", "16"],
+    ),
+    "context.length: small": (changed(MODEL, context={"length": 63}), ["context.length", "64"]),
+    "context.length: text": (
+        changed(MODEL, context={"length": "8k"}),
+        ["context.length", "integer"],
+    ),
+    "context.parallel": (changed(MODEL, context={"parallel": 256}), ["context.parallel", "255"]),
+    "kvTypes": (
+        changed(MODEL, offload={"kvTypes": {"key": "q2"}}),
+        ["spec.offload.kvTypes.key", "q8_0"],
+    ),
+    "temperature": (
+        changed(MODEL, sampling={"temperature": -1}),
+        ["sampling.temperature", "greater than or equal to 0"],
+    ),
+    "topP": (changed(MODEL, sampling={"topP": 0}), ["sampling.topP", "greater than 0"]),
+    "maxTokens": (changed(MODEL, limits={"maxTokens": 0}), ["limits.maxTokens", "1"]),
+    "replicas": (changed(MODEL, replicas=-1), ["spec.replicas", "0"]),
+    "pool: long name": (changed(POOL, "p" * 41), ["metadata.name", "40 characters"]),
+    "pool: no flavors": (changed(POOL, flavors=[]), ["spec.flavors", "at least 1"]),
+    "flavor: twice": (
+        changed(POOL, flavors=[{"name": "a"}, {"name": "a"}]),
+        ["spec.flavors[1]", "Duplicate"],
+    ),
+    "flavor: name": (flavor(name="big-one"), ["spec.flavors[0].name", "letters and digits"]),
+    "flavor: long name": (flavor(name="a" * 12), ["spec.flavors[0].name", "11"]),
+    "flavor: accelerator": (flavor(accelerator="gpu"), ["flavors[0].accelerator", '"cpu"']),
+    "flavor: cpu": (flavor(host={"cpu": "two"}), ["flavors[0].host.cpu", "quantity above zero"]),
+    "flavor: no cpu": (flavor(host={"cpu": 0}), ["flavors[0].host.cpu", "quantity above zero"]),
+    "flavor: memory": (flavor(host={"memory": "-1Gi"}), ["host.memory", "quantity above zero"]),
+    "flavor: label": (flavor(nodeSelector={"a": "b" * 64}), ["nodeSelector", "63"]),
+    "toleration: value": (
+        toleration(key="a", operator="Exists", value="b"),
+        ["tolerations[0].value", "drop value or use Equal"],
+    ),
+    "toleration: key": (toleration(value="b"), ["tolerations[0].operator", "Exists"]),
+    "toleration: seconds": (
+        toleration(operator="Exists", tolerationSeconds=1),
+        ["tolerations[0].tolerationSeconds", "NoExecute"],
+    ),
+    "cache: size": (cache(claimName="a", size="1Gi"), ["spec.modelCache.size", "drop one"]),
+    "cache: class": (
+        cache(claimName="a", storageClassName="b"),
+        ["spec.modelCache.storageClassName", "drop one"],
+    ),
+    "cache: mode": (
+        cache(claimName="a", accessMode="ReadWriteOnce"),
+        ["spec.modelCache.accessMode", "drop one"],
+    ),
+    "cache: claim": (cache(claimName="A"), ["spec.modelCache.claimName", "PersistentVolumeClaim"]),
+    "cache: quantity": (cache(size="1GB"), ["spec.modelCache.size", "quantity above zero"]),
+    "networks: form": (
+        changed(POOL, access={"allowedNetworks": ["10.0.0.0"]}),
+        ["access.allowedNetworks[0]", "10.0.0.0/8"],
+    ),
+    "networks: twice": (
+        changed(POOL, access={"allowedNetworks": ["10.0.0.0/8"] * 2}),
+        ["access.allowedNetworks[1]", "Duplicate"],
+    ),
+    "queue": (changed(POOL, queue={"maxRequests": 10001}), ["queue.maxRequests", "10000"]),
+    "drain": (changed(POOL, drainTimeoutSeconds=-1), ["drainTimeoutSeconds", "0"]),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_a_bad_object_is_refused_in_words_that_name_the_field(api: LocalCluster, name: str) -> None:
+    manifest, words = BAD[name]
+    said = refusal(api, manifest, flags=("--dry-run=server",))
+    assert all(word in said for word in words), said
+
+
+# Changes -----------------------------------------------------------------------------------------
+
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "source": (MODEL, {"source": {"uri": "demo://draft"}}, ["spec.source", "immutable"]),
+    "sha256": (
+        MODEL,
+        {"source": {"uri": "demo://chat", "sha256": "a" * 64}},
+        ["spec.source", "make a new InferenceModel"],
+    ),
+    "claim": (
+        changed(POOL, modelCache={"claimName": "a"}),
+        {"modelCache": {"claimName": "b"}},
+        ["spec.modelCache.claimName", "make a new InferencePool"],
+    ),
+    "claim dropped": (
+        changed(POOL, modelCache={"claimName": "a"}),
+        {"modelCache": None},
+        ["spec.modelCache.claimName", "immutable"],
+    ),
+    "claim added": (POOL, {"modelCache": {"claimName": "a"}}, ["modelCache.claimName"]),
+    "class": (
+        changed(POOL, modelCache={"storageClassName": "a"}),
+        {"modelCache": {"storageClassName": "b"}},
+        ["spec.modelCache.storageClassName", "immutable"],
+    ),
+    "mode": (
+        changed(POOL, modelCache={"accessMode": "ReadWriteOnce"}),
+        {"modelCache": {"accessMode": "ReadWriteMany"}},
+        ["spec.modelCache.accessMode", "immutable"],
+    ),
+    "smaller": (
+        changed(POOL, modelCache={"size": "2Gi"}),
+        {"modelCache": {"size": "1536Mi"}},
+        ["spec.modelCache.size", "can only grow"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(CHANGES))
+def test_what_cannot_change_is_refused_with_the_way_out(api: LocalCluster, name: str) -> None:
+    before, change, words = CHANGES[name]
+    before = changed(before, f"change-{name.replace(' ', '-')}")
+    apply(api, before)
+    said = refusal(api, changed(before, **change))
+    assert all(word in said for word in words), said
+
+
+def test_what_can_change_does(api: LocalCluster) -> None:
+    before = changed(POOL, "grows", modelCache={"size": "1Gi"})
+    apply(api, before, changed(MODEL, "moves"))
+    apply(
+        api,
+        changed(before, modelCache={"size": "1536Mi"}, queue={"maxRequests": 1}),
+        changed(MODEL, "moves", poolRef={"name": "other"}, context={"length": 64}, replicas=2),
+    )
+    assert get(api, "im", "moves")["metadata"]["generation"] == 2
+
+
+def test_a_spec_takes_no_status_and_a_status_no_spec(api: LocalCluster) -> None:
+    apply(api, changed(MODEL, "halves"))
+    patch = {"spec": {"replicas": 5}, "status": {"replicas": 1, "observedGeneration": 1}}
+    patch_halves = ("patch", "im", "halves", "-n", NAMESPACE, "--type=merge", "-p")
+    api.kubectl(*patch_halves, json.dumps(patch), "--subresource=status")
+    found = get(api, "im", "halves")
+    assert "replicas" not in found["spec"]
+    assert found["status"] == {"replicas": 1, "observedGeneration": 1}
+    api.kubectl(*patch_halves, json.dumps({"status": {"replicas": 9}}))
+    assert get(api, "im", "halves")["status"]["replicas"] == 1
+
+
+# Scale -------------------------------------------------------------------------------------------
+
+
+def scale(api: LocalCluster, *arguments: str) -> str:
+    return api.kubectl("scale", "-n", NAMESPACE, *arguments)
+
+
+def test_scale_works_in_every_form_on_a_model_that_sets_replicas(api: LocalCluster) -> None:
+    apply(api, changed(MODEL, "scaled", replicas=1))
+    scale(api, "im", "scaled", "--replicas=2")
+    scale(api, "inferencemodels.terrace.dev/scaled", "--current-replicas=2", "--replicas=3")
+    version = get(api, "im", "scaled")["metadata"]["resourceVersion"]
+    scale(api, "im/scaled", f"--resource-version={version}", "--replicas=0")
+    assert get(api, "im", "scaled")["spec"]["replicas"] == 0
+    with pytest.raises(LocalClusterError, match="Expected replicas to be 5"):
+        scale(api, "im", "scaled", "--current-replicas=5", "--replicas=1")
+
+
+def test_scale_works_on_a_model_that_leaves_replicas_out(api: LocalCluster) -> None:
+    apply(api, changed(MODEL, "unset"))
+    scale(api, "im", "unset", "--replicas=2")
+    assert get(api, "im", "unset")["spec"]["replicas"] == 2
+
+
+def test_scale_with_a_precondition_needs_replicas_to_be_set(api: LocalCluster) -> None:
+    # A limit of CustomResourceDefinitions, told in `kubectl explain im.spec.replicas`.
+    apply(api, changed(MODEL, "open"))
+    with pytest.raises(LocalClusterError, match=r"\.spec\.replicas.* does not exist"):
+        scale(api, "im", "open", "--current-replicas=1", "--replicas=2")
+
+
+def test_an_autoscaler_reads_replicas_and_selector(api: LocalCluster) -> None:
+    apply(api, changed(MODEL, "auto", replicas=3))
+    status = {"status": {"replicas": 2, "selector": "terrace.dev/model=auto"}}
+    api.kubectl(
+        "patch",
+        *("im", "auto", "-n", NAMESPACE, "--subresource=status", "--type=merge"),
+        *("-p", json.dumps(status)),
+    )
+    found = get(api, "im", "auto", "--subresource=scale")
+    assert found["spec"] == {"replicas": 3}
+    assert found["status"] == status["status"]
+
+
+# What people see ---------------------------------------------------------------------------------
+
+
+def test_short_names_and_the_category_work(api: LocalCluster) -> None:
+    apply(api, changed(MODEL, "seen"), changed(POOL, "seen"))
+    names = api.kubectl("get", "im,ipool", "-n", NAMESPACE, "-o", "name")
+    assert "inferencemodel.terrace.dev/seen" in names
+    assert "inferencepool.terrace.dev/seen" in names
+    assert "inferencepool.terrace.dev/seen" in api.kubectl(
+        "get", "terrace", "-n", NAMESPACE, "-o", "name"
+    )
+
+
+def test_columns_show_the_state_at_a_glance(api: LocalCluster) -> None:
+    apply(api, changed(MODEL, "columns"))
+    condition = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "ReplicasStarting",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    status = {
+        "conditions": [condition],
+        "replicas": 2,
+        "readyReplicas": 1,
+        "placement": {"flavor": "cpu", "statefulSet": "columns-cpu"},
+        "url": "http://gateway/v1",
+    }
+    api.kubectl(
+        "patch",
+        *("im", "columns", "-n", NAMESPACE, "--subresource=status", "--type=merge"),
+        *("-p", json.dumps({"status": status})),
+    )
+
+    def table(*flags: str) -> list[list[str]]:
+        text = api.kubectl("get", "im", "columns", "-n", NAMESPACE, *flags)
+        return [line.split() for line in text.splitlines()]
+
+    head, row = wait_for("the columns", table)
+    assert head == ["NAME", "READY", "STATUS", "AVAILABLE", "REPLICAS", "FLAVOR", "CONTEXT", "AGE"]
+    assert row[:6] == ["columns", "False", "ReplicasStarting", "1", "2", "cpu"]
+    head, row = table("-o", "wide")
+    assert {"POOL", "URL", "SOURCE", "DIGEST"} <= set(head)
+    assert {"p", "http://gateway/v1", "demo://chat"} <= set(row)
+
+
+def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    """Every field below ``path`` with its description."""
+    inner = schema.get("items", schema)
+    for name, child in inner.get("properties", {}).items():
+        if child.get("description"):
+            yield f"{path}.{name}", child["description"]
+        yield from fields(child, f"{path}.{name}")
+
+
+@pytest.mark.parametrize("crd", manifests().values(), ids=list(manifests()))
+def test_explain_has_a_text_for_every_field(api: LocalCluster, crd: dict[str, Any]) -> None:
+    # Where kubectl reads it: one call for all fields. apiVersion and kind get the server's words.
+    document = json.loads(api.kubectl("get", "--raw", "/openapi/v3/apis/terrace.dev/v1alpha1"))
+    kind = crd["spec"]["names"]["kind"]
+    published = next(
+        schema
+        for name, schema in document["components"]["schemas"].items()
+        if name.endswith(f".{kind}")
+    )
+    written = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    told = dict(fields(published, kind))
+    wanted = dict(fields(written, kind))
+    del wanted[f"{kind}.apiVersion"], wanted[f"{kind}.kind"]
+    assert len(wanted) > 30
+    assert {path: told.get(path) for path in wanted} == wanted
+
+
+def test_explain_prints_them(api: LocalCluster) -> None:
+    said = api.kubectl("explain", "im.spec.context.length")
+    assert "Tokens of one conversation" in said
+    assert "8192" in said
+    assert "flavors" in api.kubectl("explain", "ipool.spec")
