@@ -30,6 +30,7 @@ class Operators:
         self._kubeconfig = folder / "operator.kubeconfig"
         self._running: list[subprocess.Popen[bytes]] = []
         install(cluster, api)
+        self._server = cluster.server
         token = cluster.kubectl("create", "token", "terrace-operator", "-n", SYSTEM).strip()
         ca = str(cluster.folder.pki / "ca.crt")
         config: Manifest = {
@@ -44,12 +45,20 @@ class Operators:
         }
         self._kubeconfig.write_text(json.dumps(config))
 
-    def start(self, name: str = "operator-0", **settings: Any) -> Operator:
-        """One operator; settings are TERRACE_ variables in lower case."""
+    def start(
+        self, name: str = "operator-0", *, through: int = 0, **settings: Any
+    ) -> Operator:
+        """One operator; settings are TERRACE_ variables in lower case, ``through`` a proxy."""
         port = _free_port()
+        kubeconfig = self._kubeconfig
+        if through:
+            host = self._server.rsplit(":", 1)[0]
+            kubeconfig = self._folder / f"through-{through}.kubeconfig"
+            text = self._kubeconfig.read_text().replace(self._server, f"{host}:{through}")
+            kubeconfig.write_text(text)
         environ = {
             "PATH": os.environ["PATH"],
-            "KUBECONFIG": str(self._kubeconfig),
+            "KUBECONFIG": str(kubeconfig),
             "POD_NAME": name,
             "POD_NAMESPACE": SYSTEM,
             "POD_IP": "127.0.0.1",
