@@ -87,7 +87,7 @@ async def serve(options: argparse.Namespace, folder: Path) -> None:
     api = KubeletApi(pods)
     context = server_context(options.serving_cert, options.serving_key, options.client_ca)
     port = await api.start(options.address, options.port, context)
-    heart = NodeHeart(client, options.name, options.address, port, found, _version())
+    heart = NodeHeart(client, options.name, options.address, port, found, _version(), folder)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)

@@ -7,22 +7,27 @@ Does not own: what they say (``node_status.py``). Next: ``hostnode.py``.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from terrace.local.node_client import ApiError, NodeClient
 from terrace.local.node_status import (
     Machine,
+    Pressures,
     keep_transitions,
     lease_object,
     micro_time,
     node_object,
     node_status,
+    pressures,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Json = dict[str, Any]
 
@@ -43,7 +48,10 @@ class NodeHeart:
     port: int
     machine: Machine
     version: str
+    folder: Path
+    """On the disk that pods write to."""
     _uid: str = ""
+    _told: Pressures = field(default_factory=Pressures)
 
     async def register(self) -> None:
         """Creates or updates the Node; tries until the server takes it."""
@@ -63,7 +71,8 @@ class NodeHeart:
             try:
                 await self._renew()
                 beats += 1
-                if beats % _STATUS_EVERY_BEATS == 0:
+                is_due = beats % _STATUS_EVERY_BEATS == 0
+                if is_due or await asyncio.to_thread(pressures, self.folder) != self._told:
                     await self._register()
             except ApiError as error:
                 await _log.awarning("heartbeat failed", reason=str(error))
@@ -80,9 +89,13 @@ class NodeHeart:
         elif not _holds(found["metadata"], wanted["metadata"]):
             found = await self.client.patch(path, {"metadata": wanted["metadata"]})
         self._uid = found["metadata"]["uid"]
-        status = node_status(self.machine, self.address, self.port, datetime.now(UTC), self.version)
+        pressed = await asyncio.to_thread(pressures, self.folder)
+        status = node_status(
+            self.machine, pressed, self.address, self.port, datetime.now(UTC), self.version
+        )
         keep_transitions(status, found.get("status") or {})
         await self.client.patch(f"{path}/status", {"status": status}, is_strategic=True)
+        self._told = pressed
 
     async def _renew(self) -> None:
         renewed = {"spec": {"renewTime": micro_time(datetime.now(UTC))}}
@@ -91,6 +104,8 @@ class NodeHeart:
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:  # the first beat
                 raise
+            # Or the Node was deleted, and its Lease with it: the new one has another uid.
+            await self._register()
             lease = lease_object(self.name, self._uid, datetime.now(UTC))
             await self.client.create(_LEASES, lease)
 

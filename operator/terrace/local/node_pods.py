@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from terrace.local.node_client import ApiError, Change, NodeClient
+from terrace.local.pods import scratch
 from terrace.local.pods.addresses import AddressPool, NoAddressError
 from terrace.local.pods.pod import PodRunner
 from terrace.local.pods.spec import InvalidPodError, Pod, parse_pod
@@ -106,7 +108,9 @@ class NodePods:
     def take(self, change: Change) -> None:
         """Acts on one change; level-triggered, so a repeated one does nothing."""
         if change.kind == "LISTED":
-            self.has_listed.set()
+            if not self.has_listed.is_set():
+                self.has_listed.set()
+                self._sweep()
             return
         uid = change.object["metadata"]["uid"]
         work = self.work.get(uid)
@@ -144,21 +148,33 @@ class NodePods:
         work.stop_grace_s = grace_s
         work.stops.append(asyncio.create_task(work.runner.stop(grace_s)))
 
+    def _sweep(self) -> None:
+        """Removes what pods left that were deleted while no agent ran."""
+        folder = self.settings.folder
+        for path in (folder / "pods").glob("*"):
+            if path.name not in self.work:
+                scratch.remove_all(path)
+                shutil.rmtree(path, ignore_errors=True)
+        for path in (folder / "logs").glob("*_*_*"):
+            if path.name.rpartition("_")[2] not in self.work:
+                shutil.rmtree(path, ignore_errors=True)
+
     async def _carry(self, work: PodWork) -> None:
         """The whole stay of a pod on this node."""
         try:
             if (work.manifest.get("status") or {}).get("phase") not in _OVER:
                 await self._run(work)
-            while not work.is_gone:
-                if work.manifest["metadata"].get("deletionTimestamp"):
-                    await self._delete(work)
-                work.dirty.clear()
-                if not work.is_gone:
-                    await work.dirty.wait()
         except Exception as error:  # noqa: BLE001  one pod must not end the node
             await _log.aexception("pod work failed", pod=work.path)
             work.event("Warning", "HostNodeError", f"{type(error).__name__}: {error}")
-            return
+            if work.runner is not None:
+                await work.runner.stop(0.0)
+        while not work.is_gone:
+            if work.manifest["metadata"].get("deletionTimestamp"):
+                await self._delete(work)
+            work.dirty.clear()
+            if not work.is_gone:
+                await work.dirty.wait()
         if work.runner is not None:
             await asyncio.to_thread(work.runner.remove)
         self.work.pop(work.uid, None)

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from terrace.local.provisioner import PROVISIONER
+from terrace.local.node_names import PROVISIONER, STORAGE_CLASS
 
 ROLE = "terrace-host-node"
-STORAGE_CLASS = "terrace-local"
 
 
 def bootstrap_manifests() -> list[dict[str, Any]]:

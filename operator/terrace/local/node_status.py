@@ -14,14 +14,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from terrace.local.node_names import HOST_NODE_LABEL
+
 Json = dict[str, Any]
 
-HOST_NODE_LABEL = "terrace.dev/host-node"
 LEASE_SECONDS = 40
 MAX_PODS = 110
 _RESERVED_MEMORY_BYTES = 512 * 1024 * 1024
 """Kept from pods: the control plane of the local cluster runs on the same machine."""
 _RESERVED_DISK_SHARE = 0.1
+_LEAST_MEMORY_BYTES = 100 * 1024 * 1024
+_LEAST_DISK_BYTES = 1024 * 1024 * 1024
+_LEAST_PIDS = 500
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -37,6 +41,15 @@ class Machine:
     os_image: str
     boot_id: str
     machine_id: str
+
+
+@dataclass(frozen=True)
+class Pressures:
+    """What this machine is short of: the scheduler then sends no more pods."""
+
+    memory: bool = False
+    disk: bool = False
+    pids: bool = False
 
 
 def machine(folder: Path) -> Machine:
@@ -94,7 +107,25 @@ def node_object(name: str, found: Machine) -> Json:
     }
 
 
-def node_status(found: Machine, address: str, port: int, moment: datetime, version: str) -> Json:
+def pressures(folder: Path) -> Pressures:
+    """Reads this machine again; ``folder`` lies on the disk that pods write to."""
+    numbers = _text("/proc/loadavg").split()[3].partition("/")[2]
+    limit = _text("/proc/sys/kernel/pid_max")
+    return Pressures(
+        memory=_available_memory() < _LEAST_MEMORY_BYTES,
+        disk=shutil.disk_usage(folder).free < _LEAST_DISK_BYTES,
+        pids=int(limit or 1 << 22) - int(numbers or 0) < _LEAST_PIDS,
+    )
+
+
+def node_status(
+    found: Machine,
+    pressed: Pressures,
+    address: str,
+    port: int,
+    moment: datetime,
+    version: str,
+) -> Json:
     """Status of the Node at ``moment``; ``port`` is the kubelet API's."""
     stamp = _timestamp(moment)
     return {
@@ -118,9 +149,9 @@ def node_status(found: Machine, address: str, port: int, moment: datetime, versi
             "architecture": found.architecture,
         },
         "conditions": [
-            _condition("MemoryPressure", "False", "HostNodeHasSufficientMemory", stamp),
-            _condition("DiskPressure", "False", "HostNodeHasNoDiskPressure", stamp),
-            _condition("PIDPressure", "False", "HostNodeHasSufficientPID", stamp),
+            _pressure("MemoryPressure", stamp, is_pressed=pressed.memory),
+            _pressure("DiskPressure", stamp, is_pressed=pressed.disk),
+            _pressure("PIDPressure", stamp, is_pressed=pressed.pids),
             _condition("Ready", "True", "HostNodeReady", stamp)
             | {"message": "runs pods as host processes (no kubelet, no container runtime)"},
         ],
@@ -175,6 +206,19 @@ def _condition(kind: str, status: str, reason: str, stamp: str) -> Json:
         "lastHeartbeatTime": stamp,
         "lastTransitionTime": stamp,
     }
+
+
+def _pressure(kind: str, stamp: str, *, is_pressed: bool) -> Json:
+    if is_pressed:
+        return _condition(kind, "True", f"HostNodeHas{kind}", stamp)
+    return _condition(kind, "False", f"HostNodeHasNo{kind}", stamp)
+
+
+def _available_memory() -> int:
+    for line in _text("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return _LEAST_MEMORY_BYTES
 
 
 def _os_image() -> str:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from terrace.local.node_client import ApiError, NodeClient
+from terrace.local.node_names import PROVISIONER
 
 if TYPE_CHECKING:
     from terrace.local.event_recorder import EventRecorder
 
 Json = dict[str, Any]
 
-PROVISIONER = "terrace.dev/local"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 _SELECTED_NODE = "volume.kubernetes.io/selected-node"
 _CLASSES = "/apis/storage.k8s.io/v1/storageclasses"

@@ -97,7 +97,7 @@ class ContainerRunner:
                 self._move(Waiting("ImagePullBackOff", f"Back-off pulling image: {error}"))
                 if await self._pause(wait_s):
                     return None
-            except (NotReadyError, InvalidPodError) as error:
+            except (NotReadyError, InvalidPodError, OSError, ValueError) as error:
                 self._move(Waiting("CreateContainerConfigError", str(error)))
                 self._context.event("Warning", "Failed", f"Error: {error}")
                 if await self._pause(min(_CONFIG_RETRY_S, self._context.settings.backoff_base_s)):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from terrace.local.pods import leftovers
+from terrace.local.pods import leftovers, scratch
 
 
 def start(folder: Path, lock_fd: int) -> subprocess.Popen[bytes]:
@@ -32,7 +32,10 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 1):
         pass
-    leftovers.kill(Path(sys.argv[1]))
+    folder = Path(sys.argv[1])
+    leftovers.kill(folder)
+    for pod_folder in folder.glob("*"):
+        scratch.remove_all(pod_folder)
 
 
 if __name__ == "__main__":

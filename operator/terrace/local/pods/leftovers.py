@@ -6,6 +6,7 @@ record and by environment. Does not own: noticing that a runner died (``guard.py
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -21,8 +22,10 @@ def record(folder: Path, pid: int) -> None:
     stat = processes.read_stat(pid)
     if stat is not None:
         entry = {"pid": pid, "start_ticks": stat.start_ticks, "boot_id": _boot_id()}
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _RECORD).write_text(json.dumps(entry))
+        # On a full disk the environment and the parent-death signal must do.
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _RECORD).write_text(json.dumps(entry))
 
 
 def find(folder: Path) -> set[int]:

@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from terrace.local.pods import scratch
 from terrace.local.pods.container import ContainerRunner
 from terrace.local.pods.context import PodContext, Settings, pod_folder
 from terrace.local.pods.downward import Facts
@@ -46,8 +47,8 @@ class PodRunner:
     ) -> None:
         self.pod = pod
         facts = Facts(pod, address, settings.host_ip, settings.node_name, settings.allocatable)
-        folder = pod_folder(settings, pod.uid)
-        volumes = Volumes(facts, folder / "volumes", sources)
+        self._folder = pod_folder(settings, pod.uid)
+        volumes = Volumes(facts, self._folder / "volumes", sources)
         self._context = PodContext(pod, settings, facts, sources, volumes, listener)
         self._is_initialized = False
         self._failure: Failure | None = None
@@ -79,6 +80,7 @@ class PodRunner:
                 if task is not None:
                     task.cancel()
             await self._end_rest()
+            await asyncio.to_thread(scratch.remove_all, self._folder)
             self._context.changed()
 
     async def stop(self, grace_s: float, why: str = "the pod is deleted") -> None:
@@ -121,9 +123,8 @@ class PodRunner:
 
     def remove(self) -> None:
         """Deletes the pod's folders, logs included (not what claims and hostPaths hold)."""
-        settings, pod = self._context.settings, self.pod
-        shutil.rmtree(pod_folder(settings, pod.uid), ignore_errors=True)
-        logs = self._context.container_logs(pod.containers[0].name).parent
+        shutil.rmtree(self._folder, ignore_errors=True)
+        logs = self._context.container_logs(self.pod.containers[0].name).parent
         shutil.rmtree(logs, ignore_errors=True)
 
     def runner(self, container: str) -> ContainerRunner | None:

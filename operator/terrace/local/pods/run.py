@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from signal import SIGTERM
 from typing import TYPE_CHECKING, Protocol
 
-from terrace.local.pods import leftovers, processes
+from terrace.local.pods import leftovers, processes, scratch
 from terrace.local.pods.actions import ActionError, Target, act
 from terrace.local.pods.environment import environment, expand, references
 from terrace.local.pods.logs import ContainerLog, Stream, log_path, prune
@@ -78,6 +78,7 @@ async def plan_run(container: Container, context: PodContext, number: int) -> Ru
     marks = {processes.POD_ROOT: str(root)}
     env = environment(container, context.facts, found, _base(context, root) | marks) | marks
     lay_out(root, context.pod, container, context.volumes.paths, env)
+    env.setdefault("TMPDIR", scratch.path_of(root))
     words = [expand(word, env) for word in container.command] or list(prefix)
     words += [expand(word, env) for word in container.args]
     folder = root / container.working_dir.lstrip("/")
@@ -96,7 +97,7 @@ async def plan_run(container: Container, context: PodContext, number: int) -> Ru
 
 def _base(context: PodContext, root: Path) -> dict[str, str]:
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    own = {"HOSTNAME": context.pod.name, "HOME": str(root), "TMPDIR": str(root / "tmp")}
+    own = {"HOSTNAME": context.pod.name, "HOME": str(root)}
     return passed | own | dict(context.settings.env)
 
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from terrace.local.pods import scratch
 from terrace.local.pods.downward import Facts, field_value, resource_value
 from terrace.local.pods.environment import expand
 from terrace.local.pods.files import File, is_inside, publish
@@ -72,12 +73,16 @@ class Volumes:
         projection = _projection(volume)
         if projection is not None:
             publish(folder, await self._project(*projection))
-        elif "emptyDir" in volume or "ephemeral" in volume:
+        elif "emptyDir" in volume:
             await asyncio.to_thread(_empty_dir, folder)
         elif "hostPath" in volume:
             return _host_path(volume["hostPath"])
         elif "persistentVolumeClaim" in volume:
             claim = volume["persistentVolumeClaim"]["claimName"]
+            return await self._sources.claim(self._facts.pod.namespace, claim)
+        elif "ephemeral" in volume:
+            # The controller-manager makes this claim for the pod, under this name.
+            claim = f"{self._facts.pod.name}-{name}"
             return await self._sources.claim(self._facts.pod.namespace, claim)
         else:
             kind = next((key for key in volume if key != "name"), "nothing")
@@ -143,8 +148,9 @@ def lay_out(
     Raises:
         InvalidPodError: a mount names no volume, leaves it, or lies in another volume's mount.
     """
+    scratch.remove(root)
     shutil.rmtree(root, ignore_errors=True)
-    (root / "tmp").mkdir(parents=True)
+    scratch.make(root)
     for mount in sorted(container.mounts, key=lambda mount: mount.path.count("/")):
         if mount.volume not in paths:
             raise InvalidPodError(f"volumeMounts: there is no volume {mount.volume!r}")
