@@ -59,6 +59,18 @@ class FileServer:
         headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         return web.Response(status=206, body=self.content[start:], headers=headers)
 
+    def part_of(self, count: int) -> Handler:
+        """Give ``count`` bytes of what was asked for, which a server may."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            start, size = int(request.headers["Range"][6:-1]), len(self.content)
+            part = self.content[start : start + count]
+            place = f"bytes {start}-{start + len(part) - 1}/{size}"
+            headers = {"ETag": self.etag, "Content-Range": place}
+            return web.Response(status=206, body=part, headers=headers)
+
+        return answer
+
     def cut_after(self, count: int) -> Handler:
         """Send ``count`` bytes of the announced length, then break the connection."""
 
@@ -74,6 +86,17 @@ class FileServer:
             return response
 
         return answer
+
+
+def announce(length: int) -> Handler:
+    """Say that ``length`` bytes follow, and send none."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(length)})
+        await response.prepare(request)
+        return response
+
+    return answer
 
 
 def status(code: int, **headers: str) -> Handler:

@@ -64,7 +64,7 @@ def model_file(
 def matrix_bytes(shape: tuple[int, ...], weight_type: str) -> int:
     """Bytes of a tensor in the file."""
     elements, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[weight_type]]
-    return int(np.prod(shape)) // elements * size
+    return int(np.prod(shape)) // int(elements) * int(size)
 
 
 def _matrix(writer: Any, name: str, shape: tuple[int, ...], weight_type: str) -> None:

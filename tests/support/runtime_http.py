@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import openai
 
@@ -23,13 +23,22 @@ from terrace_runtime.engine.request import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from terrace_runtime.api.state import ServerState
+    from terrace_runtime.engine.client import RequestOutputs
     from terrace_runtime.engine.request import Request
 
     Step = RequestOutput | Exception | asyncio.Event
     Script = Callable[[Request], list[Step]]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that no event tells; fail after ten seconds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.002)
+
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -107,14 +116,14 @@ class ScriptedEngine:
         if self.start_error:
             raise EngineError(self.start_error)
 
-    def submit(self, request: Request) -> AsyncIterator[RequestOutput]:
+    def submit(self, request: Request) -> RequestOutputs:
         if self.refusal is not None:
             raise self.refusal
         self.requests.append(request)
         self.open.add(request.id)
-        return self._play(request)
+        return cast("RequestOutputs", self._play(request))
 
-    async def _play(self, request: Request) -> AsyncIterator[RequestOutput]:
+    async def _play(self, request: Request) -> AsyncGenerator[RequestOutput]:
         try:
             for step in self.script(request):
                 if isinstance(step, asyncio.Event):
@@ -133,8 +142,7 @@ class ScriptedEngine:
         self.is_draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self.open:
-                    await asyncio.sleep(0.005)
+                await until(lambda: not self.open)
 
     async def close(self) -> None:
         self.is_closed = True
@@ -176,8 +184,7 @@ async def running(
         try:
             if start:
                 await state.start()
-            while not server.started:
-                await asyncio.sleep(0.001)
+            await until(lambda: server.started)
             yield Site(state, listener.getsockname()[1])
         finally:
             server.should_exit = True

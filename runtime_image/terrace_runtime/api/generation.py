@@ -24,9 +24,11 @@ from terrace_runtime.engine.request import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+    from terrace_runtime.api.errors import ApiError
     from terrace_runtime.api.schemas import ChatBody, CompletionBody
     from terrace_runtime.api.state import ServerState
     from terrace_runtime.contract import RuntimeConfig
+    from terrace_runtime.engine.client import RequestOutputs
     from terrace_runtime.engine.request import Request, RequestOutput
 
 _SEEDS = 2**32 - 1
@@ -77,7 +79,7 @@ class Generation:
         self._state = state
         self._requests = requests
         self._endpoint = endpoint
-        self._streams: list[AsyncIterator[RequestOutput]] = []
+        self._streams: list[RequestOutputs] = []
         self._meters = [state.metrics.meter(time.monotonic()) for _ in requests]
         self._choices = choices
         self._open = set(range(len(requests)))
@@ -90,7 +92,7 @@ class Generation:
             for request in self._requests:
                 self._streams.append(self._state.engine.submit(request))
         except (QueueFullError, InvalidRequestError, EngineError) as error:
-            refusal = from_engine(error)
+            refusal = self._refusal(error)
             await self._end(refusal.outcome)
             raise refusal from error
         return self
@@ -125,14 +127,14 @@ class Generation:
 
     async def _merged(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
         if len(self._streams) == 1:
-            async for output in _translated(self._streams[0]):
+            async for output in self._translated(self._streams[0]):
                 yield 0, output
             return
         queue: asyncio.Queue[tuple[int, RequestOutput] | Exception] = asyncio.Queue(maxsize=1)
 
-        async def pump(index: int, stream: AsyncIterator[RequestOutput]) -> None:
+        async def pump(index: int, stream: RequestOutputs) -> None:
             try:
-                async for output in _translated(stream):
+                async for output in self._translated(stream):
                     await queue.put((index, output))
             except Exception as error:  # noqa: BLE001 - raised again on the other side
                 await queue.put(error)
@@ -148,6 +150,19 @@ class Generation:
             for task in pumps:
                 task.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def _translated(self, stream: RequestOutputs) -> AsyncIterator[RequestOutput]:
+        try:
+            async for output in stream:
+                yield output
+        except (InvalidRequestError, EngineError) as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: QueueFullError | InvalidRequestError | EngineError) -> ApiError:
+        refusal = from_engine(error)
+        if refusal.param == "prompt" and self._endpoint == "chat":
+            refusal.param = "messages"  # The engine sees one prompt in either case.
+        return refusal
 
     def _count(self, index: int, output: RequestOutput) -> None:
         if output.num_prompt_tokens:
@@ -169,17 +184,7 @@ class Generation:
             self._close(index, outcome)
             self._state.engine.abort(self._requests[index].id)
         for stream in self._streams:
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
-
-
-async def _translated(stream: AsyncIterator[RequestOutput]) -> AsyncIterator[RequestOutput]:
-    try:
-        async for output in stream:
-            yield output
-    except (InvalidRequestError, EngineError) as error:
-        raise from_engine(error) from error
+            await stream.aclose()
 
 
 def _or(value: float | None, default: float) -> float:

@@ -5,10 +5,9 @@ marks. Does not own: rendering (``chat_template``). Marks are Unicode noncharact
 occur in text that is exchanged; they are taken out of client text first.
 
 Only control tokens that a client really wrote are marked, so an ordinary prompt is tokenized as
-one piece. Each is also cut between all its
-characters, so that a template which slices or splits the text cannot
-bring the token back, and a text that ends or begins like part of a token is cut off from what the
-template puts beside it.
+one piece. Each is also cut between all its characters, so that a template which slices or splits
+the text cannot bring the token back, and a text that ends or begins like part of a token is cut
+off from what the template puts beside it.
 """
 
 from __future__ import annotations

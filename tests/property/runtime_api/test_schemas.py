@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,9 +47,15 @@ def test_a_chat_body_is_bounded_or_refused(body: dict[str, Any]) -> None:
         found = parse(ChatBody, orjson.dumps(base | body))
         turns = found.turns()
     except ApiError as error:
-        assert error.status == 400
-        assert str(error)
+        refusal = error
+    else:
+        check_bounds(found, turns)
         return
+    assert refusal.status == 400
+    assert str(refusal)
+
+
+def check_bounds(found: ChatBody, turns: list[dict[str, str]]) -> None:
     assert 1 <= len(turns) <= 4096
     assert all(isinstance(turn["content"], str) for turn in turns)
     assert 1 <= (found.n or 1) <= 8
@@ -66,18 +73,17 @@ def test_a_prompt_is_bounded_or_refused(prompt: Any) -> None:
     try:
         found = parse(CompletionBody, orjson.dumps({"model": "m", "prompt": prompt})).prompts()
     except ApiError as error:
-        assert (error.status, (error.param or "")[:6]) == (400, "prompt")
+        refusal = error
+    else:
+        assert 1 <= len(found) <= 16
+        for item in found:
+            assert isinstance(item, str) or all(0 <= token < 2**31 for token in item)
         return
-    assert 1 <= len(found) <= 16
-    for item in found:
-        assert isinstance(item, str) or all(0 <= token < 2**31 for token in item)
+    assert (refusal.status, (refusal.param or "")[:6]) == (400, "prompt")
 
 
 @given(st.binary(max_size=60))
 def test_noise_is_a_400(noise: bytes) -> None:
-    try:
+    with pytest.raises(ApiError) as caught:
         parse(ChatBody, noise)
-    except ApiError as error:
-        assert error.status == 400
-    else:
-        raise AssertionError("noise was taken for a request")
+    assert caught.value.status == 400

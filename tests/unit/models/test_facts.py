@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.gguf_files import matrix_bytes, model_file
 
+from support.gguf_files import matrix_bytes, model_file
 from terrace_runtime.contract import MAX_TERMINATION_BYTES, FetchOutcome, LayerRun, ModelFacts
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.facts import model_facts
@@ -56,7 +56,7 @@ def test_a_tied_head_takes_no_bytes_of_its_own(tmp_path: Path) -> None:
     [("Q4_0", False, True), ("IQ4_NL", True, True), ("Q8_0", False, None), ("Q5_0", False, None)],
 )
 def test_repacked_bytes_are_those_the_cpu_kernels_copy(
-    tmp_path: Path, weight_type: str, tied: bool, head_is_copied: bool | None
+    tmp_path: Path, *, weight_type: str, tied: bool, head_is_copied: bool | None
 ) -> None:
     facts = facts_of(tmp_path, layers=2, weight_type=weight_type, tied=tied)
     layer = matrix_bytes((32, 64), weight_type) + matrix_bytes((128, 64), weight_type)

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from support.file_server import FileServer, body, endless, status
-from support.gguf_files import model_file
 
+from support.file_server import FileServer, announce, body, endless, status
+from support.gguf_files import model_file
 from terrace_runtime.contract import FetchFailure, FetchOutcome, FetchProgress, FetchSpec
 from terrace_runtime.models.cache import ModelCache
 from terrace_runtime.models.download import DownloadLimits
@@ -158,18 +158,7 @@ async def test_a_download_that_breaks_again_and_again_goes_on_while_bytes_come(
     pod: Path, content: bytes
 ) -> None:
     async with FileServer(content).running() as server:
-        server.faults = [server.cut_after(700)]
-
-        async def a_little(request: object) -> object:
-            response = server.whole(request)  # type: ignore[arg-type]
-            start = int(request.headers["Range"][6:-1])  # type: ignore[attr-defined]
-            body = server.content[start : start + 700]
-            response.body = body  # type: ignore[attr-defined]
-            end = start + len(body) - 1
-            response.headers["Content-Range"] = f"bytes {start}-{end}/{len(server.content)}"  # type: ignore[attr-defined]
-            return response
-
-        server.faults += [a_little] * 12  # type: ignore[list-item]
+        server.faults = [server.cut_after(700), *[server.part_of(700)] * 12]
         assert stored(pod, await fetch_http(server)) == content
     assert len(server.requests) > QUICK.attempts + 10
 
@@ -233,7 +222,7 @@ async def test_a_file_shorter_than_its_header_says_is_truncated(pod: Path, conte
     ],
 )
 async def test_statuses_become_reasons(
-    pod: Path, content: bytes, code: int, reason: str, permanent: bool
+    pod: Path, content: bytes, code: int, reason: str, *, permanent: bool
 ) -> None:
     async with FileServer(content).running() as server:
         server.faults = [status(code) for _ in range(9)]
@@ -287,15 +276,8 @@ async def test_a_body_without_end_is_cut_off(pod: Path) -> None:
 async def test_a_file_larger_than_the_disk_is_refused_before_it_is_written(
     pod: Path, content: bytes
 ) -> None:
-    async def huge(request: object) -> object:
-        from aiohttp import web  # noqa: PLC0415 - one test
-
-        response = web.StreamResponse(headers={"Content-Length": str(2**60)})
-        await response.prepare(request)  # type: ignore[arg-type]
-        return response
-
     async with FileServer(content).running() as server:
-        server.faults = [huge]  # type: ignore[list-item]
+        server.faults = [announce(2**60)]
         found = failure(await fetch_http(server))
         assert (found.reason, found.permanent) == ("DiskFull", False)
         assert str(2**60) in found.message

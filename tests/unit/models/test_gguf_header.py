@@ -7,8 +7,8 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
-from support.gguf_files import ARR, STR, U32, U64, header, model_file, pair, tensor, text, u32
 
+from support.gguf_files import ARR, STR, U32, U64, header, model_file, pair, tensor, text, u32
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.gguf_header import MAX_HEADER_BYTES, Header, Skipped, read_header
 

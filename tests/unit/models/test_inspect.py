@@ -7,9 +7,9 @@ import struct
 from pathlib import Path
 
 import pytest
-from support.gguf_files import ARR, STR, header, model_file, pair
 
 import terrace_runtime
+from support.gguf_files import ARR, STR, header, model_file, pair
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.inspect import file_digest, inspect_file, read_facts
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from terrace_runtime.contract import FetchProgress
+from typing import TYPE_CHECKING
+
 from terrace_runtime.models.progress import ProgressReporter
+
+if TYPE_CHECKING:
+    from terrace_runtime.contract import FetchProgress
 
 
 def test_lines_come_once_a_second_and_at_the_end() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
-from support.runtime_http import ScriptedEngine, Site, config, piece, raw, running, words
 
+from support.runtime_http import ScriptedEngine, Site, config, piece, raw, running, words
 from terrace_runtime.contract import SamplingDefaults
 from terrace_runtime.engine.request import FinishReason, PromptPart
 
-HELLO = [{"role": "user", "content": "Hi"}]
+HELLO: Any = [{"role": "user", "content": "Hi"}]
 
 
-async def events(site: Site, path: str, body: dict[str, object]) -> list[bytes]:
+async def events(site: Site, path: str, body: dict[str, Any]) -> list[bytes]:
     """The data of each SSE event of a stream."""
     reply = await raw(site.port, "POST", path, orjson.dumps({**body, "stream": True}))
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -61,7 +63,7 @@ async def test_a_chat_stream_is_what_the_client_expects() -> None:
 
 async def test_usage_comes_last_and_only_when_asked_for() -> None:
     async with running(ScriptedEngine()) as site:
-        body = {"model": "demo", "messages": HELLO}
+        body: dict[str, Any] = {"model": "demo", "messages": HELLO}
         plain = await events(site, "/v1/chat/completions", body)
         body["stream_options"] = {"include_usage": True}
         asked = await events(site, "/v1/chat/completions", body)

@@ -1,4 +1,4 @@
-"""Every bad request gets an OpenAI error object that names the field, and nothing reaches the engine."""
+"""Every bad request gets an OpenAI error that names the field; nothing reaches the engine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+
 from support.runtime_http import Reply, ScriptedEngine, Site, raw, running
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def test_wrong_paths_and_methods_are_openai_errors(
 
 
 def test_an_unknown_model_is_not_found(site: ThreadedSite) -> None:
-    for name in ("other", "team/demo", "../demo", "demo\x00", "DEMO", "demо"):
+    for name in ("other", "team/demo", "../demo", "demo\x00", "DEMO", "dem\u043e"):
         reply = site.ask(CHAT, orjson.dumps({"model": name, "messages": MESSAGES}))
         error = error_of(reply)
         assert (reply.status, error["param"], error["code"]) == (404, "model", "model_not_found")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
+import datetime as dt
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-from support.runtime_http import SPECIAL
 
+from support.runtime_http import SPECIAL
 from terrace_runtime.api.chat_template import TemplateRenderer
 from terrace_runtime.api.errors import ApiError
 from terrace_runtime.engine.request import ModelInfo, PromptPart
@@ -72,7 +72,7 @@ async def test_templates_render_as_they_do_elsewhere(template: str, expected: st
 
 
 async def test_a_date_is_todays() -> None:
-    years = {str(datetime.datetime.now(datetime.UTC).year + step) for step in (-1, 0, 1)}
+    years = {str(dt.datetime.now(dt.UTC).year + step) for step in (-1, 0, 1)}
     assert await text("{{ strftime_now('%Y') }}") in years
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import openai
 import orjson
 import pytest
-from support.runtime_http import ScriptedEngine, config, piece, raw, running, words
 
+from support.runtime_http import ScriptedEngine, config, piece, raw, running, until, words
 from terrace_runtime.api.answer import Answer
 from terrace_runtime.api.generation import Generation
 from terrace_runtime.api.wire import ChatWire
@@ -22,21 +22,14 @@ from terrace_runtime.engine.request import (
     Request,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 BODY: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_request_that_cannot_run_is_a_400_with_its_param(stream: bool, late: bool) -> None:
+async def test_a_request_that_cannot_run_is_a_400_with_its_param(
+    *, stream: bool, late: bool
+) -> None:
     error = InvalidRequestError("the prompt has 300 tokens, the context holds 256", "messages")
     engine = ScriptedEngine(lambda _: [error]) if late else ScriptedEngine(refusal=error)
     async with running(engine) as site, site.client() as client:
@@ -104,7 +97,7 @@ async def test_one_dead_choice_ends_the_others() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("has_begun", [False, True])
-async def test_a_client_that_leaves_ends_its_request(stream: bool, has_begun: bool) -> None:
+async def test_a_client_that_leaves_ends_its_request(*, stream: bool, has_begun: bool) -> None:
     never = asyncio.Event()
     engine = ScriptedEngine(lambda _: [piece("a"), never] if has_begun else [never])
     async with running(engine) as site:
@@ -181,8 +174,8 @@ async def test_a_drain_lets_a_stream_end_and_aborts_what_is_left() -> None:
 
     ended = ScriptedEngine(lambda _: [piece("a"), piece("", 0, finish=FinishReason.ABORT)])
     async with running(ended) as site, site.client() as client:
+        stream = await client.chat.completions.create(**BODY, stream=True)
         with pytest.raises(openai.APIError, match="shutting down"):
-            stream = await client.chat.completions.create(**BODY, stream=True)
             _ = [chunk async for chunk in stream]
         with pytest.raises(openai.APIStatusError) as caught:
             await client.chat.completions.create(**BODY)

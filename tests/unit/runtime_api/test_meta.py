@@ -10,9 +10,9 @@ import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jws
-from joserfc.jwk import OKPKey, OctKey
-from support.runtime_http import ScriptedEngine, Site, config, raw, running
+from joserfc.jwk import OctKey, OKPKey
 
+from support.runtime_http import ScriptedEngine, Site, config, raw, running
 from terrace_runtime.api.memory import MemoryMeter
 from terrace_runtime.contract import IDENTITY_HEADER, RuntimeReport
 

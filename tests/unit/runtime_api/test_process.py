@@ -1,0 +1,244 @@
+"""The runtime's commands as processes: exit codes, last words, signals, a real model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+
+from support.engine_builders import DEMO, runtime_config
+from support.waiting import wait_for
+from terrace_runtime.contract import (
+    EXIT_BACKEND,
+    EXIT_BAD_CONFIG,
+    EXIT_ENGINE,
+    EXIT_MODEL_MISSING,
+    EXIT_PERMANENT,
+    FetchOutcome,
+    FetchProgress,
+    ModelFacts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from terrace_runtime.contract import RuntimeConfig
+
+SERVE = (sys.executable, "-m", "terrace_runtime", "serve", "--host", "127.0.0.1", "--port", "0")
+MESSAGES: Any = [{"role": "user", "content": "What is a pod?"}]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "terrace_runtime", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Path:
+    for folder in ("dev", "etc/terrace", "models"):
+        (tmp_path / folder).mkdir(parents=True)
+    return tmp_path
+
+
+def last_words(pod: Path) -> str:
+    return (pod / "dev" / "termination-log").read_text()
+
+
+@dataclass
+class Replica:
+    """A serving process in a pod's folder."""
+
+    process: subprocess.Popen[str]
+    pod: Path
+    port: int
+
+    def status(self, path: str) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except OSError:
+            return 0
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log()
+        return self.status("/readyz") == 200
+
+    def log(self) -> str:
+        return (self.pod / "log").read_text()
+
+    def engine_pid(self) -> int:
+        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            for pid in children.read_text().split():
+                if b"engine" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    return int(pid)
+        raise AssertionError("no engine child")
+
+
+@contextlib.contextmanager
+def serving(pod: Path, config: RuntimeConfig) -> Iterator[Replica]:
+    (pod / "etc/terrace/runtime.json").write_text(config.model_dump_json())
+    with (pod / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "terrace_runtime",
+                "serve",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+            ],
+            env={**os.environ, "TERRACE_POD_ROOT": str(pod)},
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+    replica = Replica(process, pod, 0)
+    try:
+        replica.port = wait_for("a listening line", lambda: listening_port(replica), every=0.02)
+        yield replica
+    finally:
+        process.kill()
+        process.wait()
+
+
+def listening_port(replica: Replica) -> int:
+    assert replica.process.poll() is None, replica.log()
+    events = [json.loads(line) for line in replica.log().splitlines() if line.startswith("{")]
+    return next((int(event["port"]) for event in events if event["event"] == "listening"), 0)
+
+
+def demo_pod(pod: Path, **changes: Any) -> RuntimeConfig:
+    (pod / "models" / "chat.gguf").write_bytes((DEMO / "chat.gguf").read_bytes())
+    return runtime_config(model_path="/models/chat.gguf", **changes)
+
+
+def test_a_replica_serves_a_real_model_and_drains_on_sigterm(pod: Path) -> None:
+    with serving(pod, demo_pod(pod)) as replica:
+        assert replica.status("/healthz") == 200
+        wait_for("readiness", replica.is_ready, every=0.05)
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{replica.port}/v1", api_key="x")
+        with client:
+            stream = client.chat.completions.create(
+                model="chat", messages=MESSAGES, temperature=0, stream=True
+            )
+            text = next(stream).choices[0].delta.content or ""
+            replica.process.send_signal(signal.SIGTERM)
+            text += "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert text == (
+            "A pod is the smallest thing Kubernetes runs: one or more containers "
+            "that share a network address and storage."
+        )
+        assert replica.process.wait(20) == 0
+    assert "pod is the smallest" not in replica.log()
+    assert "What is a pod" not in replica.log()
+
+
+def test_a_killed_engine_ends_the_process_with_its_reason(pod: Path) -> None:
+    with serving(pod, demo_pod(pod)) as replica:
+        wait_for("readiness", replica.is_ready, every=0.05)
+        os.kill(replica.engine_pid(), signal.SIGKILL)
+        wait_for("red health", lambda: replica.status("/healthz") == 503, every=0.02)
+        assert replica.process.wait(10) == EXIT_ENGINE
+    assert "SIGKILL" in last_words(pod)
+
+
+def test_a_model_that_does_not_load_says_so(pod: Path) -> None:
+    config = demo_pod(pod)
+    (pod / "models" / "chat.gguf").write_bytes(b"GGUF" + bytes(1000))
+    with serving(pod, config) as replica:
+        assert replica.process.wait(30) == EXIT_BACKEND
+    assert "cannot be loaded" in last_words(pod)
+
+
+def config_json(**changes: Any) -> str:
+    return runtime_config(**changes).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (None, EXIT_BAD_CONFIG, "cannot be read"),
+        ("{", EXIT_BAD_CONFIG, "Invalid JSON"),
+        ('{"model": "m"}', EXIT_BAD_CONFIG, "served_names: Field required"),
+        (
+            runtime_config(model_path="/models/none").model_dump_json(),
+            EXIT_MODEL_MISSING,
+            "/models/none",
+        ),
+        (
+            runtime_config(model_path="/m", trust_key="x").model_dump_json(),
+            EXIT_BAD_CONFIG,
+            "trust_key",
+        ),
+    ],
+)
+def test_serve_refuses_a_bad_start(pod: Path, content: str | None, code: int, words: str) -> None:
+    (pod / "m").write_bytes(b"")
+    if content is not None:
+        (pod / "etc/terrace/runtime.json").write_text(content)
+    ended = run("serve", TERRACE_POD_ROOT=str(pod))
+    assert ended.returncode == code
+    assert words in last_words(pod)
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_fetch_leaves_facts_or_a_failure_behind(pod: Path) -> None:
+    good = run("fetch", TERRACE_POD_ROOT=str(pod), TERRACE_FETCH='{"uri": "demo://chat"}')
+    assert good.returncode == 0
+    outcome = FetchOutcome.model_validate_json(last_words(pod))
+    assert outcome.facts is not None
+    assert (pod / outcome.path.lstrip("/")).is_file()
+    lines = [FetchProgress.model_validate_json(line) for line in good.stdout.splitlines()]
+    assert lines[-1].done_bytes == lines[-1].total_bytes == outcome.facts.file_bytes
+
+    bad = run("fetch", TERRACE_POD_ROOT=str(pod), TERRACE_FETCH='{"uri": "demo://none"}')
+    assert bad.returncode == EXIT_PERMANENT
+    failure = FetchOutcome.model_validate_json(last_words(pod)).failure
+    assert failure is not None
+    assert failure.reason == "NotFound"
+
+
+def test_fetch_without_a_spec_is_a_bad_configuration(pod: Path) -> None:
+    for spec in ("", "{}", '{"uri": "demo://chat", "extra": 1}'):
+        ended = run("fetch", TERRACE_POD_ROOT=str(pod), TERRACE_FETCH=spec)
+        assert ended.returncode == EXIT_BAD_CONFIG
+        assert "FetchSpec" in last_words(pod)
+
+
+def test_inspect_prints_facts_or_the_reason(tmp_path: Path) -> None:
+    good = run("inspect", str(DEMO / "draft.gguf"))
+    assert ModelFacts.model_validate_json(good.stdout).layer_count == 2
+    page = tmp_path / "page.gguf"
+    page.write_bytes(b"<html>")
+    bad = run("inspect", str(page))
+    assert (bad.returncode, bad.stdout) == (EXIT_PERMANENT, "")
+    assert "UnsupportedFormat" in bad.stderr
+
+
+def test_help_names_the_commands() -> None:
+    text = run("--help").stdout
+    assert all(name in text for name in ("serve", "fetch", "inspect"))
+    assert "--port" in run("serve", "--help").stdout
