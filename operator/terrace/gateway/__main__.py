@@ -59,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    limits = Limits(max_requests=options.max_requests, max_body_bytes=options.max_body_mib * MIB)
+    limits = Limits(
+        max_requests=options.max_requests,
+        max_connections=4 * options.max_requests,
+        max_body_bytes=options.max_body_mib * MIB,
+    )
     signer = Signer(read_private_key(pod_path(TRUST_KEY)), time.time)
     registry = Registry()
     namespaces = [n.strip() for n in os.environ.get("TERRACE_WATCH_NAMESPACES", "").split(",")]

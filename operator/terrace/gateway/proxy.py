@@ -39,6 +39,7 @@ CLIENT_GONE = 499
 EVENT_STREAM = "text/event-stream"
 KNOWN_NAMES_SHOWN = 5
 LAST_WORDS_S = 1.0
+FINAL_STATUSES = range(200, 600)
 
 
 @dataclass(slots=True)
@@ -99,6 +100,11 @@ class Proxy:
         except ClientGoneError:
             code = CLIENT_GONE
             raise
+        except Exception as error:
+            log.exception("bug", request_id=request_id)
+            if exchange.status:
+                raise
+            raise ApiError(500, "The gateway failed; its log says why.", "bug") from error
         finally:
             model = exchange.model.key if exchange.model else None
             self.metrics.ended(model, code, exchange.seconds)
@@ -179,6 +185,8 @@ class Proxy:
 
         So a replica that dies between the two is still a 502, which clients try again.
         """
+        if response.status not in FINAL_STATUSES:
+            raise _replica_died()
         exchange.is_stream = response.content_type == EVENT_STREAM
         cutter = EventCutter() if exchange.is_stream else None
         try:

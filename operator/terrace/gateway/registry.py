@@ -30,7 +30,7 @@ class Model:
     created: int = 0
     """Seconds since the epoch."""
     message: str = ""
-    """Message of its Ready condition: what a client is told while nothing is ready."""
+    """Message of its Ready condition while that is not True: what a client is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +155,15 @@ def parse_model(raw: Raw) -> Model:
     """Project a raw InferenceModel; what is missing or malformed counts as absent."""
     status = raw.get("status") or {}
     served = status.get("servedNames") or []
-    ready: Raw = next((c for c in status.get("conditions") or [] if c.get("type") == "Ready"), {})
+    conditions = status.get("conditions") or []
+    unready: Raw = next(
+        (c for c in conditions if c.get("type") == "Ready" and c.get("status") != "True"), {}
+    )
     return Model(
         key=_key(raw),
         served_names=tuple(name for name in served if isinstance(name, str)),
         created=_epoch_s(raw["metadata"].get("creationTimestamp")),
-        message=str(ready.get("message") or "")[:MAX_MESSAGE_CHARS],
+        message=str(unready.get("message") or "")[:MAX_MESSAGE_CHARS],
     )
 
 

@@ -310,12 +310,29 @@ async def test_a_replica_that_dies_in_a_json_answer_leaves_it_visibly_cut() -> N
         assert await user.reader.read() == b""  # closed 99 bytes early
 
 
-async def test_garbage_from_a_replica_is_a_502() -> None:
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 999 Odd\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: \x00\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"x" * 100_000 + b"\r\n\r\n",
+    ],
+    ids=lambda garbage: garbage[:24].decode(),
+)
+async def test_garbage_from_a_replica_is_a_502(garbage: bytes) -> None:
     async def script(call: Call) -> None:
-        call.writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+        call.writer.write(garbage)
 
     async with replica(script) as there, gateway(there) as running, client(running) as user:
         assert (await user.post(chat())).status == 502
+
+
+async def test_a_bug_of_ours_is_a_500_in_the_right_shape() -> None:
+    async with replica(ok) as there, gateway(there) as running, client(running) as user:
+        del running.proxy.signer._clock
+        got = await user.post(chat())
+    assert (got.status, got.error["type"], got.error["code"]) == (500, "server_error", "bug")
 
 
 async def test_other_paths_under_v1_with_a_model_pass_through() -> None:

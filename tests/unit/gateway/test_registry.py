@@ -116,6 +116,12 @@ def test_pods_that_vanished_while_the_watch_was_cut_are_gone_after_the_list() ->
     assert [endpoint.pod.name for endpoint in found.endpoints(Key("default", "demo"))] == ["b"]
 
 
+def test_only_a_condition_that_is_not_true_says_why_a_model_is_not_ready() -> None:
+    raw = raw_model(message="2 of 2 replicas are ready")
+    raw["status"]["conditions"][0]["status"] = "True"
+    assert parse_model(raw).message == ""
+
+
 def test_a_model_without_status_or_with_odd_values_is_read_as_far_as_it_goes() -> None:
     bare = parse_model({"metadata": {"name": "a", "namespace": "b"}})
     assert (bare.served_names, bare.created, bare.message) == ((), 0, "")
