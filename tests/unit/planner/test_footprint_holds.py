@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from support.planning import demo_facts
@@ -30,7 +31,6 @@ ANSWER_TOKENS = 8
 @pytest.mark.parametrize(
     ("context", "parallel", "keys", "values"),
     [
-        (1024, 2, "f16", "f16"),
         (2048, 4, "f16", "f16"),
         (2048, 1, "q8_0", "q4_0"),
         (512, 8, "q8_0", "q8_0"),
@@ -59,7 +59,11 @@ def test_a_full_replica_stays_below_its_estimate_and_near_it(
 
 
 def measured_peak(config: RuntimeConfig, folder: Path) -> int:
-    """RssAnon + RssShmem of a server and all its children, as it reports them itself."""
+    """Highest RssAnon + RssShmem seen of a server and all its children, in bytes.
+
+    Buffers stay once they were touched, so a look after each answer sees them; the replica's own
+    report looks more seldom, at moments of its own.
+    """
     file, log = folder / "runtime.json", folder / "log"
     file.write_text(config.model_dump_json())
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -71,12 +75,25 @@ def measured_peak(config: RuntimeConfig, folder: Path) -> int:
             url = f"http://127.0.0.1:{port}"
             wait_for("a ready replica", lambda: is_ready(url), 60)
             with ThreadPoolExecutor(config.parallel) as clients:
-                list(clients.map(lambda i: fill(url, config, i), range(config.parallel)))
+                answers = clients.map(lambda i: fill(url, config, i), range(config.parallel))
+                seen = max(anonymous_bytes(server.pid) for _ in answers)
             report = RuntimeReport.model_validate_json(fetch(f"{url}/v1/runtime"))
         finally:
             server.terminate()
     assert report.memory.anonymous_peak_bytes is not None, log.read_text()
-    return report.memory.anonymous_peak_bytes
+    return max(seen, report.memory.anonymous_peak_bytes)
+
+
+def anonymous_bytes(pid: int) -> int:
+    """RssAnon + RssShmem of a process and its children now."""
+    parent = psutil.Process(pid)
+    family = [parent, *parent.children(recursive=True)]
+    total = 0
+    for process in family:
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith(("RssAnon:", "RssShmem:")):
+                total += int(line.split()[1]) << 10
+    return total
 
 
 def fill(url: str, config: RuntimeConfig, number: int) -> None:
