@@ -203,6 +203,6 @@ def _explain_keep(cluster: LocalCluster) -> None:
         "  kubectl scale im/demo --replicas=2\n"
         f"  curl -N {url}/chat/completions -H 'content-type: application/json' \\\n"
         '    -d \'{"model":"demo","stream":true,'
-        '"messages":[{"role":"user","content":"What is GGUF?"}]}\'\n'
+        '"messages":[{"role":"user","content":"What is gguf?"}]}\'\n'
         f"Take it down with: terrace local down --name {cluster.name}"
     )
