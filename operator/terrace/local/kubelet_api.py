@@ -59,9 +59,11 @@ class KubeletApi:
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
         for what in _REDIRECTED:
             app.router.add_route("*", f"/{what}/{{rest:.*}}", self._refuse)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0
+        )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, address, port, ssl_context=context, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, address, port, ssl_context=context)
         await site.start()
         return int(self._runner.addresses[0][1])
 

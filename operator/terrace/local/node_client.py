@@ -168,6 +168,8 @@ class NodeClient:
                             "DELETED" if event["type"] == "DELETED" else "CHANGED"
                         )
                         yield Change(kind, found)
+                # The server ends a watch after a few minutes: a pause, should it do so at once.
+                await asyncio.sleep(_pause_s(1))
             except ApiError as error:
                 if error.status == HTTPStatus.GONE:
                     raise GoneError from error
