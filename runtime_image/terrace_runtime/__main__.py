@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -134,6 +135,8 @@ def _fetch(_: argparse.Namespace) -> int:
         reporter.repeat()
 
     stamina.instrumentation.set_on_retry_hooks([on_retry])
+    # As process 1 of a container we get no default action. What is downloaded so far is kept.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     outcome = asyncio.run(fetch(spec, reporter))
     _terminate(_outcome_json(outcome))
     if outcome.failure is None:

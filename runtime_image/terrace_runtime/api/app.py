@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from terrace_runtime.api import routes_generate, routes_meta
-from terrace_runtime.api.errors import ApiError, on_api_error, on_crash, on_http_error
+from terrace_runtime.api.errors import ApiError, on_api_error, on_http_error
 from terrace_runtime.api.middleware import BodyLimit, RequestLog
 from terrace_runtime.api.state import ServerState
 
@@ -33,7 +33,6 @@ def create_app(
     app.state.server = ServerState(engine, config, registry or CollectorRegistry())
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(Exception, on_crash)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestLog)
     app.include_router(routes_generate.router)

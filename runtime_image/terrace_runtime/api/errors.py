@@ -84,6 +84,11 @@ def from_engine(error: QueueFullError | InvalidRequestError | EngineError) -> Ap
     return ApiError(_SERVER_ERRORS, f"the engine failed: {error}", code="engine_error")
 
 
+def crash() -> ApiError:
+    """What nobody foresaw; the traceback is in the log, not on the wire."""
+    return ApiError(_SERVER_ERRORS, "internal error", code="internal_error")
+
+
 async def on_api_error(_: Request, error: Exception) -> Response:
     """Answer an ApiError."""
     assert isinstance(error, ApiError)
@@ -93,16 +98,12 @@ async def on_api_error(_: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer the router's own 404 and 405."""
     found = cast("HTTPException", error)  # registered for this type alone
-    message = {
-        404: f"there is no {request.url.path[:200]} here",
-        405: f"{request.method[:16]} is not possible on {request.url.path[:200]}",
-    }.get(found.status_code, str(found.detail))
-    response = ApiError(found.status_code, message, code="not_found").response()
+    path = request.url.path[:200]
+    message, code = {
+        404: (f"there is no {path} here", "not_found"),
+        405: (f"{request.method[:16]} is not possible on {path}", "method_not_allowed"),
+    }.get(found.status_code, (str(found.detail), None))
+    response = ApiError(found.status_code, message, code=code).response()
     if found.headers:
         response.headers.update(found.headers)
     return response
-
-
-async def on_crash(_: Request, __: Exception) -> Response:
-    """Answer what nobody foresaw; the traceback is in the log, not on the wire."""
-    return ApiError(_SERVER_ERRORS, "internal error", code="internal_error").response()

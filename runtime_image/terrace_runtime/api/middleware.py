@@ -1,7 +1,7 @@
 """What happens around every request: its id, its size, its log line. Pure ASGI.
 
-Owns: the request id header, the body limit, the access log. Does not own: routes. Starlette's
-BaseHTTPMiddleware is not used: it hides a client's leaving from the routes.
+Owns: the request id header, the body limit, the access log, the answer to a crash. Does not own:
+routes. Starlette's BaseHTTPMiddleware is not used: it hides a client's leaving from the routes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from starlette.datastructures import MutableHeaders
 
-from terrace_runtime.api.errors import ApiError
+from terrace_runtime.api.errors import ApiError, crash
 from terrace_runtime.contract import REQUEST_ID_HEADER
 
 if TYPE_CHECKING:
@@ -49,6 +49,12 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception:
+            _log.exception("crash", id=request_id)
+            if status:
+                # Half an answer is out: closing the connection is all that can still be said.
+                raise
+            await crash().response()(scope, receive, send_with_id)
         finally:
             if scope["path"] not in _QUIET:
                 _log.info(

@@ -20,7 +20,7 @@ Reason = Literal[
     "InvalidModel",
     "DiskFull",
 ]
-_MAX_MESSAGE = 1000
+_MAX_MESSAGE_BYTES = 1000
 
 
 class FetchError(Exception):
@@ -43,6 +43,6 @@ class FetchError(Exception):
     def failure(self) -> FetchFailure:
         """The value that the operator reads."""
         text = "".join(c if c.isprintable() else "?" for c in str(self))
-        if len(text) > _MAX_MESSAGE:
-            text = text[: _MAX_MESSAGE - 1] + "…"
+        if len(text.encode()) > _MAX_MESSAGE_BYTES:
+            text = text.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore") + "…"
         return FetchFailure(reason=self.reason, message=text, permanent=self.permanent)

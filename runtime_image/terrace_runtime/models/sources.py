@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from terrace_runtime.models.errors import FetchError
 
 if TYPE_CHECKING:
     from terrace_runtime.contract import FetchSpec
+
+MAX_PATH_BYTES: Final = 768
+"""The path travels in a termination message, beside the facts."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def _claim(rest: str) -> ClaimSource:
     pieces = path.split("/")
     if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", claim):
         _refuse(f"{claim[:64]!r} is not the name of a claim")
+    if len(path.encode()) > MAX_PATH_BYTES:
+        _refuse(f"the path in the claim is longer than {MAX_PATH_BYTES} bytes")
     if not path or any(piece in {"", ".", ".."} for piece in pieces) or "\\" in path:
         _refuse("pvc://CLAIM/PATH needs a plain path: no '..', '.', empty piece or backslash")
     return ClaimSource(claim, path)

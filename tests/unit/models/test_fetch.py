@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import resource
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -282,6 +283,21 @@ async def test_a_file_larger_than_the_disk_is_refused_before_it_is_written(
         assert (found.reason, found.permanent) == ("DiskFull", False)
         assert str(2**60) in found.message
         assert len(server.requests) == 1
+
+
+async def test_a_disk_that_fills_up_is_told_and_keeps_what_came(pod: Path, content: bytes) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with FileServer(content).running() as server:
+        # A limit on file sizes fails writes as a full disk does.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, hard))
+        try:
+            found = failure(await fetch_http(server))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (found.reason, found.permanent) == ("DiskFull", False)
+        assert any(name.endswith(".part") for name in leftovers(pod))
+        assert stored(pod, await fetch_http(server)) == content
+        assert "Range" in server.requests[-1]
 
 
 @pytest.mark.parametrize(

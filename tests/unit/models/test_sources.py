@@ -49,6 +49,7 @@ def test_good_sources_are_parsed(uri: str, source: object) -> None:
         "pvc://claim//a",
         "pvc://claim/a\\..\\b",
         "pvc://../a",
+        "pvc://claim/" + "é" * 400,
         "https://",
         "https:///path",
         "https://user:secret@host/a",

@@ -182,6 +182,17 @@ async def test_a_drain_lets_a_stream_end_and_aborts_what_is_left() -> None:
         assert caught.value.status_code == 503
 
 
+async def test_a_crash_of_ours_is_an_openai_error_with_an_id() -> None:
+    engine = ScriptedEngine(refusal=RuntimeError("secret detail"))
+    async with running(engine) as site:
+        for stream in (False, True):
+            body = orjson.dumps({**BODY, "stream": stream})
+            reply = await raw(site.port, "POST", "/v1/chat/completions", body)
+            assert (reply.status, len(reply.headers["x-request-id"])) == (500, 32)
+            assert orjson.loads(reply.body)["error"]["code"] == "internal_error"
+            assert b"secret detail" not in reply.body
+
+
 async def test_requests_with_one_id_share_nothing() -> None:
     engine = ScriptedEngine()
     async with running(engine) as site:

@@ -155,6 +155,12 @@ def test_a_replica_serves_a_real_model_and_drains_on_sigterm(pod: Path) -> None:
     assert "What is a pod" not in replica.log()
 
 
+def test_sigterm_while_the_model_loads_ends_at_once(pod: Path) -> None:
+    with serving(pod, demo_pod(pod)) as replica:
+        replica.process.send_signal(signal.SIGTERM)
+        assert replica.process.wait(10) == 0
+
+
 def test_a_killed_engine_ends_the_process_with_its_reason(pod: Path) -> None:
     with serving(pod, demo_pod(pod)) as replica:
         wait_for("readiness", replica.is_ready, every=0.05)
