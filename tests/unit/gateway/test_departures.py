@@ -11,7 +11,6 @@ import socket
 import pytest
 
 from support.gateway import EVENTS, Call, Client, chat, client, gateway, replica, until
-from terrace.gateway import server
 
 CHUNK = b"data: " + b"x" * 65_000 + b"\n\n"
 
@@ -249,7 +248,3 @@ async def test_streams_over_the_drain_limit_end_with_an_error_event() -> None:
             rest = await user.chunk()
         assert b"gateway is stopping" in rest
         await asyncio.wait_for(running.serving, 5)
-
-
-def test_the_defaults_leave_time_for_the_view_of_us_to_change() -> None:
-    assert server.LAME_DUCK_S >= 1
