@@ -81,6 +81,13 @@ class Api:
             if error.status != 404:
                 raise
 
+    def close(self) -> None:
+        """Close this thread's connection."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+
     def _send(
         self, method: str, path: str, body: Manifest | None, content: str
     ) -> tuple[int, bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Self
 
 from cluster.controller_api import Api, ApiError, Manifest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 VOLUME = Kind("v1", "PersistentVolume", "persistentvolumes", namespaced=False)
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
-PERIOD_S = 0.05
+PERIOD_S = 0.1
 HEARTBEAT_S = 8.0
 
 
@@ -65,8 +66,9 @@ class Kubelet:
         while not self._stop.wait(PERIOD_S):
             try:
                 self._pass()
-            except (ApiError, OSError) as error:
-                self.problems.append(str(error))
+            except (ApiError, OSError, HTTPException) as error:
+                self.problems.append(repr(error))
+        self._api.close()
 
     def _pass(self) -> None:
         if time.monotonic() - self._beat_at > HEARTBEAT_S:

@@ -45,9 +45,7 @@ class Operators:
         }
         self._kubeconfig.write_text(json.dumps(config))
 
-    def start(
-        self, name: str = "operator-0", *, through: int = 0, **settings: Any
-    ) -> Operator:
+    def start(self, name: str = "operator-0", *, through: int = 0, **settings: Any) -> Operator:
         """One operator; settings are TERRACE_ variables in lower case, ``through`` a proxy."""
         port = _free_port()
         kubeconfig = self._kubeconfig

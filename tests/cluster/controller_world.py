@@ -82,7 +82,7 @@ class World:
         status: str,
         reason: str = "",
         name: str = "demo",
-        timeout_s: float = 30,
+        timeout_s: float = 45,
     ) -> Manifest:
         """The condition, once it is as wanted for the stored generation."""
         seen: Manifest = {}
@@ -102,7 +102,7 @@ class World:
             raise AssertionError(f"{error}; {self.model(name).get('status')}; {problems}") from None
         return seen
 
-    def wait_ready(self, name: str = "demo", timeout_s: float = 30) -> None:
+    def wait_ready(self, name: str = "demo", timeout_s: float = 45) -> None:
         self.wait("Ready", "True", name=name, timeout_s=timeout_s)
 
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 from terrace.controller.diff import Removal, Write
 from terrace.controller.kinds import (
+    BUDGET,
+    CONFIGMAP,
+    SERVICE,
     Kind,
     Manifest,
     controller_of,
@@ -18,10 +21,20 @@ from terrace.controller.kinds import (
     key_of,
     uid_of,
 )
-from terrace.controller.port import Cluster, ConflictError, NotFoundError, UnavailableError
+from terrace.controller.port import (
+    Cluster,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from terrace.controller.cache import Cache
+
+
+MADE_ANEW = (SERVICE, CONFIGMAP, BUDGET)
+"""Kinds that lose nothing when they are deleted and made again."""
 
 
 class ForeignObjectError(Exception):
@@ -70,7 +83,14 @@ async def _write(cluster: Cluster, cache: Cache, owner_uid: str, step: Write) ->
     if uid:
         # As a precondition: an object that was deleted and made anew meanwhile is not touched.
         manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
-    cache.put(step.kind, await cluster.apply(step.kind, manifest))
+    try:
+        cache.put(step.kind, await cluster.apply(step.kind, manifest))
+    except InvalidError:
+        if not uid or step.kind not in MADE_ANEW:
+            raise
+        # Somebody's edit stands beside our fields and makes the whole invalid.
+        await cluster.delete(step.kind, key_of(manifest), uid)
+        raise ConflictError(f"{step.kind} {key_of(manifest)} is made anew") from None
 
 
 async def _uid_of_existing(cluster: Cluster, owner_uid: str, kind: Kind, manifest: Manifest) -> str:

@@ -98,7 +98,7 @@ class Cache:
         """Forget an object that was deleted at ``version``; None when a newer one is stored."""
         if version < self._versions.get((kind, key), 0):
             return None
-        self._tombstones[kind, key] = version
+        self._tombstones[kind, key] = max(version, self._tombstones.get((kind, key), 0))
         self._tombstones.move_to_end((kind, key))
         while len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)

@@ -47,22 +47,19 @@ def covers(live: Any, wanted: Any, *, is_quantity: bool = False) -> bool:
         )
     if isinstance(wanted, list):
         return isinstance(live, list) and _covers_list(live, wanted)
-    if is_quantity or live != wanted:
-        return _same_quantity(live, wanted)
-    return True
+    return bool(live == wanted) or (is_quantity and _same_quantity(live, wanted))
 
 
 def taken_from(live: Any, wanted: Any) -> Any:
     """The live values at ``wanted``'s paths: applying them changes nothing but keeps ownership."""
     if isinstance(wanted, dict) and isinstance(live, dict):
         return {key: taken_from(live[key], value) for key, value in wanted.items() if key in live}
-    if isinstance(wanted, list) and isinstance(live, list):
-        key = _list_key(wanted)
-        if key is None:
-            return live
-        theirs = {entry.get(key): entry for entry in live}
-        return [taken_from(theirs[entry[key]], entry) for entry in wanted if entry[key] in theirs]
-    return live
+    key = _list_key(wanted) if isinstance(wanted, list) and isinstance(live, list) else None
+    if key is None:
+        return live
+    theirs = {entry.get(key): entry for entry in live if isinstance(entry, dict)}
+    taken = [taken_from(theirs[entry[key]], entry) for entry in wanted if entry[key] in theirs]
+    return taken or live
 
 
 def _covers_list(live: list[Any], wanted: list[Any]) -> bool:

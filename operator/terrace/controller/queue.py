@@ -29,9 +29,9 @@ class QueueLimits:
     """Delay after the first failure; doubles with each further one."""
     max_backoff_s: float = 300.0
     """Longest delay between two tries of a failing item."""
-    rate_per_s: float = 50.0
+    rate_per_s: float = 200.0
     """Items taken per second over time."""
-    burst: int = 100
+    burst: int = 400
     """Items taken at once after a quiet time."""
 
 

@@ -48,12 +48,12 @@ CLUSTER_RULES: list[Rule] = [
     {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "delete"]},
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["services", "persistentvolumeclaims"], "verbs": _OWN},
-    {"apiGroups": [""], "resources": ["configmaps"], "verbs": [*_OWN, "delete"]},
+    {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": _OWN},
+    {"apiGroups": [""], "resources": ["configmaps", "services"], "verbs": [*_OWN, "delete"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
     {"apiGroups": ["apps"], "resources": ["statefulsets"], "verbs": [*_OWN, "delete"]},
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": [*_OWN, "delete"]},
-    {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": _OWN},
+    {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": [*_OWN, "delete"]},
 ]
 """``finalizers`` is there because owner references with blockOwnerDeletion are checked for it."""
 

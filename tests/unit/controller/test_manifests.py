@@ -1,0 +1,223 @@
+"""What the shipped examples become, held by golden files (``make golden`` rewrites them)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.controller_objects import MODEL_PATH, facts, model, node, pool
+from terrace.api import names
+from terrace.api.model import ModelSpec
+from terrace.api.pool import PoolSpec
+from terrace.controller.facts import KnownModel
+from terrace.controller.kinds import CONFIGMAP, JOB, STATEFULSET, Kind, Manifest
+from terrace.controller.manifests import (
+    Subject,
+    model_cache_claim,
+    model_children,
+    plan_label,
+    runtime_config,
+)
+from terrace.controller.parse import parse_spec
+from terrace.planner.nodes import node_facts
+from terrace.planner.placement import Placement, place
+from terrace.planner.plan import OffloadPlan
+from terrace_runtime.contract import FetchSpec, RuntimeConfig
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+GOLDEN = Path(__file__).parent / "golden"
+PLAN = OffloadPlan(
+    inputs="0" * 64,
+    flavor="cpu",
+    context_tokens=2048,
+    parallel=4,
+    batch_tokens=512,
+    ubatch_tokens=512,
+    prefill_tokens=256,
+    threads=3,
+    kv_key_type="f16",
+    kv_value_type="f16",
+    weights_bytes=4_000_000,
+    kv_bytes=8_000_000,
+    compute_bytes=7_000_000,
+    base_bytes=120_000_000,
+    memory_request_bytes=160_000_000,
+    memory_limit_bytes=180_000_000,
+    cpu_millis=3000,
+)
+KNOWN = KnownModel(facts(), MODEL_PATH)
+
+
+def stored(manifest: Manifest, uid: str) -> Manifest:
+    metadata = {"namespace": "default", **manifest["metadata"], "uid": uid}
+    return {**manifest, "metadata": metadata}
+
+
+def subject(model_object: Manifest, pool_object: Manifest) -> Subject:
+    return Subject(
+        stored(model_object, "model-uid"),
+        parse_spec(ModelSpec, model_object),
+        pool_object["metadata"]["name"],
+        parse_spec(PoolSpec, pool_object),
+        "terrace/runtime:0.1.0",
+        "trust-key",
+    )
+
+
+def children(model_object: Manifest, pool_object: Manifest) -> dict[Kind, Manifest]:
+    about = subject(model_object, pool_object)
+    return dict(model_children(about, about.pool.flavors[0], KNOWN, PLAN))
+
+
+def pod_of(manifest: Manifest) -> Manifest:
+    found: Manifest = manifest["spec"]["template"]["spec"]
+    return found
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.iterdir()))
+def test_golden_manifests_of_the_examples(example: str) -> None:
+    objects = [
+        document
+        for file in sorted((EXAMPLES / example).glob("*.yaml"))
+        for document in yaml.safe_load_all(file.read_text())
+        if document
+    ]
+    pools = {o["metadata"]["name"]: o for o in objects if o["kind"] == names.POOL_KIND}
+    made: list[Manifest] = []
+    for found in pools.values():
+        made.append(model_cache_claim(stored(found, "pool-uid"), parse_spec(PoolSpec, found)))
+    for found in objects:
+        if found["kind"] == names.MODEL_KIND:
+            made += children(found, pools[found["spec"]["poolRef"]["name"]]).values()
+    text = yaml.safe_dump_all(made, sort_keys=False, width=100)
+    golden = GOLDEN / f"{example}.yaml"
+    if os.environ.get("TERRACE_GOLDEN") == "write":
+        golden.write_text(text)
+    assert golden.read_text() == text
+
+
+@pytest.mark.parametrize("kind", [JOB, STATEFULSET], ids=str)
+def test_pods_satisfy_the_restricted_standard(kind: Kind) -> None:
+    pod = pod_of(children(model(), pool())[kind])
+    assert pod["automountServiceAccountToken"] is False
+    security = pod["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim"}
+    assert {key for volume in pod["volumes"] for key in volume} - {"name"} <= allowed
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert "memory" in container["resources"]["limits"]
+
+
+def test_every_child_is_owned_labelled_and_named_after_its_model() -> None:
+    for kind, child in children(model("chat"), pool()).items():
+        metadata = child["metadata"]
+        owner = metadata["ownerReferences"]
+        assert [(o["kind"], o["uid"], o["controller"]) for o in owner] == [
+            (names.MODEL_KIND, "model-uid", True)
+        ], kind
+        assert metadata["labels"][names.MANAGED_BY] == names.MANAGED_BY_VALUE
+        assert metadata["labels"][names.LABEL_MODEL] == "chat"
+        assert metadata["name"].startswith("chat")
+
+
+def test_the_selector_of_the_set_holds_nothing_that_changes() -> None:
+    selector = children(model(), pool())[STATEFULSET]["spec"]["selector"]["matchLabels"]
+    assert names.LABEL_PLAN not in selector
+    assert names.LABEL_POOL not in selector
+    labels = children(model(), pool())[STATEFULSET]["spec"]["template"]["metadata"]["labels"]
+    assert selector.items() <= labels.items()
+
+
+def test_a_user_s_claim_is_mounted_in_place_and_never_written() -> None:
+    source = {"uri": "pvc://files/models/a.gguf"}
+    for kind, child in children(model(source=source), pool()).items():
+        if kind in (JOB, STATEFULSET):
+            pod = pod_of(child)
+            volume = {"claimName": "files", "readOnly": True}
+            assert {"name": "model", "persistentVolumeClaim": volume} in pod["volumes"]
+            mounts = pod["containers"][0]["volumeMounts"]
+            assert {"name": "model", "mountPath": "/source", "readOnly": True} in mounts
+
+
+def test_the_fetch_job_is_told_source_checksum_and_networks() -> None:
+    source = {"uri": "https://host/a.gguf", "sha256": "a" * 64}
+    job = children(model(source=source), pool(access={"allowedNetworks": ["10.0.0.0/8"]}))[JOB]
+    env = {e["name"]: e["value"] for e in pod_of(job)["containers"][0]["env"]}
+    assert FetchSpec.model_validate_json(env["TERRACE_FETCH"]) == FetchSpec(
+        uri="https://host/a.gguf", sha256="a" * 64, allowed_networks=("10.0.0.0/8",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "pool_spec", "field", "value"),
+    [
+        ({"servedNames": ["a", "b"]}, {}, "served_names", ("a", "b")),
+        ({"limits": {"maxTokens": 7}}, {}, "max_tokens", 7),
+        ({}, {"queue": {"maxRequests": 3}}, "max_waiting", 3),
+        ({}, {"drainTimeoutSeconds": 9}, "drain_timeout_s", 9.0),
+        ({}, {}, "served_names", ("demo",)),
+        ({}, {}, "trust_key", "trust-key"),
+        ({}, {}, "context_tokens", 2048),
+        ({}, {}, "model_path", MODEL_PATH),
+        ({}, {}, "plan_digest", PLAN.digest),
+    ],
+)
+def test_the_replica_is_told(
+    spec: Manifest, pool_spec: Manifest, field: str, value: object
+) -> None:
+    config = runtime_config(subject(model(**spec), pool(**pool_spec)), KNOWN, PLAN)
+    assert getattr(config, field) == value
+    assert RuntimeConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_sampling_defaults_are_the_model_s() -> None:
+    sampling = {"temperature": 0, "topK": 1}
+    config = runtime_config(subject(model(sampling=sampling), pool()), KNOWN, PLAN)
+    assert (config.sampling.temperature, config.sampling.top_k) == (0, 1)
+    assert config.sampling.top_p == 0.95
+
+
+def test_a_config_is_named_by_its_content() -> None:
+    def name(**spec: Any) -> str:
+        return str(children(model(**spec), pool())[CONFIGMAP]["metadata"]["name"])
+
+    assert name() == name()
+    assert name() != name(limits={"maxTokens": 7})
+
+
+def test_the_plan_label_follows_plan_and_trust_key_only() -> None:
+    other = PLAN.model_copy(update={"parallel": 2})
+    labels = {plan_label(PLAN, "a"), plan_label(PLAN, "b"), plan_label(other, "a")}
+    assert len(labels) == 3
+    assert plan_label(PLAN.model_copy(update={"reasons": ("x",)}), "a") in labels
+
+
+def test_the_drain_fits_into_the_grace_period() -> None:
+    pod = pod_of(children(model(), pool(drainTimeoutSeconds=100))[STATEFULSET])
+    assert pod["terminationGracePeriodSeconds"] == 115
+
+
+def test_manifests_are_json_and_small() -> None:
+    for kind, child in children(model(), pool()).items():
+        assert len(json.dumps(child)) < 10_000, kind
+
+
+def test_a_real_plan_renders() -> None:
+    about = subject(model(), pool())
+    placed = place(facts(), about.spec, about.pool, [node_facts(node())], {})
+    assert isinstance(placed, Placement)
+    made = dict(model_children(about, placed.flavor, KNOWN, placed.plan))
+    limits = pod_of(made[STATEFULSET])["containers"][0]["resources"]["limits"]
+    assert limits == {"memory": str(placed.plan.memory_limit_bytes)}
