@@ -235,7 +235,7 @@ def test_a_real_api_server_takes_it_all_under_the_restricted_standard(
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
     control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
     code, out, err = run(
-        helm, "template", "terrace", str(CHART), "-n", "chart-test",
+        helm, "template", "chart-test", str(CHART), "-n", "chart-test",
         values={"gateway": {"replicas": 2}},
     )  # fmt: skip
     assert code == 0, err

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from terrace.local.cluster import LocalCluster
 
 ROOT = Path(__file__).parents[2]
-NAMESPACE = "gateway-test"
+NAMESPACE = RELEASE = "gateway-test"
 DEMO = Key(NAMESPACE, "demo")
 
 
@@ -220,7 +220,7 @@ class Program:
 def pod_root(api: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chart's service account with the chart's roles, mounted as in a pod."""
     helm = find_binaries(["helm"], None, print)["helm"]
-    command = [str(helm), "template", "terrace", str(ROOT / "charts/terrace"), "-n", NAMESPACE]
+    command = [str(helm), "template", RELEASE, str(ROOT / "charts/terrace"), "-n", NAMESPACE]
     rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     wanted = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
     manifests = [m for m in yaml.safe_load_all(rendered) if m and m["kind"] in wanted]
@@ -228,7 +228,7 @@ def pod_root(api: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Pat
     root = tmp_path_factory.mktemp("pod")
     account = root / "var/run/secrets/kubernetes.io/serviceaccount"
     account.mkdir(parents=True)
-    token = api.kubectl("create", "token", "terrace-gateway", "-n", NAMESPACE).strip()
+    token = api.kubectl("create", "token", f"{RELEASE}-gateway", "-n", NAMESPACE).strip()
     (account / "token").write_text(token)
     kubeconfig = yaml.safe_load(api.kubeconfig.read_text())["clusters"][0]["cluster"]
     (account / "ca.crt").write_bytes(
@@ -302,7 +302,7 @@ def test_after_a_kill_the_next_program_knows_everything_again(
     [("get", "secrets"), ("list", "secrets"), ("create", "pods"), ("patch", "inferencemodels")],
 )
 def test_the_gateway_may_not(api: LocalCluster, pod_root: Path, verb: str, resource: str) -> None:
-    account = f"system:serviceaccount:{NAMESPACE}:terrace-gateway"
+    account = f"system:serviceaccount:{NAMESPACE}:{RELEASE}-gateway"
     command = api.kubectl_command("auth", "can-i", verb, resource, "-A", f"--as={account}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "no"
