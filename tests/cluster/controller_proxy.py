@@ -1,4 +1,4 @@
-"""A TCP proxy in front of the API server, so that a test can cut an operator off and let it back."""
+"""A TCP proxy in front of the API server: a test cuts an operator off and lets it back."""
 
 from __future__ import annotations
 

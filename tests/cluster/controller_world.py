@@ -48,7 +48,7 @@ class World:
         self.namespace = namespace
 
     def add_pool(self, name: str = "default", **spec: Any) -> None:
-        self.api.create(POOL, pool(name, self.namespace, **{"flavors": ("cpu",)}) | _spec(spec))
+        self.api.create(POOL, pool(name, self.namespace) | _spec(spec))
 
     def add_model(self, name: str = "demo", **spec: Any) -> Manifest:
         return self.api.create(MODEL, model(name, self.namespace, **spec))

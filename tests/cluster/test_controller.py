@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,7 +38,7 @@ from terrace.local.processes import is_alive
 from terrace_runtime.contract import RUNTIME_CONFIG_FILE, RuntimeConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from terrace.local.cluster import LocalCluster
 
@@ -47,7 +48,7 @@ CRD = Kind(
     "customresourcedefinitions",
     namespaced=False,
 )
-FAST_LEASE = {"lease_s": 3, "renew_s": 2, "retry_s": 0.3}
+FAST_LEASE: dict[str, Any] = {"lease_s": 3, "renew_s": 2, "retry_s": 0.3}
 CHILD_KINDS = (CLAIM, JOB, CONFIGMAP, SERVICE, STATEFULSET, BUDGET)
 
 
@@ -222,7 +223,7 @@ def test_an_edited_set_and_service_get_their_fields_back(world: World, operator:
     assert operator.process.poll() is None
 
 
-STAGES = {
+STAGES: dict[str, Callable[[World], Any]] = {
     "first sight": lambda w: w.model().get("status", {}).get("conditions"),
     "the Job exists": lambda w: (JOB, "demo-fetch") in w.children(),
     "the file is fetched": lambda w: any(
@@ -241,7 +242,7 @@ def test_a_killed_operator_is_taken_over_at_every_stage(world: World) -> None:
     world.add_pool()
     world.add_model(replicas=2)
     for stage, is_reached in STAGES.items():
-        eventually(lambda check=is_reached: check(world), stage, step_s=0.005)
+        eventually(partial(is_reached, world), stage, step_s=0.005)
         operator.kill()
         operator = world.operators.start()
     world.wait_ready()

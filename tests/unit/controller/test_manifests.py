@@ -88,9 +88,10 @@ def test_golden_manifests_of_the_examples(example: str) -> None:
         if document
     ]
     pools = {o["metadata"]["name"]: o for o in objects if o["kind"] == names.POOL_KIND}
-    made: list[Manifest] = []
-    for found in pools.values():
-        made.append(model_cache_claim(stored(found, "pool-uid"), parse_spec(PoolSpec, found)))
+    made = [
+        model_cache_claim(stored(found, "pool-uid"), parse_spec(PoolSpec, found))
+        for found in pools.values()
+    ]
     for found in objects:
         if found["kind"] == names.MODEL_KIND:
             made += children(found, pools[found["spec"]["poolRef"]["name"]]).values()
