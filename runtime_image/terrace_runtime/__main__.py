@@ -120,7 +120,7 @@ def _fetch(_: argparse.Namespace) -> int:
     import stamina  # noqa: PLC0415 - each command loads its own
     from stamina.instrumentation import RetryDetails  # noqa: PLC0415, TC002 - as above
 
-    from terrace_runtime.models.fetch import fetch  # noqa: PLC0415 - as above
+    from terrace_runtime.models.fetch import Work, fetch  # noqa: PLC0415 - as above
     from terrace_runtime.models.progress import ProgressReporter  # noqa: PLC0415 - as above
 
     try:
@@ -137,7 +137,7 @@ def _fetch(_: argparse.Namespace) -> int:
     stamina.instrumentation.set_on_retry_hooks([on_retry])
     # As process 1 of a container we get no default action. What is downloaded so far is kept.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    outcome = asyncio.run(fetch(spec, reporter))
+    outcome = asyncio.run(fetch(Work(spec, reporter)))
     _terminate(_outcome_json(outcome))
     if outcome.failure is None:
         return 0

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
+from typing_extensions import override
 
 from terrace_runtime.api.app import create_app
+from terrace_runtime.api.chat_template import Renderer
 from terrace_runtime.api.server import QuietServer, server_config
+from terrace_runtime.api.text_guard import TextGuard, split
 from terrace_runtime.backend.fake import TEMPLATE
 from terrace_runtime.contract import RuntimeConfig
 from terrace_runtime.engine.request import (
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from terrace_runtime.api.state import ServerState
     from terrace_runtime.engine.client import RequestOutputs
-    from terrace_runtime.engine.request import Request
+    from terrace_runtime.engine.request import PromptPart, Request
 
     Step = RequestOutput | Exception | asyncio.Event
     Script = Callable[[Request], list[Step]]
@@ -148,6 +151,34 @@ class ScriptedEngine:
         self.is_closed = True
 
 
+class PlainRenderer(Renderer):
+    """The fake backend's template without a process; ``TemplateRenderer`` has its own tests."""
+
+    def __init__(self, info: ModelInfo) -> None:
+        self._guard = TextGuard(info.special_tokens)
+
+    @property
+    @override
+    def is_default(self) -> bool:
+        return False
+
+    @override
+    async def start(self) -> str:
+        return ""
+
+    @override
+    async def render(self, turns: list[dict[str, str]]) -> tuple[PromptPart, ...]:
+        lines = [
+            f"<|im_start|>{turn['role']}\n{self._guard.mark(turn['content'])}<|im_end|>\n"
+            for turn in turns
+        ]
+        return split("".join(lines) + "<|im_start|>assistant\n")
+
+    @override
+    async def close(self) -> None:
+        pass
+
+
 @dataclass
 class Site:
     """A running replica."""
@@ -173,10 +204,14 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def running(
-    engine: Any, settings: RuntimeConfig | None = None, *, start: bool = True
+    engine: Any,
+    settings: RuntimeConfig | None = None,
+    *,
+    start: bool = True,
+    renderer: Callable[[ModelInfo], Renderer] = PlainRenderer,
 ) -> AsyncIterator[Site]:
     """Serve ``engine`` on a free port of the loopback."""
-    app = create_app(engine, settings or config())
+    app = create_app(engine, settings or config(), make_renderer=renderer)
     state: ServerState = app.state.server
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = QuietServer(server_config(app))
@@ -187,9 +222,19 @@ async def running(
             await until(lambda: server.started)
             yield Site(state, listener.getsockname()[1])
         finally:
-            server.should_exit = True
-            await task
+            await stop(server, task)
             await state.close()
+
+
+async def stop(server: QuietServer, serving: asyncio.Task[None]) -> None:
+    """End ``server`` without the tenths of a second that its own end waits."""
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    for listening in server.servers:
+        listening.close()
+    for connection in list(server.server_state.connections):
+        connection.shutdown()
+    await until(lambda: not server.server_state.connections)
 
 
 @dataclass

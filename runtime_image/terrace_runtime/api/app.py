@@ -12,17 +12,25 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from terrace_runtime.api import routes_generate, routes_meta
+from terrace_runtime.api.chat_template import TemplateRenderer
 from terrace_runtime.api.errors import ApiError, on_api_error, on_http_error
 from terrace_runtime.api.middleware import BodyLimit, RequestLog
 from terrace_runtime.api.state import ServerState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from terrace_runtime.api.chat_template import Renderer
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.client import EngineClient
+    from terrace_runtime.engine.request import ModelInfo
 
 
 def create_app(
-    engine: EngineClient, config: RuntimeConfig, registry: CollectorRegistry | None = None
+    engine: EngineClient,
+    config: RuntimeConfig,
+    registry: CollectorRegistry | None = None,
+    make_renderer: Callable[[ModelInfo], Renderer] = TemplateRenderer,
 ) -> FastAPI:
     """The app over ``engine``; ``app.state.server`` is its ServerState, not started yet.
 
@@ -30,7 +38,7 @@ def create_app(
     """
     # Interactive docs would load scripts from elsewhere; the schema is OpenAI's own.
     app = FastAPI(title="Terrace runtime", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.server = ServerState(engine, config, registry or CollectorRegistry())
+    app.state.server = ServerState(engine, config, registry or CollectorRegistry(), make_renderer)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_middleware(BodyLimit)

@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
+from typing_extensions import override
 
 from terrace_runtime.api.errors import ApiError, unavailable
 from terrace_runtime.api.text_guard import TextGuard, split
@@ -30,12 +31,29 @@ START_SECONDS: Final = 20.0
 _MAX_LINE: Final = 64 * 2**20
 
 
-class TemplateRenderer:
+class Renderer(Protocol):
+    """Turns conversations into prompts."""
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the model brought no template of its own."""
+
+    async def start(self) -> str:
+        """Get ready; returns what is wrong with the template, empty when nothing is."""
+
+    async def render(self, turns: list[dict[str, str]]) -> tuple[PromptPart, ...]:
+        """The prompt of a conversation; raises ApiError when the template refuses or fails."""
+
+    async def close(self) -> None:
+        """Stop; safe to call twice."""
+
+
+class TemplateRenderer(Renderer):
     """One child at a time; a render that takes too long costs the child its life."""
 
     def __init__(self, info: ModelInfo, render_s: float = 3.0, wait_s: float = 15.0) -> None:
         """``render_s``: bound of one render; ``wait_s``: bound of waiting for other renders."""
-        self.is_default = not info.chat_template
+        self._is_default = not info.chat_template
         self._setting = {
             "template": info.chat_template or CHATML,
             "bos": info.bos,
@@ -47,8 +65,13 @@ class TemplateRenderer:
         self._child: Process | None = None
         self._lock = asyncio.Lock()
 
+    @property
+    @override
+    def is_default(self) -> bool:
+        return self._is_default
+
+    @override
     async def start(self) -> str:
-        """Compile the template; returns what is wrong with it, empty when nothing is."""
         async with self._lock:
             try:
                 await self._running_child()
@@ -56,8 +79,8 @@ class TemplateRenderer:
                 return str(error)
         return ""
 
+    @override
     async def render(self, turns: list[dict[str, str]]) -> tuple[PromptPart, ...]:
-        """The prompt of a conversation; raises ApiError when the template refuses or fails."""
         marked = [{**turn, "content": self._guard.mark(turn["content"])} for turn in turns]
         # A client that leaves must not cut an exchange in half: the next one would read its rest.
         work = asyncio.create_task(self._render(orjson.dumps(marked) + b"\n"))
@@ -82,8 +105,8 @@ class TemplateRenderer:
         finally:
             self._lock.release()
 
+    @override
     async def close(self) -> None:
-        """End the child; safe to call twice."""
         child, self._child = self._child, None
         if child is not None:
             with contextlib.suppress(ProcessLookupError):

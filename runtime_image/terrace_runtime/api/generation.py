@@ -88,6 +88,8 @@ class Generation:
 
     async def __aenter__(self) -> Self:
         """Submit everything; raises ApiError, and then nothing runs."""
+        # The replica may have begun to drain while the body came and the template was rendered.
+        self._state.check_ready()
         try:
             for request in self._requests:
                 self._streams.append(self._state.engine.submit(request))

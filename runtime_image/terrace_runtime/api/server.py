@@ -33,6 +33,8 @@ _SAMPLE_SECONDS: Final = 0.5
 _LAST_WORDS_SECONDS: Final = 1.0
 """After the engine's death: time for answers to reach their clients and a probe to see red."""
 _CLOSE_SECONDS: Final = 5
+_FAREWELL_SECONDS: Final = 1.0
+"""Least time of a drain: who has not yet heard that we leave gets a 503 and no closed port."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None
                 return Ending(EXIT_ENGINE, f"the engine failed: {state.engine.error}")
             await asyncio.wait({stopping, http}, timeout=_WATCH_SECONDS)
         _log.info("draining", seconds=state.config.drain_timeout_s)
-        await state.drain()
+        await asyncio.gather(state.drain(), asyncio.sleep(_FAREWELL_SECONDS))
         return Ending(0)
     finally:
         for task in (loading, stopping):

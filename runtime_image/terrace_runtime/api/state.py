@@ -11,7 +11,6 @@ import importlib.metadata
 import time
 from typing import TYPE_CHECKING, Literal
 
-from terrace_runtime.api.chat_template import TemplateRenderer
 from terrace_runtime.api.errors import ApiError, unavailable
 from terrace_runtime.api.identity import PRIORITIES, IdentityVerifier
 from terrace_runtime.api.memory import MemoryMeter
@@ -24,8 +23,10 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request as HttpRequest
 
+    from terrace_runtime.api.chat_template import Renderer
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.client import EngineClient
+    from terrace_runtime.engine.request import ModelInfo
 
 _VERSION = importlib.metadata.version("terrace")
 Phase = Literal["loading", "ready", "draining"]
@@ -39,6 +40,7 @@ class ServerState:
         engine: EngineClient,
         config: RuntimeConfig,
         registry: CollectorRegistry,
+        make_renderer: Callable[[ModelInfo], Renderer],
         clock: Callable[[], float] = time.time,
     ) -> None:
         """``clock`` is wall time in seconds. Raises ValueError for a trust key that is none."""
@@ -50,14 +52,14 @@ class ServerState:
         self.created = int(clock())
         self.template_note = ""
         self._identities = IdentityVerifier(config.trust_key, clock)
-        self._renderer: TemplateRenderer | None = None
+        self._make_renderer = make_renderer
+        self._renderer: Renderer | None = None
         self.metrics.watch(self.report, self._kv_usage)
 
     async def start(self) -> None:
         """Load the model and get ready; raises EngineError."""
         await self.engine.start()
-        info = self.engine.info
-        self._renderer = TemplateRenderer(info)
+        self._renderer = self._make_renderer(self.engine.info)
         # A template that does not compile leaves /v1/completions usable, so the replica serves.
         self.template_note = await self._renderer.start()
         if self._renderer.is_default:
@@ -77,7 +79,7 @@ class ServerState:
         await self.engine.close()
 
     @property
-    def renderer(self) -> TemplateRenderer:
+    def renderer(self) -> Renderer:
         """The chat template; there once the replica is ready."""
         assert self._renderer is not None
         return self._renderer

@@ -12,10 +12,18 @@ import pytest
 
 from support.file_server import FileServer, announce, body, endless, status
 from support.gguf_files import model_file
-from terrace_runtime.contract import FetchFailure, FetchOutcome, FetchProgress, FetchSpec
+from terrace_runtime.contract import (
+    FetchFailure,
+    FetchOutcome,
+    FetchProgress,
+    FetchSpec,
+    ModelFacts,
+)
 from terrace_runtime.models.cache import ModelCache
 from terrace_runtime.models.download import DownloadLimits
-from terrace_runtime.models.fetch import fetch
+from terrace_runtime.models.facts import model_facts
+from terrace_runtime.models.fetch import Work, fetch
+from terrace_runtime.models.gguf_header import read_header
 from terrace_runtime.models.progress import ProgressReporter
 
 if TYPE_CHECKING:
@@ -39,12 +47,17 @@ def content(tmp_path: Path) -> bytes:
     return model_file(tmp_path / "m.gguf", layers=4, embedding=256, vocabulary=512).read_bytes()
 
 
+def facts_of(path: Path) -> ModelFacts:
+    with path.open("rb") as file:
+        return model_facts(read_header(file, path.stat().st_size), "0" * 64)
+
+
 def sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 async def get(spec: FetchSpec, limits: DownloadLimits = QUICK) -> FetchOutcome:
-    return await fetch(spec, ProgressReporter(lambda _: None), limits)
+    return await fetch(Work(spec, ProgressReporter(lambda _: None), limits, facts_of))
 
 
 async def fetch_http(
@@ -136,7 +149,7 @@ async def test_a_download_arrives_with_progress(pod: Path, content: bytes) -> No
     lines: list[FetchProgress] = []
     async with FileServer(content).running() as server:
         spec = FetchSpec(uri=server.url, sha256=sha(content), allowed_networks=LOOPBACK)
-        outcome = await fetch(spec, ProgressReporter(lines.append), QUICK)
+        outcome = await fetch(Work(spec, ProgressReporter(lines.append), QUICK))
         assert stored(pod, outcome) == content
         assert await get(spec) == outcome
         assert len(server.requests) == 1

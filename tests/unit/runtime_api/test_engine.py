@@ -10,6 +10,7 @@ import pytest
 
 from support.engine_builders import runtime_config
 from support.runtime_http import running, until
+from terrace_runtime.api.chat_template import TemplateRenderer
 from terrace_runtime.backend.fake import FakeBackend
 from terrace_runtime.engine.inprocess import InProcessEngine
 
@@ -29,7 +30,10 @@ def body(number: int, **more: Any) -> dict[str, Any]:
 
 async def test_clients_at_once_get_what_each_gets_alone() -> None:
     engine = InProcessEngine(SETTINGS, FakeBackend())
-    async with running(engine, SETTINGS) as site, site.client() as client:
+    async with (
+        running(engine, SETTINGS, renderer=TemplateRenderer) as site,
+        site.client() as client,
+    ):
 
         async def whole(number: int) -> str:
             answer = await client.chat.completions.create(**body(number))

@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import orjson
 import pytest
+import structlog
 
 from support.runtime_http import ScriptedEngine, config, piece, raw, running, until, words
 from terrace_runtime.api.answer import Answer
@@ -187,7 +188,10 @@ async def test_a_crash_of_ours_is_an_openai_error_with_an_id() -> None:
     async with running(engine) as site:
         for stream in (False, True):
             body = orjson.dumps({**BODY, "stream": stream})
-            reply = await raw(site.port, "POST", "/v1/chat/completions", body)
+            with structlog.testing.capture_logs() as logs:
+                reply = await raw(site.port, "POST", "/v1/chat/completions", body)
+            crash = next(entry for entry in logs if entry["event"] == "crash")
+            assert crash["id"] == reply.headers["x-request-id"]
             assert (reply.status, len(reply.headers["x-request-id"])) == (500, 32)
             assert orjson.loads(reply.body)["error"]["code"] == "internal_error"
             assert b"secret detail" not in reply.body

@@ -146,6 +146,8 @@ def test_a_replica_serves_a_real_model_and_drains_on_sigterm(pod: Path) -> None:
             text = next(stream).choices[0].delta.content or ""
             replica.process.send_signal(signal.SIGTERM)
             text += "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+            wait_for("red readiness", lambda: replica.status("/readyz") == 503, every=0.01)
+            assert replica.status("/healthz") == 200
         assert text == (
             "A pod is the smallest thing Kubernetes runs: one or more containers "
             "that share a network address and storage."
