@@ -1,7 +1,7 @@
 """``python -m terrace.controller``: the operator's process.
 
 Owns: wiring, the order of start and end, signals and exit codes. Does not own: any decision.
-Start: probes -> lease -> trust key -> watches -> full list -> workers. A process that is not the
+Start: probes -> lease -> trust key and full list -> watches and workers. A process that is not the
 leader serves its probes and waits for the lease.
 """
 
@@ -39,7 +39,7 @@ from terrace.controller.port import ClusterError
 from terrace.controller.probes import Health, measure_lag, serve_probes
 from terrace.controller.progress import ProgressReader
 from terrace.controller.report import Reports, read_report
-from terrace.controller.trust import BadTrustKeyError, ensure_trust_key
+from terrace.controller.trust import BadTrustKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -124,13 +124,14 @@ async def _work(
     health.is_ready = lambda: controller.is_synced
     health.refresh = controller.observe_metrics
 
-    started = asyncio.Event()
+    synced, started = asyncio.Event(), asyncio.Event()
 
     def learned(model: Key) -> None:
         controller.queue.add(Item(MODEL, model))
 
     async def reconcile() -> None:
         await _start(controller)
+        synced.set()
         async with asyncio.TaskGroup() as workers:
             workers.create_task(controller.run_resync())
             for _ in range(config.workers):
@@ -141,11 +142,12 @@ async def _work(
             await reports.run(lambda address: read_report(session, address), learned)
 
     async def feed() -> None:
+        await synced.wait()  # kopf looks for the CRDs once: they must be there by then.
         await run_feed(controller.see, connect, config.namespaces, started)
         raise _StopError
 
     async def end() -> None:
-        await started.wait()
+        await _first(started, stop)
         _handle_signals(stop)  # kopf has put its own in place, which drain for five seconds.
         await stop.wait()
         raise _StopError
@@ -160,6 +162,16 @@ async def _work(
         group.create_task(end())
 
 
+async def _first(*events: asyncio.Event) -> None:
+    """Wait for any of the events."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
 def _handle_signals(stop: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -167,19 +179,14 @@ def _handle_signals(stop: asyncio.Event) -> None:
 
 async def _start(controller: Controller) -> None:
     """Trust key and first full list; tried until the cluster is able to give them."""
-    context = controller.context
     while True:
         try:
-            context.trust_key = await ensure_trust_key(
-                context.cluster, context.config.pod_namespace
-            )
             await controller.resync()
         except (ClusterError, BadTrustKeyError) as error:
             log.warning("cannot start yet", error=str(error), retry_s=START_RETRY_S)
             await asyncio.sleep(START_RETRY_S)
         else:
-            sizes = {str(kind): len(context.cache.keys(kind)) for kind in (MODEL,)}
-            log.info("synced", **sizes)
+            log.info("synced", models=controller.context.cache.size(MODEL))
             return
 
 

@@ -31,7 +31,7 @@ class Context:
     now: Callable[[], datetime]
     """Wall clock, UTC."""
     trust_key: str = ""
-    """Public key for replicas; set before the first reconcile."""
+    """Public key for replicas; learned with each full list, so before the first reconcile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +42,3 @@ class Outcome:
     """Look again after so many seconds, whatever happens."""
     is_placed: bool = True
     """False: a change of nodes or of other models may help."""
-    is_blocked: bool = False
-    """True: something outside must change; looked at again slowly."""

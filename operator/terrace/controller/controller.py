@@ -36,6 +36,7 @@ from terrace.controller.pools import reconcile_pool
 from terrace.controller.port import ClusterError, ConflictError
 from terrace.controller.queue import WorkQueue
 from terrace.controller.reconcile import reconcile_model
+from terrace.controller.trust import BadTrustKeyError, ensure_trust_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,12 +91,14 @@ class Controller:
 
     async def resync(self) -> None:
         """List everything, take over what the watches missed, and queue all models and pools."""
+        context = self.context
+        context.trust_key = await ensure_trust_key(context.cluster, context.config.pod_namespace)
         for kind in WATCHED_KINDS:
             selector = SELECTOR if kind in LABELLED_KINDS else ""
-            scopes = self.context.config.namespaces if kind.namespaced else (None,)
+            scopes = context.config.namespaces if kind.namespaced else (None,)
             for namespace in scopes:
-                listing = await self.context.cluster.list_all(kind, namespace, selector)
-                changes = self.context.cache.replace(kind, listing, namespace)
+                listing = await context.cluster.list_all(kind, namespace, selector)
+                changes = context.cache.replace(kind, listing, namespace)
                 for change in changes if self.is_synced else ():
                     if change.new is None:
                         self.metrics.missed_deletions.labels(kind.plural).inc()
@@ -113,7 +116,7 @@ class Controller:
             await asyncio.sleep(period_s * self._rng.uniform(1.0, 1.25))
             try:
                 await self.resync()
-            except ClusterError as error:
+            except (ClusterError, BadTrustKeyError) as error:
                 log.warning("full list failed, the watches go on", error=str(error))
 
     async def run_worker(self) -> None:

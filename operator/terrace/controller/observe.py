@@ -19,7 +19,7 @@ from terrace.controller.kinds import (
     POOL,
     STATEFULSET,
     Manifest,
-    labels_of,
+    controller_of,
     uid_of,
 )
 from terrace.controller.usage import used_by_others
@@ -46,8 +46,9 @@ class Observed:
 
     @property
     def replicas(self) -> list[Manifest]:
-        """Pods that serve; the fetch Job's are none."""
-        return [pod for pod in self.pods if labels_of(pod).get(names.COMPONENT) == "runtime"]
+        """Pods of the model's sets; a label alone makes no replica."""
+        sets = {uid_of(stateful_set) for stateful_set in self.sets}
+        return [pod for pod in self.pods if (controller_of(pod) or {}).get("uid") in sets]
 
     @property
     def sets(self) -> list[Manifest]:

@@ -7,6 +7,7 @@ moved in an order drawn from the seed; a controller that is killed is replaced b
 from __future__ import annotations
 
 import asyncio
+import base64
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from terrace.controller.kinds import (
     CHILD_KINDS,
     LABELLED_KINDS,
     NODE,
+    SECRET,
     WATCHED_KINDS,
     Manifest,
     labels_of,
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
 HORIZON_S = 400.0
 """Longest delay that is waited for; past the longest backoff."""
 MAX_ROUNDS = 3000
+TRUST = {
+    "metadata": {"name": "terrace-trust", "namespace": "system"},
+    "data": {"ed25519": base64.b64encode(b"A" * 43).decode()},
+}
 _LABEL, _, _VALUE = SELECTOR.partition("=")
 
 
@@ -53,6 +59,7 @@ class Simulation:
         self.cluster = FakeCluster(lambda: self.now().strftime("%Y-%m-%dT%H:%M:%SZ"))
         self.workloads = Workloads(self.cluster, lambda: self.now().strftime("%Y-%m-%dT%H:%M:%SZ"))
         self.cluster.put_new(NODE, node("node-a"))
+        self.cluster.put_new(SECRET, TRUST)
         self.num_checkpoints = 0
         self.num_kills = 0
         self.kill_at: int | None = None
@@ -142,7 +149,6 @@ class Simulation:
             Reports(clock, 1e9),
             ProgressReader(self.cluster, clock, 2.0),
             self.now,
-            trust_key="k",
         )
         return Controller(context, clock, self.rng, Metrics())
 

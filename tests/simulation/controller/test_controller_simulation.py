@@ -16,6 +16,7 @@ from terrace.controller.kinds import (
     NODE,
     POD,
     POOL,
+    SECRET,
     SERVICE,
     STATEFULSET,
     Manifest,
@@ -187,6 +188,17 @@ async def test_nodes_and_another_image_restart_nothing() -> None:
     images = [c["image"] for c in stateful_set["spec"]["template"]["spec"]["containers"]]
     assert images == ["terrace/runtime:2"]
     assert await quiet_writes(sim) == []
+
+
+async def test_a_new_trust_key_is_rolled_out() -> None:
+    sim = Simulation()
+    await created(sim)
+    pods = {pod["metadata"]["uid"] for pod in replicas(sim)}
+    sim.cluster.vanish(SECRET, Key("system", "terrace-trust"))
+    await sim.controller.resync()
+    await sim.settle()
+    assert (SECRET, Key("system", "terrace-trust")) in sim.cluster.objects
+    assert pods.isdisjoint(pod["metadata"]["uid"] for pod in replicas(sim))
 
 
 async def test_a_permanent_failure_stalls_without_pod_churn() -> None:
