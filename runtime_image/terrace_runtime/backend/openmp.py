@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-SPINS = "2000"
+SPINS = "1000"
 """A few microseconds: longer than the graph's own gaps, shorter than losing the core to another.
 
 libgomp's own default is 300,000. Each barrier of a graph then burns a whole time slice whenever

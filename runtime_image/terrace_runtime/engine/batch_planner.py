@@ -9,6 +9,7 @@ the batch from the plan.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from terrace_runtime.engine.waiting import urgency
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
     from terrace_runtime.engine.sequence import Sequence
     from terrace_runtime.engine.waiting import TenantShares
+
+
+MAX_GAP = 3
+"""Free slots in a row that are worth filling."""
 
 
 class Work(NamedTuple):
@@ -125,13 +130,16 @@ def _prompt_chunks(
 def _fillers(work: list[Work], running: Seq[Sequence], room: int) -> list[int]:
     """Free slots between planned ones, where filling them costs less than another evaluation.
 
-    A gap splits the batch into two evaluations, each of which reads all weights. Measured
-    (ADR 0003): a throw-away token is cheaper as long as they are not more than the real ones.
+    A gap splits the batch into two evaluations, each of which reads all weights; a throw-away
+    token is one more row. MAX_GAP rows cost about as much as one evaluation (ADR 0003).
     """
-    holes = work[-1].slot - work[0].slot + 1 - len(work)
-    if not 0 < holes <= min(room, len(work)):
+    room = min(room, len(work))
+    if work[-1].slot - work[0].slot + 1 == len(work) or room <= 0:
         return []
-    planned = {item.slot for item in work}
     busy = {sequence.slot for sequence in running}
-    gaps = [slot for slot in range(work[0].slot, work[-1].slot) if slot not in planned]
-    return [slot for slot in gaps if slot not in busy]
+    fillers: list[int] = []
+    for before, after in pairwise(work):
+        gap = range(before.slot + 1, after.slot)
+        if 0 < len(gap) <= min(MAX_GAP, room - len(fillers)) and busy.isdisjoint(gap):
+            fillers += gap
+    return fillers

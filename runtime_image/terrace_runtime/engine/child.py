@@ -7,6 +7,7 @@ Owns: the child's side of the socket and dying with its parent. Does not own: th
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from importlib import import_module
@@ -28,6 +29,9 @@ _READ_BYTES = 256 * 1024
 
 def main(fd: int) -> int:
     """Serve the engine on the socket ``fd`` until the parent closes it; returns an exit code."""
+    # Ctrl-C reaches the whole process group. When to end is the parent's decision: it drains first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = socket.socket(fileno=fd)
     lock = threading.Lock()
 

@@ -53,7 +53,9 @@ class EngineFrontend(ABC):
         self._dead = asyncio.Event()
         self._started_at: dict[str, float] = {}
         self._service_s = 0.0
+        """From submit to end, a moving average over the last requests."""
         self._events = 0
+        """How many came; the watchdog sees by it that the engine lives."""
         self._watchdog: asyncio.Task[None] | None = None
 
     # The port -------------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ class EngineFrontend(ABC):
             raise InvalidRequestError(f"a request with the id {request.id} runs already", "id")
         num_waiting = len(self._streams) - self._config.parallel
         if num_waiting >= self._config.max_waiting:
-            raise QueueFullError(max(0, num_waiting), self._retry_after_s(num_waiting))
+            raise QueueFullError(max(0, num_waiting), self._retry_after_s())
         stream = OutputStream(request.id, self.abort)
         self._streams[request.id] = stream
         self._started_at[request.id] = asyncio.get_running_loop().time()
@@ -205,13 +207,9 @@ class EngineFrontend(ABC):
         if self._is_draining:
             raise EngineError("the server is shutting down")
 
-    def _retry_after_s(self, num_waiting: int) -> int:
-        """Seconds until the queue of now is served, from how long requests took lately.
-
-        ``_service_s`` holds waiting and running: at a full queue that is one whole turn of it.
-        """
-        turns = (num_waiting + self._config.parallel) / max(1, len(self._streams))
-        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self._service_s * turns)))
+    def _retry_after_s(self) -> int:
+        """Seconds in which the queue of now is served: what requests took lately, waiting too."""
+        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self._service_s)))
 
     async def _is_idle_within(self, timeout_s: float) -> bool:
         try:

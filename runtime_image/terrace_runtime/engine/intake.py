@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.detokenizer import PieceTable
     from terrace_runtime.engine.request import Request
 
-MAX_STOPS = 64
-MAX_STOP_CHARS = 1024
+MAX_STOPS = 16
+MAX_STOP_CHARS = 512
 
 
 def check_request(request: Request, vocabulary: int, config: RuntimeConfig) -> None:

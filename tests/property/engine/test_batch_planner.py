@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.engine_builders import text_request
 from terrace_runtime.engine.batch_planner import (
+    MAX_GAP,
     BatchPlan,
     Budget,
     lowest_free_slot,
@@ -67,16 +70,29 @@ def test_whoever_decodes_goes_first(running: list[Sequence], budget: Budget) -> 
 
 
 @given(running_sequences(), BUDGETS)
-def test_fillers_take_free_slots_only_and_are_never_more_than_the_work(
+def test_fillers_close_whole_gaps_of_free_slots_and_are_never_more_than_the_work(
     running: list[Sequence], budget: Budget
 ) -> None:
     found = plan(running, budget)
-    assert not {one.slot for one in running} & set(found.fillers)
-    assert len(found.fillers) <= len(found.work)
-    if found.fillers:
-        order = sorted([*found.fillers, *(item.slot for item in found.work)])
-        free = set(range(order[0], order[-1])) - set(order)
-        assert free <= {one.slot for one in running}
+    fillers = set(found.fillers)
+    assert not {one.slot for one in running} & fillers
+    assert len(fillers) == len(found.fillers) <= len(found.work)
+    for before, after in pairwise(found.work):
+        gap = set(range(before.slot + 1, after.slot))
+        assert gap & fillers in (set(), gap)
+        assert len(gap & fillers) <= MAX_GAP
+
+
+@given(st.integers(2, 20), st.data())
+def test_single_holes_between_decoding_sequences_leave_no_gap(
+    count: int, data: st.DataObject
+) -> None:
+    slots = [0]
+    for _ in range(count - 1):
+        slots.append(slots[-1] + data.draw(st.integers(1, 2)))
+    running = [sequence(slot, 5, 4, order=slot) for slot in slots]
+    found = plan(running, Budget(64, 16))
+    assert sorted([*slots, *found.fillers]) == list(range(slots[-1] + 1))
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=60), st.integers(1, 16))

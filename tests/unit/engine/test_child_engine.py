@@ -104,6 +104,17 @@ async def test_a_child_killed_while_idle_turns_health_red(start: Any) -> None:
         assert "SIGKILL" in await engine.until_dead()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_to_the_whole_process_group_leaves_the_drain_to_the_parent(
+    start: Any, number: signal.Signals
+) -> None:
+    engine = await start()
+    os.kill(engine.pid, number)
+    answer = await answer_of(engine, text_request("r", max_tokens=3))
+    assert answer.finish is not FinishReason.ERROR
+    assert engine.error == ""
+
+
 async def test_a_stopped_child_is_found_out_and_killed(start: Any) -> None:
     engine = await start({"eos_odds": 10**9}, step_timeout_s=0.2, **HUGE)
     stream = engine.submit(text_request("r", max_tokens=None))
