@@ -42,6 +42,11 @@ class Api:
     ) -> Manifest:
         """One call; raises ApiError for anything but a success."""
         status, data = self._send(method, path, body, content)
+        for _ in range(20):
+            if status != 429:
+                break
+            time.sleep(0.5)  # The server asks for it, while it changes a CRD's storage.
+            status, data = self._send(method, path, body, content)
         if status >= 300:
             raise ApiError(status, data.decode(errors="replace"))
         answer: Manifest = json.loads(data)
