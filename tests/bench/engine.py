@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ class Options:
     models: tuple[str, ...]
     streams: tuple[int, ...]
     rounds: int
+    case_limit_s: float
+    """No new pair of rounds begins after this long; a busy machine gives fewer rounds."""
     against_itself: bool
 
 
@@ -97,7 +100,8 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     if rounds < 1:
         parser.error("argument --rounds: at least 1")
     streams = tuple(given.streams or TARGETS)
-    return Options(tuple(models), streams, rounds, given.against_itself)
+    limit_s = 45 if given.quick else 180
+    return Options(tuple(models), streams, rounds, limit_s, given.against_itself)
 
 
 def _case(model: str, streams: int, options: Options) -> dict[str, Any]:
@@ -145,8 +149,12 @@ def _measure(model: str, streams: int, options: Options) -> list[tuple[Round, Ro
         peer = stack.enter_context(llama_server(setting, folders[1]))
         for port in (ours, peer):
             _round(port, streams, seed=0)
-        pairs = []
+        pairs: list[tuple[Round, Round]] = []
+        started = time.monotonic()
         for seed in range(1, options.rounds + 1):
+            if pairs and time.monotonic() - started > options.case_limit_s:
+                say(f"stopped after {len(pairs)} pairs: the machine is busy")
+                break
             order = (ours, peer) if seed % 2 else (peer, ours)
             results = {port: _round(port, streams, seed) for port in order}
             pairs.append((results[ours], results[peer]))
