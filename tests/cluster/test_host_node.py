@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from support.waiting import wait_for
-from terrace.local.cluster import LocalCluster
+from terrace.local.cluster import ComponentStatus, LocalCluster
 from terrace.local.pods import leftovers
 from terrace.local.state import ClusterOptions
 
@@ -37,10 +37,15 @@ class Node:
     def pods_folder(self) -> Path:
         return self.cluster.folder.node / "pods"
 
-    def agent_pid(self) -> int:
-        part = next(one for one in self.cluster.status().components if one.name == "node")
-        assert part.pid is not None
-        return part.pid
+    def kill(self, component: str) -> None:
+        """SIGKILL to a process of the cluster; returns when it is dead."""
+        pid = self._component(component).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_for(f"{component} is dead", lambda: not self._component(component).is_alive, 10)
+
+    def _component(self, name: str) -> ComponentStatus:
+        return next(one for one in self.cluster.status().components if one.name == name)
 
     def apply(self, *manifests: Json) -> None:
         self.cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
@@ -356,13 +361,25 @@ def _writes_since(node: Node, moment: float) -> list[str]:
     ]
 
 
+def test_pods_outlive_a_restart_of_the_api_server(node: Node) -> None:
+    node.apply(pod("steady", container("exec sleep 600")))
+    node.wait_ready("steady")
+    before = node.get("pod", "steady")["status"]["containerStatuses"][0]["containerID"]
+    node.kill("kube-apiserver")
+    node.cluster.up()
+    node.apply(pod("later", container("exec sleep 600")))
+    node.wait_ready("later")
+    after = node.get("pod", "steady")["status"]["containerStatuses"][0]
+    assert (after["containerID"], after["restartCount"]) == (before, 0)
+
+
 def test_a_killed_agent_leaves_no_process_and_the_next_one_goes_on(node: Node) -> None:
     node.apply(stateful_set("survivor"))
     wait_for("it is there", lambda: node.get("pod", "survivor-0"), 20)
     node.wait_ready("survivor-0")
     before = _restarts(node, "survivor-0")
     assert leftovers.find(node.pods_folder)
-    os.kill(node.agent_pid(), signal.SIGKILL)
+    node.kill("node")
     wait_for("no process is left", lambda: not leftovers.find(node.pods_folder), 10, every=0.05)
     node.cluster.up()
     wait_for("it restarted", lambda: _restarts(node, "survivor-0") == before + 1, 20)

@@ -137,8 +137,13 @@ class Bench:
 
     def start(self, manifest: Json, sources: Sources | None = None, **settings: Any) -> Started:
         """Starts a pod on an address of its own."""
-        chosen: Json = {"backoff_base_s": 0.05, "host_ip": "127.0.0.1", "node_name": "bench"}
-        fixed = Settings(folder=self.folder, images=lambda: IMAGES, **(chosen | settings))
+        chosen: Json = {
+            "images": lambda: IMAGES,
+            "backoff_base_s": 0.05,
+            "host_ip": "127.0.0.1",
+            "node_name": "bench",
+        }
+        fixed = Settings(folder=self.folder, **(chosen | settings))
         one = Started(fixed)
         address = f"127.15.{len(self.started)}.{next(_numbers) % 250 + 1}"
         one.runner = PodRunner(parse_pod(manifest), address, fixed, sources or StaticSources(), one)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.host_pods import container, pod
 from terrace.local.pods.ports import StaticSources, Token
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from support.host_pods import Bench
 
 SOURCES = StaticSources(
@@ -200,6 +199,44 @@ async def test_a_sub_path_cannot_leave_its_volume(bench: Bench) -> None:
     one = bench.start(manifest)
     await one.until("it refuses", lambda: "Failed" in one.reasons())
     assert "subPath '../../..' leaves volume 'v'" in one.message_of("Failed")
+
+
+async def test_a_sub_path_expression_is_expanded_and_its_folder_made(
+    bench: Bench, tmp_path: Path
+) -> None:
+    claimed = tmp_path / "claimed"
+    claimed.mkdir()
+    env = [{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]
+    mounts = [{"name": "d", "mountPath": "/data", "subPathExpr": "logs/$(NAME)"}]
+    volumes = [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]
+    script = 'echo x > "$TERRACE_POD_ROOT/data/f"'
+    manifest = pod(container(script, env=env, volumeMounts=mounts), volumes=volumes)
+    await bench.run(manifest, StaticSources(claims={"data": claimed}))
+    assert (claimed / "logs" / manifest["metadata"]["name"] / "f").read_text() == "x\n"
+
+
+async def test_a_mount_inside_a_claim_is_refused_as_others_share_the_claim(
+    bench: Bench, tmp_path: Path
+) -> None:
+    volumes = [
+        {"name": "d", "persistentVolumeClaim": {"claimName": "data"}},
+        {"name": "e", "emptyDir": {}},
+    ]
+    mounts = [{"name": "d", "mountPath": "/data"}, {"name": "e", "mountPath": "/data/in"}]
+    manifest = pod(container(volumeMounts=mounts), volumes=volumes)
+    one = bench.start(manifest, StaticSources(claims={"data": tmp_path}))
+    await one.until("it refuses", lambda: "Failed" in one.reasons())
+    assert "/data/in lies inside /data" in one.message_of("Failed")
+    assert not (tmp_path / "in").exists()
+
+
+async def test_the_temporary_folder_is_empty_short_and_gone_afterwards(bench: Bench) -> None:
+    script = 'ls -A "$TMPDIR" "$TERRACE_POD_ROOT/tmp/"; touch "$TMPDIR/left"; echo "$TMPDIR"'
+    one = await bench.run(pod(container(script)))
+    *listing, folder = (await one.logs()).splitlines()
+    assert not [line for line in listing if line and not line.endswith(":")]
+    assert len(folder) < 40
+    assert not Path(folder).exists()
 
 
 async def test_an_unsupported_volume_is_named(bench: Bench) -> None:

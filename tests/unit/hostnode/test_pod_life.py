@@ -6,7 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from support.host_pods import container, pod
+from support.host_pods import IMAGES, container, pod
+from terrace.local.pods.images import ImageMap
 
 if TYPE_CHECKING:
     from support.host_pods import Bench, Started
@@ -162,6 +163,43 @@ async def test_an_unknown_image_is_told_with_the_known_ones(bench: Bench) -> Non
     assert reasons <= {"ErrImagePull", "ImagePullBackOff", "ContainerCreating"}
     assert "Known images: test/py, test/sh" in one.message_of("Failed")
     assert one.status["phase"] == "Pending"
+
+
+async def test_an_image_added_to_the_map_later_is_run(bench: Bench) -> None:
+    images = {"known": ImageMap({})}
+    one = bench.start(pod(container()), images=lambda: images["known"])
+    await one.until("it is refused", lambda: "Failed" in one.reasons())
+    images["known"] = IMAGES
+    await running(one)
+
+
+async def test_a_full_disk_holds_a_container_back_and_says_so(bench: Bench) -> None:
+    (bench.folder / "pods").write_text("not a folder: nothing can be written below it")
+    one = bench.start(pod(container()))
+    await one.until("it says so", lambda: "Failed" in one.reasons())
+    assert "Not a directory" in one.message_of("Failed")
+    await one.runner.stop(0.0)
+    assert (await one.over())["phase"] == "Failed"
+    (bench.folder / "pods").unlink()
+
+
+async def test_a_draining_container_is_not_ended_early_by_its_liveness_probe(
+    bench: Bench,
+) -> None:
+    script = (
+        'touch "$TERRACE_POD_ROOT/tmp/up"; '
+        "trap 'rm \"$TERRACE_POD_ROOT/tmp/up\"; sleep 0.5; echo drained; exit 0' TERM; "
+        "while :; do sleep 0.02; done"
+    )
+    test = {"command": ["/bin/sh", "-c", 'test -e "$TERRACE_POD_ROOT/tmp/up"']}
+    probe = {"exec": test, "periodSeconds": 0.05, "failureThreshold": 1}
+    fast = {**probe, "terminationGracePeriodSeconds": 0}
+    startup = {**probe, "failureThreshold": 1000}
+    one = bench.start(pod(container(script, livenessProbe=fast, startupProbe=startup)))
+    await one.until("it started", lambda: one.container()["started"])
+    await one.runner.stop(5.0)
+    await one.over()
+    assert await one.logs() == "drained\n"
 
 
 async def test_a_command_that_does_not_exist_is_a_start_error(bench: Bench) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from support.waiting import wait_for
 from terrace.local.pods import leftovers, processes
 
@@ -37,13 +39,24 @@ with owned(folder):
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    paths = ["operator", "tests"]
     return subprocess.Popen(
         [sys.executable, "-c", RUNNER, str(folder)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
+
+
+DEATH_SIGNAL = (
+    "import ctypes; n = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(n)); print(n.value)"
+)
+
+
+@pytest.mark.parametrize("prefix", [processes.death_signal_prefix(), processes.FALLBACK_PREFIX])
+def test_the_kernel_kills_a_first_process_with_its_parent(prefix: tuple[str, ...]) -> None:
+    command = [*prefix, sys.executable, "-I", "-S", "-c", DEATH_SIGNAL]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    assert int(done.stdout) == signal.SIGKILL
 
 
 def test_a_killed_runner_takes_every_process_of_its_pods_along(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from terrace.local.pods.processes import kill_all, members, spawn
+from terrace.local.pods.processes import kill_members, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,9 +125,7 @@ async def _execute(command: tuple[str, ...], target: Target) -> None:
         code = await asyncio.shield(process.exited)
     finally:
         # A command that runs out of time must not outlive the question.
-        while left := members(process.pid, None):
-            kill_all(left)
-            await asyncio.sleep(0.01)
+        await kill_members(process.pid, None)
         await process.exited
         process.drain()
         process.reap()

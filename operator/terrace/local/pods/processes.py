@@ -27,10 +27,15 @@ from typing import IO, Literal
 POD_ROOT = "TERRACE_POD_ROOT"
 _PROC = Path("/proc")
 _CHUNK = 1 << 16
+_FIRST_PAUSE_S = 0.005
+_LAST_PAUSE_S = 1.0
+"""A process that hangs in the kernel cannot be killed: looking for it must stay cheap."""
 OnOutput = Callable[[Literal["stdout", "stderr"], bytes], None]
 _FALLBACK = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
 )
+FALLBACK_PREFIX = (sys.executable, "-I", "-S", "-c", _FALLBACK)
+"""See death_signal_prefix."""
 
 
 @functools.cache
@@ -45,7 +50,7 @@ def death_signal_prefix() -> tuple[str, ...]:
         command = [setpriv, "--pdeathsig", "KILL", "true"]
         if subprocess.run(command, check=False, capture_output=True).returncode == 0:  # noqa: S603  fixed words
             return (setpriv, "--pdeathsig", "KILL", "--")
-    return (sys.executable, "-I", "-S", "-c", _FALLBACK)
+    return FALLBACK_PREFIX
 
 
 @dataclass(frozen=True)
@@ -237,6 +242,15 @@ def kill_all(pids: Iterable[int]) -> None:
         if pid != os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+
+
+async def kill_members(leader: int, root: Path | None) -> None:
+    """Kills until nothing is left: a process may have forked between the look and the kill."""
+    pause_s = _FIRST_PAUSE_S
+    while left := members(leader, root):
+        kill_all(left)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
 
 
 def _with_descendants(found: set[int], everyone: Sequence[ProcessStat]) -> set[int]:

@@ -132,7 +132,7 @@ class Run:
             code = await asyncio.shield(self._process.exited)
         finally:
             watch.cancel()
-        await self._clear()
+        await processes.kill_members(self._process.pid, self._plan.root)
         if self._ending is not None:
             await self._ending
         self._process.drain()
@@ -182,6 +182,8 @@ class Run:
         machine = self._machine(ProbeKind.LIVENESS, probe)
         while not machine.is_fatal:
             await self._ask(machine)
+            if self._ending is not None:
+                return  # a container that drains may well stop answering
         await self._fail(machine)
 
     def _machine(self, kind: ProbeKind, probe: Probe) -> ProbeMachine:
@@ -222,16 +224,10 @@ class Run:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             hurry.cancel()
-        await self._clear()
+        await processes.kill_members(self._process.pid, self._plan.root)
 
     def _remaining(self) -> float:
         return self._deadline - time.monotonic()
-
-    async def _clear(self) -> None:
-        """Kills until nothing is left: a process may have forked between the look and the kill."""
-        while left := processes.members(self._process.pid, self._plan.root):
-            processes.kill_all(left)
-            await asyncio.sleep(0.01)
 
     async def _watch_memory(self) -> None:
         limit = self._plan.max_memory_bytes

@@ -13,7 +13,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-_PREFIX = "terrace-"
+_PREFIX = "terrace-pod-"
 
 
 def make(root: Path) -> None:
