@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from terrace_runtime.api import routes_generate, routes_meta
 from terrace_runtime.api.chat_template import TemplateRenderer
 from terrace_runtime.api.errors import ApiError, on_api_error, on_http_error
-from terrace_runtime.api.middleware import BodyLimit, RequestLog
+from terrace_runtime.api.middleware import BodyLimit, RequestLog, body_bounds
 from terrace_runtime.api.state import ServerState
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def create_app(
     app.state.server = ServerState(engine, config, registry or CollectorRegistry(), make_renderer)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(BodyLimit)
+    max_bytes, total_bytes = body_bounds(config.context_tokens)
+    app.add_middleware(BodyLimit, max_bytes=max_bytes, total_bytes=total_bytes)
     app.add_middleware(RequestLog)
     app.include_router(routes_generate.router)
     app.include_router(routes_meta.router)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES: Final = 8 * 2**20
+_BODY_FLOOR_BYTES: Final = 256 * 1024
+_BYTES_PER_TOKEN: Final = 64
+"""Far more than any text has; escapes in JSON take up to six bytes for one."""
+_TOTAL_FLOOR_BYTES: Final = 4 * 2**20
 _log = structlog.get_logger("terrace_runtime.http")
 _SAFE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -68,11 +72,16 @@ class RequestLog:
 
 
 class BodyLimit:
-    """Refuses bodies over ``max_bytes``, whether their length is declared or not."""
+    """Refuses bodies over ``max_bytes`` and, together, over ``total_bytes`` of open requests.
 
-    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+    A prompt takes about four times its bytes until it is tokens, and it is held while it waits.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, total_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._total_bytes = total_bytes
+        self._open_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -81,6 +90,8 @@ class BodyLimit:
             return
         declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"")
         if declared.isdigit() and int(declared) > self._max_bytes:
+            if int(declared) <= MAX_BODY_BYTES:
+                await _discard(receive)
             await _too_large(self._max_bytes).response()(scope, receive, send)
             return
         seen = 0
@@ -88,16 +99,44 @@ class BodyLimit:
         async def receive_bounded() -> Message:
             nonlocal seen
             message = await receive()
-            seen += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            seen += size
+            self._open_bytes += size
             if seen > self._max_bytes:
                 raise _too_large(self._max_bytes)
+            if self._open_bytes > self._total_bytes:
+                raise _too_much(self._total_bytes)
             return message
 
-        await self._app(scope, receive_bounded, send)
+        try:
+            await self._app(scope, receive_bounded, send)
+        finally:
+            self._open_bytes -= seen
+
+
+def body_bounds(context_tokens: int) -> tuple[int, int]:
+    """Most bytes of one body, and of all open ones: what a prompt of the context can need."""
+    one = min(MAX_BODY_BYTES, _BODY_FLOOR_BYTES + _BYTES_PER_TOKEN * context_tokens)
+    return one, max(one, _TOTAL_FLOOR_BYTES)
+
+
+async def _discard(receive: Receive) -> None:
+    """Read a body away, so that the client reads our answer and not a reset connection."""
+    while (await receive()).get("more_body", False):
+        pass
 
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
+
+
+def _too_much(limit: int) -> ApiError:
+    return ApiError(
+        429,
+        f"open requests hold {limit} bytes of prompts already; try again",
+        code="server_busy",
+        retry_after_s=1,
+    )
 
 
 def _request_id(scope: Scope) -> str:
