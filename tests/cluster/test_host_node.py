@@ -8,70 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 
+from support.host_node import Json, Node, container, pod
 from support.waiting import wait_for
-from terrace.local.cluster import ComponentStatus, LocalCluster
+from terrace.local.cluster import LocalCluster
 from terrace.local.pods import leftovers
 from terrace.local.state import ClusterOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(60)
-
-Json = dict[str, Any]
-
-
-class Node:
-    """A cluster whose host node knows two images of ours: ``test/sh`` and ``test/py``."""
-
-    def __init__(self, cluster: LocalCluster) -> None:
-        self.cluster = cluster
-
-    @property
-    def pods_folder(self) -> Path:
-        return self.cluster.folder.node / "pods"
-
-    def kill(self, component: str) -> None:
-        """SIGKILL to a process of the cluster; returns when it is dead."""
-        pid = self._component(component).pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        wait_for(f"{component} is dead", lambda: not self._component(component).is_alive, 10)
-
-    def _component(self, name: str) -> ComponentStatus:
-        return next(one for one in self.cluster.status().components if one.name == name)
-
-    def apply(self, *manifests: Json) -> None:
-        self.cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
-
-    def get(self, kind: str, name: str) -> Json:
-        """The object, or nothing."""
-        text = self.cluster.kubectl("get", kind, name, "--ignore-not-found", "-o", "json")
-        found: Json = json.loads(text) if text.strip() else {}
-        return found
-
-    def state(self, pod: str) -> Json:
-        """The state of the pod's first container."""
-        statuses = (self.get("pod", pod).get("status") or {}).get("containerStatuses") or [{}]
-        found: Json = statuses[0].get("state") or {}
-        return found
-
-    def wait(self, what: str, *condition: str, timeout: int = 20) -> None:
-        self.cluster.kubectl("wait", f"--timeout={timeout}s", *condition, what)
-
-    def wait_ready(self, pod: str) -> None:
-        self.wait(f"pod/{pod}", "--for=condition=Ready")
-
-    def events(self, pod: str) -> list[str]:
-        chosen = f"--field-selector=involvedObject.name={pod}"
-        items = json.loads(self.cluster.kubectl("get", "events", chosen, "-o", "json"))["items"]
-        return [f"{one['reason']}: {one['message']}" for one in items]
 
 
 @pytest.fixture(scope="module")
@@ -93,19 +43,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield Node(cluster)
     finally:
         cluster.down()
-
-
-def container(script: str, **fields: Any) -> Json:
-    return {"name": "c", "image": "test/sh:1", "args": [script], **fields}
-
-
-def pod(name: str, *containers: Json, **spec: Any) -> Json:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {"terminationGracePeriodSeconds": 2, "containers": list(containers), **spec},
-    }
 
 
 SERVER = """
