@@ -118,8 +118,8 @@ class Cache:
         version = int(listing.resource_version or 0)
         for key in list(self._objects.get(kind, {})):
             is_in_scope = namespace is None or not kind.namespaced or key.namespace == namespace
-            # What is newer than the list was created after it, so it did not vanish.
-            if is_in_scope and key not in listed and self._versions[kind, key] <= version:
+            if is_in_scope and key not in listed:
+                # What is newer than the list stays: it was created after it.
                 changes.append(self.drop(kind, key, version))
         return [change for change in changes if change is not None]
 

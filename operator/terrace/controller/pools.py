@@ -72,7 +72,7 @@ def pool_conditions(
             Condition(T.RECONCILING, True, Reason.PROGRESSING, message),
             calm,
         )
-    message = ", ".join(f"{flavor.name}: {flavor.nodes} nodes" for flavor in flavors)
+    message = ", ".join(f"{flavor.name} has {flavor.nodes} ready nodes" for flavor in flavors)
     return (
         Condition(T.READY, True, Reason.READY, message),
         Condition(T.RECONCILING, False, Reason.DONE),

@@ -30,7 +30,9 @@ def project(kind: Kind, manifest: Manifest) -> Manifest:
     if kind == POD:
         return _pod(manifest)
     metadata = {k: v for k, v in manifest["metadata"].items() if k != "managedFields"}
-    return {**manifest, "metadata": metadata}
+    # Objects out of a list do not name their kind.
+    named = {"apiVersion": kind.api_version, "kind": kind.kind}
+    return {**manifest, **named, "metadata": metadata}
 
 
 def _node(node: Manifest) -> Manifest:

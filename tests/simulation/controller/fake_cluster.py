@@ -37,6 +37,7 @@ class FakeCluster:
         self.events: list[tuple[Kind, Manifest, bool]] = []
         """Not yet delivered: kind, object, is_deleted."""
         self.writes: list[str] = []
+        """Requests to write that were carried out, also those that changed nothing."""
         self.checkpoint: Checkpoint = lambda _call, _moment: None
         self._now = now
         self._applied: dict[tuple[Kind, Key, str], Manifest] = {}
@@ -85,7 +86,12 @@ class FakeCluster:
         self.checkpoint(f"list {kind}", "before")
         name, _, value = selector.partition("=")
         items = [
-            copy.deepcopy(manifest)
+            # As from the real one: what is in a list does not name its kind.
+            {
+                field: copy.deepcopy(value)
+                for field, value in manifest.items()
+                if field not in ("apiVersion", "kind")
+            }
             for (of, key), manifest in self.objects.items()
             if of == kind
             and namespace in (None, key.namespace)
@@ -153,10 +159,8 @@ class FakeCluster:
     ) -> Manifest:
         call = f"{verb} {kind} {key_of(manifest)}"
         self.checkpoint(call, "before")
-        version = self._version
         answer = effect()
-        if self._version != version:
-            self.writes.append(call)
+        self.writes.append(call)
         self.checkpoint(call, "after")
         return answer
 

@@ -306,6 +306,36 @@ async def test_a_model_that_fits_nowhere_is_placed_when_a_node_joins() -> None:
     assert condition(status(sim, big), "Ready")["status"] == "True"
 
 
+async def test_a_lost_node_does_not_unplace_what_runs() -> None:
+    sim = Simulation()
+    await created(sim)
+    pods = {pod["metadata"]["uid"] for pod in replicas(sim)}
+    not_ready = [{"type": "Ready", "status": "False"}]
+    sim.cluster.edit(
+        NODE, Key("", "node-a"), lambda live: live["status"].update(conditions=not_ready)
+    )
+    await sim.settle()
+    await sim.controller.resync()
+    await sim.settle()
+    assert condition(status(sim), "Placed")["status"] == "True"
+    assert {pod["metadata"]["uid"] for pod in replicas(sim)} == pods
+
+
+async def test_allowed_networks_make_a_refused_fetch_run_again_and_no_other() -> None:
+    sim = Simulation()
+    refused = not_fetched("AddressRefused", "10.0.0.1 is private", permanent=True)
+    good = sim.workloads.outcome
+    sim.workloads.outcome = lambda: refused
+    await created(sim)
+    sim.workloads.outcome = good
+    for networks in (["10.0.0.0/8"], ["10.0.0.0/8", "192.168.0.0/16"]):
+        access = {"allowedNetworks": networks}
+        sim.cluster.edit(POOL, POOL_KEY, lambda p, a=access: p["spec"].update(access=a))
+        await sim.settle()
+        assert condition(status(sim), "Ready")["status"] == "True"
+        assert sim.cluster.writes.count("apply Job default/demo-fetch") == 2
+
+
 async def test_a_foreign_object_is_never_touched() -> None:
     sim = Simulation()
     foreign = {"metadata": {"name": "demo", "namespace": "default"}, "spec": {"ports": []}}
