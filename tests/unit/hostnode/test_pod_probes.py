@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from support.host_pods import container, pod
@@ -35,6 +36,10 @@ def probe(**fields: object) -> dict[str, object]:
 
 def is_ready(one: Started) -> bool:
     return one.conditions()["Ready"] == "True"
+
+
+def has_processes(one: Started, count: int) -> bool:
+    return len(one.pids()) >= count
 
 
 def sick(one: Started, *, is_sick: bool) -> None:
@@ -109,6 +114,19 @@ async def test_a_command_that_hangs_fails_within_its_timeout_and_is_killed(bench
     one = bench.start(pod(container(readinessProbe=readiness)))
     await one.until("it failed", lambda: "Unhealthy" in one.reasons())
     assert one.message_of("Unhealthy") == "Readiness probe failed: no answer within 0.1 s"
+
+
+async def test_a_probe_cancelled_while_it_is_cleared_up_leaves_nothing(bench: Bench) -> None:
+    hang = {"exec": {"command": ["/bin/sh", "-c", "sleep 73 & sleep 74"]}, "timeoutSeconds": 30}
+    for pause in range(4):
+        one = bench.start(pod(container(readinessProbe=hang)))
+        await one.until("it is asked", partial(has_processes, one, 4))
+        stopping = asyncio.create_task(one.runner.stop(0.0))
+        for _ in range(pause):
+            await asyncio.sleep(0)
+        await stopping
+        await one.over()
+        assert not one.pids()
 
 
 async def test_a_refused_connection_is_told_in_few_words(bench: Bench) -> None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from terrace.local.pods.processes import kill_members, spawn
+from terrace.local.pods.processes import Process, kill_members, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
     from pathlib import Path
 
     from terrace.local.pods.spec import Action, Json
@@ -125,10 +125,28 @@ async def _execute(command: tuple[str, ...], target: Target) -> None:
         code = await asyncio.shield(process.exited)
     finally:
         # A command that runs out of time must not outlive the question.
-        await kill_members(process.pid, None)
-        await process.exited
-        process.drain()
-        process.reap()
+        await _uninterrupted(_finish(process))
     if code:
         text = output.decode(errors="replace").strip()
         raise ActionError(f"command {command[0]!r} exited with {code}: {text}")
+
+
+async def _finish(process: Process) -> None:
+    await kill_members(process.pid, None)
+    await process.exited
+    process.drain()
+    process.reap()
+
+
+async def _uninterrupted(work: Coroutine[None, None, None]) -> None:
+    """Clears up to the end, though the probe's timeout and the container's end both cancel it."""
+    task = asyncio.create_task(work)
+    interruption: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            interruption = error
+    task.result()
+    if interruption is not None:
+        raise interruption
