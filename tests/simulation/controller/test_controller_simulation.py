@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from simulation.controller.simulation import Simulation
@@ -329,8 +331,8 @@ async def test_allowed_networks_make_a_refused_fetch_run_again_and_no_other() ->
     await created(sim)
     sim.workloads.outcome = good
     for networks in (["10.0.0.0/8"], ["10.0.0.0/8", "192.168.0.0/16"]):
-        access = {"allowedNetworks": networks}
-        sim.cluster.edit(POOL, POOL_KEY, lambda p, a=access: p["spec"].update(access=a))
+        access = {"access": {"allowedNetworks": networks}}
+        sim.cluster.edit(POOL, POOL_KEY, partial(update_spec, access))
         await sim.settle()
         assert condition(status(sim), "Ready")["status"] == "True"
         assert sim.cluster.writes.count("apply Job default/demo-fetch") == 2
@@ -372,6 +374,10 @@ async def test_old_configs_go_once_nothing_mounts_them() -> None:
     await sim.settle()
     assert len(sim.cluster.of_kind(CONFIGMAP)) == 1
     assert len(sim.cluster.of_kind(JOB)) == 1
+
+
+def update_spec(fields: Manifest, live: Manifest) -> None:
+    live["spec"].update(fields)
 
 
 async def created_for(sim: Simulation, seconds: float) -> None:
