@@ -118,16 +118,23 @@ def statuses(api: NodeApi, name: str) -> list[Json]:
     return [body["status"] for found, body in api.of("PATCH") if found == path]
 
 
+def is_ready(status: Json) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in status["conditions"])
+
+
 async def test_a_pod_is_run_reported_and_deleted_by_its_uid(
     api: NodeApi, client: NodeClient, tmp_path: Path
 ) -> None:
     pods = node_pods(client, tmp_path)
-    manifest = pod(container('trap "exit 0" TERM; while :; do sleep 0.02; done'))
+    script = 'trap "exit 0" TERM; touch "$TERRACE_POD_ROOT/tmp/up"; while :; do sleep 0.02; done'
+    is_up = {"command": ["/bin/sh", "-c", 'test -e "$TERRACE_POD_ROOT/tmp/up"']}
+    probe = {"exec": is_up, "periodSeconds": 0.05, "failureThreshold": 1000}
+    manifest = pod(container(script, startupProbe=probe))
     name, uid = manifest["metadata"]["name"], manifest["metadata"]["uid"]
     path = f"{PODS}/{name}"
     api.put(path, manifest)
     following = asyncio.create_task(pods.follow("n"))
-    await until(lambda: "Running" in [one["phase"] for one in statuses(api, name)])
+    await until(lambda: [one for one in statuses(api, name) if is_ready(one)])
     patch = api.of("PATCH")[-1][1]
     assert patch["metadata"] == {"uid": uid}
     assert patch["status"]["podIPs"] == [{"$patch": "replace"}, {"ip": "127.14.1.0"}]
