@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -106,6 +107,14 @@ async def _lead(config: OperatorConfig, lease: LeaderLease, stop: asyncio.Event)
         stopped.cancel()
 
 
+def _controller(config: OperatorConfig, cluster: HttpCluster, metrics: Metrics) -> Controller:
+    clock, rng = time.monotonic, random.Random()  # noqa: S311 -- jitter, not a secret
+    reports = Reports(clock, config.report_s)
+    progress = ProgressReader(cluster, clock, config.progress_s)
+    context = Context(cluster, Cache(), config, reports, progress, utc_now)
+    return Controller(context, clock, rng, metrics)
+
+
 async def _work(
     config: OperatorConfig,
     cluster: HttpCluster,
@@ -116,30 +125,10 @@ async def _work(
     stop: asyncio.Event,
 ) -> None:
     """All of a leader's tasks; the first that ends ends them all."""
-    reports = Reports(time.monotonic, config.report_s)
-    progress = ProgressReader(cluster, time.monotonic, config.progress_s)
-    context = Context(cluster, Cache(), config, reports, progress, utc_now)
-    rng = random.Random()  # noqa: S311 -- jitter, not a secret
-    controller = Controller(context, time.monotonic, rng, metrics)
+    controller = _controller(config, cluster, metrics)
     health.is_ready = lambda: controller.is_synced
     health.refresh = controller.observe_metrics
-
     synced, started = asyncio.Event(), asyncio.Event()
-
-    def learned(model: Key) -> None:
-        controller.queue.add(Item(MODEL, model))
-
-    async def reconcile() -> None:
-        await _start(controller)
-        synced.set()
-        async with asyncio.TaskGroup() as workers:
-            workers.create_task(controller.run_resync())
-            for _ in range(config.workers):
-                workers.create_task(controller.run_worker())
-
-    async def ask() -> None:
-        async with aiohttp.ClientSession() as session:
-            await reports.run(lambda address: read_report(session, address), learned)
 
     async def feed() -> None:
         await synced.wait()  # kopf looks for the CRDs once: they must be there by then.
@@ -156,10 +145,27 @@ async def _work(
         if config.leader_election:
             group.create_task(lease.hold())
         group.create_task(measure_lag(metrics))
-        group.create_task(ask())
-        group.create_task(reconcile())
+        group.create_task(_ask(controller))
+        group.create_task(_reconcile(controller, synced))
         group.create_task(feed())
         group.create_task(end())
+
+
+async def _reconcile(controller: Controller, synced: asyncio.Event) -> None:
+    await _start(controller)
+    synced.set()
+    async with asyncio.TaskGroup() as workers:
+        workers.create_task(controller.run_resync())
+        for _ in range(controller.context.config.workers):
+            workers.create_task(controller.run_worker())
+
+
+async def _ask(controller: Controller) -> None:
+    def learned(model: Key) -> None:
+        controller.queue.add(Item(MODEL, model))
+
+    async with aiohttp.ClientSession() as session:
+        await controller.context.reports.run(partial(read_report, session), learned)
 
 
 async def _first(*events: asyncio.Event) -> None:

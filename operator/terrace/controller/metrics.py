@@ -23,6 +23,26 @@ class Metrics:
         self.queue_oldest = self._gauge("queue_oldest_seconds", "Wait of the first ready item.")
         self.queue_adds = self._gauge("queue_adds", "Items added to the queue since the start.")
         self.queue_retries = self._gauge("queue_retries", "Items queued again after a failure.")
+        self._add_work()
+        self.cache_objects = self._gauge("cache_objects", "Objects in the cache.", "resource")
+        self.cache_event_age = self._gauge(
+            "cache_event_age_seconds", "Time since the last event of a kind.", "resource"
+        )
+        self.cache_list_age = self._gauge(
+            "cache_list_age_seconds", "Time since the last full list of a kind.", "resource"
+        )
+        self.missed_deletions = Counter(
+            "terrace_operator_missed_deletions",
+            "Objects that vanished without an event, found by a full list.",
+            ("resource",),
+            registry=self.registry,
+        )
+        self.leader = self._gauge("leader", "1 while this process is the leader.")
+        self.loop_lag = self._gauge("loop_lag_seconds", "How late the event loop last woke up.")
+        build = self._gauge("build_info", "Version of the operator.", "version")
+        build.labels(__version__).set(1)
+
+    def _add_work(self) -> None:
         self.reconciles = Counter(
             "terrace_operator_reconciles",
             "Reconciles that ended.",
@@ -49,23 +69,6 @@ class Metrics:
             buckets=_FAST,
             registry=self.registry,
         )
-        self.cache_objects = self._gauge("cache_objects", "Objects in the cache.", "resource")
-        self.cache_event_age = self._gauge(
-            "cache_event_age_seconds", "Time since the last event of a kind.", "resource"
-        )
-        self.cache_list_age = self._gauge(
-            "cache_list_age_seconds", "Time since the last full list of a kind.", "resource"
-        )
-        self.missed_deletions = Counter(
-            "terrace_operator_missed_deletions",
-            "Objects that vanished without an event, found by a full list.",
-            ("resource",),
-            registry=self.registry,
-        )
-        self.leader = self._gauge("leader", "1 while this process is the leader.")
-        self.loop_lag = self._gauge("loop_lag_seconds", "How late the event loop last woke up.")
-        build = self._gauge("build_info", "Version of the operator.", "version")
-        build.labels(__version__).set(1)
 
     def observe_call(self, verb: str, resource: str, code: str, seconds: float) -> None:
         """Count one call; ``code`` is the HTTP status or ``none``."""

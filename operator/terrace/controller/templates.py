@@ -85,11 +85,26 @@ def runtime_pod(
     grace_s: int,
 ) -> Manifest:
     """Serves the model with exactly the plan's numbers."""
+    return {
+        **_pod_common(flavor),
+        "terminationGracePeriodSeconds": grace_s,
+        "containers": [_runtime_container(plan, flavor, volume, image)],
+        "volumes": [
+            _claim_volume(volume, read_only=volume.is_user_owned),
+            {"name": "config", "configMap": {"name": config_name}},
+            _tmp_volume(),
+        ],
+    }
+
+
+def _runtime_container(
+    plan: OffloadPlan, flavor: Flavor, volume: ModelVolume, image: str
+) -> Manifest:
     requests = {"cpu": f"{plan.cpu_millis}m", "memory": str(plan.memory_request_bytes)}
     limits = {"memory": str(plan.memory_limit_bytes)}
     if flavor.host.cpu is not None:
         limits["cpu"] = requests["cpu"]
-    container = {
+    return {
         "name": RUNTIME_CONTAINER,
         "image": image,
         "args": ["serve", "--host=$(POD_IP)", f"--port={RUNTIME_PORT}"],
@@ -109,16 +124,6 @@ def runtime_pod(
         "terminationMessagePolicy": "FallbackToLogsOnError",
         **_probes(plan),
         **_restricted_container(),
-    }
-    return {
-        **_pod_common(flavor),
-        "terminationGracePeriodSeconds": grace_s,
-        "containers": [container],
-        "volumes": [
-            _claim_volume(volume, read_only=volume.is_user_owned),
-            {"name": "config", "configMap": {"name": config_name}},
-            _tmp_volume(),
-        ],
     }
 
 
