@@ -17,7 +17,7 @@ RUN uv venv /opt/operator && VIRTUAL_ENV=/opt/operator uv sync --frozen --active
 RUN uv venv /opt/gateway && VIRTUAL_ENV=/opt/gateway uv sync --frozen --active --no-dev --no-editable --extra gateway
 RUN uv venv /opt/runtime \
     && VIRTUAL_ENV=/opt/runtime uv sync --frozen --active --no-dev --no-editable --extra runtime --no-install-package llama-cpp-python \
-    && VIRTUAL_ENV=/opt/runtime uv pip install --no-deps "$(python3 runtime_image/build/wheel.py --print-path)"
+    && VIRTUAL_ENV=/opt/runtime uv pip install --no-deps "$(python3 runtime_image/build/wheel.py)"
 
 FROM ${BASE} AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp

@@ -31,8 +31,8 @@ LABEL_MODEL = f"{GROUP}/model"
 LABEL_POOL = f"{GROUP}/pool"
 LABEL_FLAVOR = f"{GROUP}/flavor"
 LABEL_PLAN = f"{GROUP}/plan"
-"""On pods and their template: the first 16 hex digits of the plan's digest. A pod whose label
-differs from its set's is outdated and replaced by the rollout; nothing else restarts a pod."""
+"""On pods and their template: a digest of the plan and of the key that replicas trust. A pod whose
+label differs from its set's is outdated and replaced by the rollout; nothing else restarts a pod."""
 
 # Annotations ----------------------------------------------------------------------------------
 ANNOTATION_PLAN = f"{GROUP}/plan"
