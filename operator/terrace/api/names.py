@@ -32,7 +32,7 @@ LABEL_POOL = f"{GROUP}/pool"
 LABEL_FLAVOR = f"{GROUP}/flavor"
 LABEL_PLAN = f"{GROUP}/plan"
 """On pods and their template: a digest of the plan and of the key that replicas trust. A pod whose
-label differs from its set's is outdated and replaced by the rollout; nothing else restarts a pod."""
+label differs from its set's is outdated: the rollout replaces it. Nothing else restarts a pod."""
 
 # Annotations ----------------------------------------------------------------------------------
 ANNOTATION_PLAN = f"{GROUP}/plan"
@@ -59,9 +59,9 @@ def statefulset_name(model: str, flavor: str) -> str:
     return f"{model}-{flavor}"
 
 
-def runtime_config_name(model: str, flavor: str, plan_digest: str) -> str:
-    """ConfigMaps are immutable and named by the plan, so an old pod keeps its own on a crash."""
-    return f"{model}-{flavor}-{plan_digest[:10]}"
+def runtime_config_name(model: str, flavor: str, digest: str) -> str:
+    """ConfigMaps are immutable and named by content, so an old pod keeps its own on a crash."""
+    return f"{model}-{flavor}-{digest[:10]}"
 
 
 def fetch_job_name(model: str) -> str:
