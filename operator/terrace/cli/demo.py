@@ -178,9 +178,8 @@ def _project_root() -> Path:
 def _report_failure(error: BaseException, cluster: LocalCluster, steps: Steps) -> None:
     what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
     console.print(f"[red]Failed[/red] in the step {steps.current!r}: {what}", style="bold")
-    console.print(f"Logs: {cluster.logs_dir}")
-    for pod in ("operator", "gateway"):
-        console.print(f"  of the {pod}: {cluster.logs_dir.parent}/node, or terrace local logs")
+    console.print(f"Logs of the control plane: {cluster.logs_dir}")
+    console.print(f"Logs of the pods:          {cluster.folder.node / 'logs'}")
     sys.stdout.flush()
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The plan to run. ``refusal`` says why a wanted change cannot be had."""
+    """The plan to run, and the better one that waits for a reason to restart."""
 
     flavor: Flavor
     plan: OffloadPlan
