@@ -1,8 +1,8 @@
 """llama.cpp behind the Backend port; the only file of Terrace that imports llama_cpp.
 
 Owns: loading, the context's settings, decode, logits, sequences, and the checks that keep an abort
-(GGML_ASSERT ends the process) from being reachable. Does not own: what to decode. Facts about the
-C side are in docs/adr/0003. Next: ``binding.py`` checks the build, ``vocabulary.py`` reads texts.
+(GGML_ASSERT ends the process) from being reachable. Does not own: what to decode. Measured facts
+are in docs/adr/0003. Next: ``vocabulary.py`` reads texts, ``loadlog.py`` the sizes of buffers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from terrace_runtime.backend import (
     BackendError,
     BackendInfo,
     Batch,
-    SamplerChain,
     SamplerSettings,
 )
+from terrace_runtime.backend.chain import LlamaSampler
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.loadlog import LoadLog
 from terrace_runtime.backend.openmp import limit_spinning
+from terrace_runtime.backend.vocabulary import Vocabulary
 from terrace_runtime.contract import RuntimeConfig, pod_path
 
 limit_spinning()
@@ -46,10 +47,6 @@ _KV_TYPES = {
     "q4_0": lib.GGML_TYPE_Q4_0,
 }
 _CONTEXT_PAD = 256
-_REPEAT_WINDOW = 64
-"""Tokens that repeat_penalty looks back, prompt included: llama.cpp's own default."""
-_GENERATED_WINDOW = 4096
-"""Generated tokens that presence_penalty and frequency_penalty count."""
 _STRUCT_BYTES = {"llama_model_params": 80, "llama_context_params": 160, "llama_batch": 56}
 _WARM_UP_TOKENS = 32
 
@@ -161,8 +158,7 @@ class LlamaBackend(Backend):
         if not self._model:
             why = log.complaint or "it gave no reason"
             raise BackendError(f"llama.cpp cannot load {path}: {why}")
-        self._vocab = lib.llama_model_get_vocab(self._model)
-        self._vocabulary = int(lib.llama_vocab_n_tokens(self._vocab))
+        self._vocabulary = Vocabulary(lib, lib.llama_model_get_vocab(self._model))
 
     def _open_context(self, config: RuntimeConfig, threads: int, log: LoadLog) -> None:
         params = lib.llama_context_default_params()
@@ -210,37 +206,22 @@ class LlamaBackend(Backend):
         self._logits_address = 0
 
     def _read_info(self, threads: int, log: LoadLog) -> BackendInfo:
-        vocab, size = self._vocab, self._vocabulary
-        controls = [t for t in range(size) if lib.llama_vocab_is_control(vocab, t)]
-        texts = {self._piece(t, special=True).decode("utf-8", "replace") for t in controls}
+        vocabulary = self._vocabulary
         template = lib.llama_model_chat_template(self._model, None)
         return BackendInfo(
-            vocabulary=size,
+            vocabulary=vocabulary.size,
             threads=threads,
-            eog=frozenset(t for t in range(size) if lib.llama_vocab_is_eog(vocab, t)),
-            pieces=tuple(self._piece(t, special=False) for t in range(size)),
+            eog=vocabulary.eog(),
+            pieces=vocabulary.pieces(),
             chat_template=(template or b"").decode("utf-8", "replace"),
-            bos=self._special(lib.llama_vocab_bos(vocab)),
-            eos=self._special(lib.llama_vocab_eos(vocab)),
-            special_tokens=tuple(sorted(texts - {""}, key=lambda text: (-len(text), text))),
+            bos=vocabulary.text(vocabulary.bos),
+            eos=vocabulary.text(lib.llama_vocab_eos(vocabulary.pointer)),
+            special_tokens=vocabulary.special_tokens(),
             build=f"llama.cpp-{LLAMA_COMMIT}",
             weights_bytes=log.weights_bytes,
             kv_bytes=log.kv_bytes,
             compute_bytes=log.compute_bytes,
         )
-
-    def _special(self, token: int) -> str:
-        known = 0 <= token < self._vocabulary
-        return self._piece(token, special=True).decode("utf-8", "replace") if known else ""
-
-    def _piece(self, token: int, *, special: bool) -> bytes:
-        room = 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            count = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
-            if count >= 0:
-                return buffer.raw[:count]
-            room = -count
 
     def _warm_up(self) -> None:
         """Decode once, so that a build that does not fit this CPU dies here and not in service."""
@@ -258,18 +239,7 @@ class LlamaBackend(Backend):
 
     @override
     def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
-        raw = text.encode("utf-8", "replace")
-        bos = lib.llama_vocab_bos(self._vocab)
-        wants_bos = add_bos and bos >= 0 and lib.llama_vocab_get_add_bos(self._vocab)
-        head = [int(bos)] if wants_bos else []
-        if not raw:
-            return head
-        room = len(raw) + 8
-        tokens = (ctypes.c_int32 * room)()
-        count = lib.llama_tokenize(self._vocab, raw, len(raw), tokens, room, False, special)
-        if count < 0:
-            raise BackendError(f"llama.cpp cannot tokenize {len(raw)} bytes of text ({count})")
-        return head + tokens[:count]
+        return self._vocabulary.tokenize(text, special=special, add_bos=add_bos)
 
     @override
     def decode(self) -> int:
@@ -292,7 +262,7 @@ class LlamaBackend(Backend):
             raise BackendError("llama.cpp has no logits for the last batch")
         if address != self._logits_address:
             assert self._config is not None
-            shape = (self._config.parallel, self._vocabulary)
+            shape = (self._config.parallel, self._vocabulary.size)
             memory = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
             self._logits_view: NDArray[np.float32] = np.ctypeslib.as_array(memory).reshape(shape)
             self._logits_address = address
@@ -300,7 +270,7 @@ class LlamaBackend(Backend):
 
     @override
     def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> LlamaSampler:
-        return LlamaSampler(self._context, self._vocabulary, settings, prompt)
+        return LlamaSampler(lib, _sample, self._context, self._vocabulary.size, settings, prompt)
 
     @override
     def seq_rm(self, slot: int, start: int = 0) -> bool:
@@ -332,60 +302,3 @@ class LlamaBackend(Backend):
         if self._model:
             lib.llama_model_free(self._model)
         self._context = self._model = None
-
-
-class LlamaSampler(SamplerChain):
-    """A C chain: penalties, top_k, top_p, min_p, temperature, draw; or greedy at temperature 0."""
-
-    def __init__(
-        self, context: Any, vocabulary: int, settings: SamplerSettings, prompt: Sequence[int]
-    ) -> None:
-        params = lib.llama_sampler_chain_default_params()
-        params.no_perf = True
-        self._context = context
-        self._chain: Any = lib.llama_sampler_chain_init(params)
-        if settings.repeat_penalty != 1:
-            repeat = lib.llama_sampler_init_penalties(
-                vocabulary, _REPEAT_WINDOW, settings.repeat_penalty, 0.0, 0.0
-            )
-            lib.llama_sampler_chain_add(self._chain, repeat)
-            # Counted before the other samplers join, so that repeat_penalty alone sees the prompt.
-            for token in prompt[-_REPEAT_WINDOW:]:
-                lib.llama_sampler_accept(self._chain, token)
-        for sampler in _samplers(vocabulary, settings):
-            lib.llama_sampler_chain_add(self._chain, sampler)
-
-    @override
-    def sample(self, row: int) -> int:
-        return int(_sample(self._chain, self._context, row))
-
-    @override
-    def close(self) -> None:
-        if self._chain:
-            lib.llama_sampler_free(self._chain)
-        self._chain = None
-
-
-def _samplers(vocabulary: int, settings: SamplerSettings) -> list[Any]:
-    chain = []
-    if settings.frequency_penalty or settings.presence_penalty:
-        chain.append(
-            lib.llama_sampler_init_penalties(
-                vocabulary,
-                _GENERATED_WINDOW,
-                1.0,
-                settings.frequency_penalty,
-                settings.presence_penalty,
-            )
-        )
-    if settings.temperature <= 0:
-        return [*chain, lib.llama_sampler_init_greedy()]
-    if settings.top_k > 0:
-        chain.append(lib.llama_sampler_init_top_k(settings.top_k))
-    if settings.top_p < 1:
-        chain.append(lib.llama_sampler_init_top_p(settings.top_p, 1))
-    if settings.min_p > 0:
-        chain.append(lib.llama_sampler_init_min_p(settings.min_p, 1))
-    chain.append(lib.llama_sampler_init_temp(settings.temperature))
-    chain.append(lib.llama_sampler_init_dist(settings.seed))
-    return chain

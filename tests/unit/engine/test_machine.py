@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,29 @@ def test_the_tightest_cgroup_quota_bounds_the_threads(
 
 def test_without_cgroups_the_affinity_mask_counts(tmp_path: Path) -> None:
     assert usable_threads(tmp_path, tmp_path / "nothing") == ALL
+
+
+def test_openmp_threads_sleep_early_unless_the_user_chose() -> None:
+    program = (
+        "import os, terrace_runtime.backend.openmp as openmp; openmp.limit_spinning(); "
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GOMP", "OMP"))
+    }
+    for chosen, expected in (
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**clean, **chosen},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
 
 
 def test_buffer_sizes_are_summed_over_devices_and_kinds() -> None:
