@@ -17,6 +17,8 @@ import structlog
 import uvicorn
 import uvloop
 
+from terrace_runtime.backend import BackendError
+from terrace_runtime.backend.selfcheck import check_build
 from terrace_runtime.contract import EXIT_BACKEND, EXIT_ENGINE
 from terrace_runtime.engine.request import EngineError
 
@@ -108,7 +110,8 @@ async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None
         try:
             loading.result()
         except EngineError as error:
-            return Ending(EXIT_BACKEND, f"the model cannot be loaded: {error}")
+            verdict = await _verdict_on_the_build()
+            return Ending(EXIT_BACKEND, f"the model cannot be loaded: {error}; {verdict}")
         _log.info("ready", build=state.build, note=state.template_note)
         while not (stopping.done() or http.done()):
             if state.engine.error:
@@ -123,6 +126,15 @@ async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None
         for task in (loading, stopping):
             task.cancel()
         await asyncio.gather(loading, stopping, return_exceptions=True)
+
+
+async def _verdict_on_the_build() -> str:
+    """Is llama.cpp itself at fault, or this model? Half a second that only a failure pays."""
+    try:
+        await asyncio.to_thread(check_build)
+    except BackendError as error:
+        return str(error)
+    return "llama.cpp itself works here: its check decoded a Q8_0 batch"
 
 
 async def _sample(state: ServerState) -> None:

@@ -1,8 +1,9 @@
 """Does this build of llama.cpp run on this CPU? A child tries, so that a crash is an answer.
 
 Owns: the check and the words for a child's death. Does not own: loading (``llama.py``). Run it as
-``python -m terrace_runtime.backend.selfcheck``; ``check_build`` does so. Next: ``serve`` calls
-``check_build`` before it loads; ``engine.process`` words its own child's death with ``epitaph``.
+``python -m terrace_runtime.backend.selfcheck``; ``check_build`` does so. Next: the engine's child
+decodes its model's first batch by itself, and ``engine.process`` words its death with ``epitaph``;
+when that fails, ``api.server`` calls ``check_build`` to tell a bad build from a bad model.
 """
 
 from __future__ import annotations

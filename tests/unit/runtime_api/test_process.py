@@ -177,7 +177,9 @@ def test_a_model_that_does_not_load_says_so(pod: Path) -> None:
     (pod / "models" / "chat.gguf").write_bytes(b"GGUF" + bytes(1000))
     with serving(pod, config) as replica:
         assert replica.process.wait(30) == EXIT_BACKEND
-    assert "cannot be loaded" in last_words(pod)
+    words = last_words(pod)
+    assert "cannot be loaded" in words
+    assert "llama.cpp itself works here" in words
 
 
 def config_json(**changes: Any) -> str:
