@@ -6,8 +6,8 @@ import hashlib
 import http.server
 import io
 import os
-import signal
 import re
+import signal
 import stat
 import tarfile
 import threading
