@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 DATA = (ROOT / "runtime_image/terrace_runtime/demo/chat.gguf").read_bytes()
 SHA256 = hashlib.sha256(DATA).hexdigest()
 HALF = len(DATA) // 2
+LARGEST_TRICKLE = 512 * 1024
 
 
 class HalfWay(http.server.BaseHTTPRequestHandler):
-    """Sends half of the file and the rest when told, unless only the rest is asked for."""
+    """Sends half of the file, then a trickle, and the rest when told."""
 
     go_on: threading.Event
 
@@ -31,9 +32,11 @@ class HalfWay(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(DATA)))
         self.end_headers()
         self.wfile.write(DATA[:HALF])
-        self.wfile.flush()
-        self.go_on.wait(60)
-        self.wfile.write(DATA[HALF:])
+        sent = HALF
+        while not self.go_on.wait(0.2) and sent < HALF + LARGEST_TRICKLE:
+            self.wfile.write(DATA[sent : sent + 1024])
+            sent += 1024
+        self.wfile.write(DATA[sent:])
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
