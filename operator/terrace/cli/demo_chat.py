@@ -44,8 +44,9 @@ def stream_answer(base_url: str, model: str, question: str, console: Console) ->
     if not answer or first is None:
         raise RuntimeError(f"the model {model!r} answered with nothing")
     console.print()
-    rate = (tokens - 1) / (total - first) if tokens > 1 and total > first else 0.0
+    # Over the whole request: tokens that queue behind the first one would flatter any other count.
     console.print(
-        f"    first token after {first * 1000:.0f} ms, {tokens} tokens, {rate:.0f} tokens/s"
+        f"    first token after {first * 1000:.0f} ms, {tokens} tokens in {total * 1000:.0f} ms, "
+        f"{tokens / total:.0f} tokens/s"
     )
     return answer
