@@ -146,10 +146,12 @@ def kv_bytes(facts: ModelFacts, shape: Shape) -> int:
 def compute_bytes(facts: ModelFacts, shape: Shape) -> int:
     """Graph buffer, logits and the threads' work space of the largest step.
 
-    A step is padded to the same number of tokens for each sequence. One logits row per sequence is
-    kept and, in the graph, computed; there the row may take the place of the layers' buffers.
+    A step is padded to the same number of tokens for each sequence: by less than one per sequence.
+    One logits row per sequence is kept and, in the graph, computed; there the row may take the
+    place of the layers' buffers.
     """
-    tokens = -(-shape.ubatch_tokens // shape.parallel) * shape.parallel
+    # The exact padding shrinks when one more sequence happens to divide the step; a bound does not.
+    tokens = shape.ubatch_tokens + shape.parallel - 1
     width, wide = facts.embedding_length, facts.feed_forward_length
     floats = FEED_FORWARDS_PER_TOKEN * wide + WIDTHS_PER_TOKEN * width
     if any(run.expert_bytes for run in facts.layers):

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support.planning import GIB, demo_facts, llama_8b_facts, model, node, pool
@@ -80,6 +80,7 @@ models_facts = st.sampled_from([demo_facts(), llama_8b_facts()])
 
 
 @given(facts, shapes, st.integers(0, 1 << 16), st.integers(0, 64))
+@example(demo_facts(), Shape(64, 124, 128, "f16", "f16"), 0, 4)  # 128 divide the step, 124 do not
 def test_more_context_or_more_sequences_never_need_less(
     model_facts: ModelFacts, shape: Shape, tokens: int, sequences: int
 ) -> None:

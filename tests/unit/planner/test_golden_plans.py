@@ -93,10 +93,10 @@ def test_llama_8b_on_a_node_of_32_gib() -> None:
         "weights_bytes": 4_918_462_464,
         "repacked_bytes": 2_600_000_000,
         "kv_bytes": 4_300_210_176,
-        "compute_bytes": 141_250_560,
+        "compute_bytes": 142_066_176,
         "base_bytes": 181_190_656,
-        "memory_request_bytes": 9_591_445_504,
-        "memory_limit_bytes": 9_672_055_808,
+        "memory_request_bytes": 9_592_261_120,
+        "memory_limit_bytes": 9_673_075_328,
         "cpu_millis": 1750,
     }
 
