@@ -89,3 +89,30 @@ def test_a_change_of_replicas_restarts_nothing(chain: Chain) -> None:
         chain.cluster.kubectl("scale", "im/demo", "--replicas=1")
     wait_for("one replica", lambda: len(chain.pods("demo")) == 1)
     assert chain.pods("demo")[0]["metadata"]["uid"] == uid
+
+
+def test_a_new_name_is_served_at_once_and_restarts_nothing(chain: Chain) -> None:
+    chain.apply(model("named", servedNames=["before"]))
+    try:
+        chain.wait_condition("named", "Ready", "True")
+        uid = chain.pods("named")[0]["metadata"]["uid"]
+        patch = json.dumps({"spec": {"servedNames": ["after"]}})
+        chain.cluster.kubectl("patch", "im", "named", "--type=merge", "-p", patch)
+        client = openai.OpenAI(base_url=chain.url, api_key="none", max_retries=0)
+
+        def renamed() -> bool:
+            names = [each.id for each in client.models.list()]
+            return "after" in names and "before" not in names
+
+        wait_for("the new name", renamed, timeout=10)
+        messages: list[Any] = POD
+        reply = client.chat.completions.create(model="after", messages=messages, max_tokens=4)
+        assert reply.choices
+        wait_for(
+            "the change to be seen",
+            lambda: chain.get("im", "named")["status"]["observedGeneration"] == 2,
+        )
+        chain.wait_condition("named", "Reconciling", "False")
+        assert [p["metadata"]["uid"] for p in chain.pods("named")] == [uid]
+    finally:
+        chain.delete("im", "named")

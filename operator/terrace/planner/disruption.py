@@ -27,7 +27,10 @@ _MODEL: dict[str, tuple[Disruption, str]] = {
     "poolRef.name": ("new set", "The file is fetched into the other pool's cache first."),
     "source.uri": ("refused", "A new file is a new InferenceModel."),
     "source.sha256": ("refused", "A new file is a new InferenceModel."),
-    "servedNames": ("rolling", "Replicas answer to these names without a gateway too."),
+    "servedNames": (
+        "in place",
+        "A replica asked without the gateway learns them at its next start.",
+    ),
     "context.length": ("rolling", "The KV cells are made when a replica starts."),
     "context.parallel": ("rolling", "The KV cells are made when a replica starts."),
     "offload.kvTypes.key": ("rolling", "The KV cells are made when a replica starts."),

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from terrace.planner.plan import OffloadPlan
     from terrace_runtime.contract import ModelFacts
 
+IN_PLACE = {"replicas", "served_names"}
+"""Fields of a model that no replica needs to restart for: the gateway routes by the names."""
+
 __all__ = ["DISRUPTION", "Change", "Disruption", "Keep", "decide", "inputs_digest"]
 
 
@@ -51,7 +54,7 @@ def inputs_digest(
         settings.remove("offload")
     inputs = {
         "file": facts.digest,
-        "model": model_spec.model_dump(mode="json", exclude={"replicas"}, exclude_defaults=True),
+        "model": model_spec.model_dump(mode="json", exclude=IN_PLACE, exclude_defaults=True),
         "flavor": flavor and flavor.model_dump(mode="json", exclude_defaults=True),
         "pool": pool_spec.model_dump(mode="json", include=settings, exclude_defaults=True),
     }
