@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(60)
 BARE = ClusterOptions(nodes=0, fsync=False)
+PROGRAMS = (
+    "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "helm",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -267,8 +270,12 @@ def test_it_works_for_an_ordinary_user() -> None:
     become = ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups",
               "--bounding-set=-all,+dac_read_search", "--inh-caps=-all,+dac_read_search",
               "--ambient-caps=-all,+dac_read_search"]  # fmt: skip
-    # The programs that these tests have already, or the user would build their own for minutes.
-    programs = find_binaries(("kube-apiserver",), None, print)["kube-apiserver"].parent
+    # The programs that these tests have already, or the user would build their own for minutes; and
+    # where the user may look, for they may lie below root's home as well.
+    programs = home / "programs"
+    programs.mkdir(0o755)
+    for name, path in find_binaries(PROGRAMS, None, print).items():
+        shutil.copy2(path, programs / name)
     env = {"PATH": os.environ["PATH"], "TERRACE_K8S_BIN": str(programs)}
 
     def terrace(*words: str) -> str:
