@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 
-SPINS = "1000"
-"""Longer than the gaps of a graph, so that a quiet machine loses nothing.
+SPINS = "3000"
+"""As long as the gap between two steps, so that on a quiet machine the threads stay awake.
 
 libgomp's own default is 300,000. When another process holds a core, a step's time is proportional
-to this number: 9 ms at 1,000 against 148 ms at 20,000 (ADR 0003).
+to this number: 9 ms at 1,000, 24 ms at 3,000, 148 ms at 20,000 (ADR 0003). With 1,000 the threads
+slept in every gap, and one stream of a 16M model lost 8 % to waking them.
 """
 
 
