@@ -54,7 +54,7 @@ def test_openmp_threads_sleep_early_unless_the_user_chose() -> None:
         name: value for name, value in os.environ.items() if not name.startswith(("GOMP", "OMP"))
     }
     for chosen, expected in (
-        ({}, "1000"),
+        ({}, "3000"),
         ({"GOMP_SPINCOUNT": "7"}, "7"),
         ({"OMP_WAIT_POLICY": "active"}, "None"),
     ):
