@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from terrace.api.names import Key
-from terrace.controller.kinds import LEASE, Manifest
+from terrace.controller.kinds import LEASE, Kind, Manifest
 from terrace.controller.port import Cluster, ClusterError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from datetime import datetime
 
     from terrace.controller.config import OperatorConfig
@@ -117,9 +117,11 @@ class LeaderLease:
         length_s = float(lease["spec"].get("leaseDurationSeconds") or self._config.lease_s)
         return self._clock() - self._seen.at >= length_s
 
-    async def _write(self, write: Callable[..., object], lease: Manifest) -> bool:
+    async def _write(
+        self, write: Callable[[Kind, Manifest], Awaitable[Manifest]], lease: Manifest
+    ) -> bool:
         try:
-            await write(LEASE, self._record(lease))  # type: ignore[misc]
+            await write(LEASE, self._record(lease))
         except ConflictError:
             return False  # Another candidate was faster; the next round reads who.
         except ClusterError as error:

@@ -40,8 +40,6 @@ from terrace_runtime.contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from terrace.api.model import ModelSpec
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.controller.facts import KnownModel
@@ -255,11 +253,6 @@ def model_cache_claim(pool_object: Manifest, pool: PoolSpec) -> Manifest:
         Key(key.namespace, names.model_cache_claim_name(key.name)), labels, POOL, pool_object
     )
     return {"apiVersion": CLAIM.api_version, "kind": CLAIM.kind, "metadata": metadata, "spec": spec}
-
-
-def manifest_names(children: Sequence[tuple[Kind, Manifest]]) -> set[tuple[Kind, str]]:
-    """Kind and name of each child."""
-    return {(kind, manifest["metadata"]["name"]) for kind, manifest in children}
 
 
 def _common(component: str) -> dict[str, str]:

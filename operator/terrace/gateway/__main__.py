@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the gateway; returns the exit code."""
     options = make_parser().parse_args(argv)
     _log_as_json()
-    disable_created_metrics()  # type: ignore[no-untyped-call]
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     _raise_file_limit()
     try:
         uvloop.run(_run(options))

@@ -38,6 +38,7 @@ class BoundedProtocol(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         """Runs while headers are awaited or the client's buffer is full."""
 
+    # uvicorn narrows the argument of asyncio.Protocol; so must who inherits from it.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected."""
         super().connection_made(transport)

@@ -60,7 +60,8 @@ class ChildEngine(EngineFrontend):
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "terrace_runtime", "engine", str(theirs.fileno())]
-            # No shell, no input of anybody's; the interpreter is the one that runs us.
+            # No shell, no input of anybody's; the interpreter is the one that runs us. The
+            # loop need not reap it as a child of asyncio's: the socket's end tells of its death.
             self._process = subprocess.Popen(  # noqa: S603, ASYNC220
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_environment()
             )

@@ -63,6 +63,7 @@ class GuardedResolver(AbstractResolver):
         self,
         host: str,
         port: int = 0,
+        # aiohttp's own signature, default included.
         family: socket.AddressFamily = 0,  # type: ignore[assignment]
     ) -> list[ResolveResult]:
         """Addresses of ``host`` that may be connected to; raises FetchError when none may."""

@@ -50,7 +50,6 @@ class ContainerRunner:
         self._policy = policy
         self._context = context
         self._stopping = asyncio.Event()
-        self._grace_until: float | None = None
         self._restarts = Backoff(context.settings.backoff_base_s, context.settings.backoff_max_s)
         self._pulls = Backoff(context.settings.backoff_base_s, context.settings.backoff_max_s)
 
