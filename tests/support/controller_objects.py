@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from terrace.api import names
+from terrace.planner.plan import OffloadPlan
 from terrace_runtime.contract import FetchFailure, FetchOutcome, LayerRun, ModelFacts
 
 DIGEST = "d" * 64
@@ -34,6 +35,29 @@ def facts(*, weights: int = 4_000_000, context: int = 2048, digest: str = DIGEST
         output_bytes=1_000_000,
         chat_template=True,
     )
+
+
+def offload_plan(**values: Any) -> OffloadPlan:
+    """A plan of four sequences on the flavor ``cpu``; every part has another size."""
+    plain = {
+        "flavor": "cpu",
+        "context_tokens": 2048,
+        "parallel": 4,
+        "batch_tokens": 512,
+        "ubatch_tokens": 512,
+        "prefill_tokens": 256,
+        "threads": 3,
+        "kv_key_type": "f16",
+        "kv_value_type": "f16",
+        "weights_bytes": 4_000_000,
+        "kv_bytes": 8_000_000,
+        "compute_bytes": 7_000_000,
+        "base_bytes": 120_000_000,
+        "memory_request_bytes": 160_000_000,
+        "memory_limit_bytes": 180_000_000,
+        "cpu_millis": 3000,
+    }
+    return OffloadPlan.model_validate(plain | values)
 
 
 def fetched(**values: Any) -> FetchOutcome:

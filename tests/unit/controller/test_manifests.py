@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.controller_objects import MODEL_PATH, facts, model, node, pool
+from support.controller_objects import MODEL_PATH, facts, model, node, offload_plan, pool
 from terrace.api import names
 from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
@@ -26,30 +26,11 @@ from terrace.controller.manifests import (
 from terrace.controller.parse import parse_spec
 from terrace.planner.nodes import node_facts
 from terrace.planner.placement import Placement, place
-from terrace.planner.plan import OffloadPlan
 from terrace_runtime.contract import FetchSpec, RuntimeConfig
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 GOLDEN = Path(__file__).parent / "golden"
-PLAN = OffloadPlan(
-    inputs="0" * 64,
-    flavor="cpu",
-    context_tokens=2048,
-    parallel=4,
-    batch_tokens=512,
-    ubatch_tokens=512,
-    prefill_tokens=256,
-    threads=3,
-    kv_key_type="f16",
-    kv_value_type="f16",
-    weights_bytes=4_000_000,
-    kv_bytes=8_000_000,
-    compute_bytes=7_000_000,
-    base_bytes=120_000_000,
-    memory_request_bytes=160_000_000,
-    memory_limit_bytes=180_000_000,
-    cpu_millis=3000,
-)
+PLAN = offload_plan(inputs="0" * 64)
 KNOWN = KnownModel(facts(), MODEL_PATH)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.controller_objects import MODEL_PATH, condition, facts, model
+from support.controller_objects import MODEL_PATH, condition, facts, model, offload_plan
 from terrace.api import names
 from terrace.api.names import Key
 from terrace.api.pool import Flavor
@@ -20,7 +20,6 @@ from terrace.controller.kinds import MODEL, Manifest
 from terrace.controller.placing import Decision
 from terrace.controller.status import difference, model_status
 from terrace.planner.placement import NoPlacement
-from terrace.planner.plan import OffloadPlan
 from terrace_runtime.contract import (
     FetchFailure,
     FetchProgress,
@@ -32,15 +31,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = datetime(2026, 1, 2, 4, 0, 0, tzinfo=UTC)
 CLAIMS = Claims(("demo",))
 KNOWN = Fetch(known=KnownModel(facts(), MODEL_PATH))
-PLAN = OffloadPlan(
-    flavor="cpu",
-    context_tokens=2048,
-    parallel=4,
-    batch_tokens=512,
-    ubatch_tokens=512,
-    prefill_tokens=256,
-    threads=3,
-    kv_key_type="f16",
+PLAN = offload_plan(
     kv_value_type="q8_0",
     weights_bytes=1,
     kv_bytes=2,
@@ -48,7 +39,6 @@ PLAN = OffloadPlan(
     base_bytes=4,
     memory_request_bytes=5,
     memory_limit_bytes=6,
-    cpu_millis=3000,
     reasons=("because",),
 )
 PLACED = Decision(Flavor(name="cpu"), PLAN)
