@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from terrace_runtime.contract import RuntimeConfig
+    from terrace_runtime.contract import Capabilities, RuntimeConfig
 
 DECODE_OK = 0
 DECODE_NO_ROOM = 1
@@ -36,6 +36,8 @@ class BackendInfo:
     threads: int
     eog: frozenset[int]
     """Tokens that end a generation."""
+    capabilities: Capabilities
+    """What the model can do in this build, probed at load."""
     pieces: tuple[bytes, ...]
     """Text of every token as bytes, by id; control tokens have none."""
     chat_template: str = ""
@@ -84,10 +86,10 @@ class Batch:
         self.size = 0
         self.num_outputs = 0
 
-    def extend(self, tokens: Sequence[int], slot: int, position: int, *, output: bool) -> int:
+    def extend(self, tokens: Sequence[int], slot: int, position: int, *, outputs: int) -> int:
         """Append ``tokens`` of one sequence from ``position`` on; returns the last one's row.
 
-        ``output`` asks for logits of the last token.
+        ``outputs`` asks for logits of so many of the last tokens.
         """
         start = self.size
         stop = start + len(tokens)
@@ -96,9 +98,9 @@ class Batch:
         self.positions[start:stop] = range(position, position + len(tokens))
         self.sequences[start:stop] = slot
         self.outputs[start:stop] = 0
-        if output:
-            self.outputs[stop - 1] = 1
-            self.num_outputs += 1
+        if outputs:
+            self.outputs[stop - outputs : stop] = 1
+            self.num_outputs += outputs
         self.size = stop
         return stop - 1
 
@@ -165,6 +167,25 @@ class Backend(Protocol):
 
     def seq_pos_max(self, slot: int) -> int:
         """Highest position that ``slot`` holds; -1 when it is empty."""
+
+    def seq_cp(self, source: int, target: int, start: int, stop: int) -> None:
+        """Let ``target`` share the cells of positions start..stop-1: unified KV only, no copy."""
+
+    @property
+    def scratch(self) -> int | None:
+        """A sequence id beyond the slots for moving blocks in and out; None with split KV."""
+
+    def state_size(self, slot: int) -> int:
+        """Bytes that ``state_get`` would write for what ``slot`` holds now."""
+
+    def state_get(self, slot: int, buffer: NDArray[np.uint8]) -> int:
+        """Copy a sequence's state into ``buffer`` (uint8, contiguous); bytes written, 0: failed.
+
+        For a model whose reuse is ``blocks`` the format is what ``kv.blob`` reads and writes.
+        """
+
+    def state_set(self, slot: int, state: NDArray[np.uint8]) -> bool:
+        """Replace what ``slot`` holds by ``state``; False: refused, and the slot is empty then."""
 
     def on_abort(self, callback: Callable[[str], None]) -> None:
         """Have ``callback`` called with the last words of an abort, before the process dies."""

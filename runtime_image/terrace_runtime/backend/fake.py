@@ -11,7 +11,7 @@ import re
 import signal
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
 import numpy as np
@@ -27,6 +27,8 @@ from terrace_runtime.backend import (
     SamplerChain,
     SamplerSettings,
 )
+from terrace_runtime.backend.fake_state import decode_state, encode_state
+from terrace_runtime.contract import Capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +56,16 @@ TEMPLATE = (
 )
 
 
+class _Cell:
+    """One token's keys and values; sequences that share it hold the same object."""
+
+    __slots__ = ("position", "token")
+
+    def __init__(self, token: int, position: int) -> None:
+        self.token = token
+        self.position = position
+
+
 @dataclass(frozen=True)
 class Fault:
     """What one decode does instead of, or besides, working."""
@@ -73,6 +85,8 @@ class FakeBackend(Backend):
     faults: Mapping[int, Fault] = field(default_factory=dict)
     kv_cells: int | None = None
     """Cells in all; None: parallel x context, as many as the engine can ever use."""
+    reuse: Literal["blocks", "checkpoints", "none"] = "blocks"
+    """``checkpoints``: a sequence can only be dropped or restored as a whole."""
     eos_odds: int = _EOS_ODDS
     load_error: str = ""
     load_signal: int = 0
@@ -83,7 +97,9 @@ class FakeBackend(Backend):
         self.ubatches = 0
         """Evaluations that llama.cpp would need: one more at every break in the slots' order."""
         self.closed = False
-        self._cells: dict[int, list[int]] = {}
+        self.state_copies = 0
+        """How often a state was read or written."""
+        self._cells: dict[int, list[_Cell]] = {}
         self._rows: list[tuple[int, ...]] = []
 
     @property
@@ -92,6 +108,11 @@ class FakeBackend(Backend):
         return BackendInfo(
             vocabulary=len(_PIECES),
             threads=1,
+            capabilities=Capabilities(
+                reuse=self.reuse,
+                can_cut=self.reuse == "blocks",
+                can_share_cells=self.reuse == "blocks" and self.scratch is not None,
+            ),
             eog=frozenset({EOS, END_OF_TURN}),
             pieces=_PIECES,
             chat_template=TEMPLATE,
@@ -114,8 +135,10 @@ class FakeBackend(Backend):
             raise BackendError(self.load_error)
         self._config = config
         self._batch = Batch(config.batch_tokens)
-        self._room = self.kv_cells or config.parallel * config.context_tokens
-        self._logits: NDArray[np.float32] = np.zeros((config.parallel, len(_PIECES)), np.float32)
+        whole = config.parallel * config.context_tokens
+        self._room = self.kv_cells or (config.kv_unified and config.kv_cells) or whole
+        shape = (config.max_outputs, len(_PIECES))
+        self._logits: NDArray[np.float32] = np.zeros(shape, np.float32)
 
     @override
     def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
@@ -144,10 +167,19 @@ class FakeBackend(Backend):
         positions = batch.positions[:size].tolist()
         if not self._is_valid(slots, positions):
             return -1
-        if size + sum(map(len, self._cells.values())) > self._room:
+        if size + self.num_cells > self._room:
             return DECODE_NO_ROOM
         self._evaluate(slots, batch.tokens[:size].tolist(), batch.outputs[:size].tolist())
         return DECODE_OK
+
+    @property
+    def num_cells(self) -> int:
+        """Cells in use; one that several sequences share counts once."""
+        return len({id(cell) for cells in self._cells.values() for cell in cells})
+
+    def tokens_of(self, slot: int) -> list[int]:
+        """What the cells of ``slot`` hold."""
+        return [cell.token for cell in self._cells.get(slot, ())]
 
     def _is_valid(self, slots: list[int], positions: list[int]) -> bool:
         """llama.cpp's own rules: known sequence ids, each position one after the one before."""
@@ -164,10 +196,10 @@ class FakeBackend(Backend):
         self._row_of: dict[int, int] = {}
         for index, (slot, token, output) in enumerate(zip(slots, tokens, outputs, strict=True)):
             cells = self._cells.setdefault(slot, [])
-            cells.append(token)
+            cells.append(_Cell(token, len(cells)))
             if output:
                 self._logits[row] = 0
-                self._logits[row, self.next_token(cells)] = 1
+                self._logits[row, self.next_token([cell.token for cell in cells])] = 1
                 self._row_of[index] = row
                 row += 1
             if previous is None or slot not in (previous, previous + 1):
@@ -202,8 +234,57 @@ class FakeBackend(Backend):
 
     @override
     def seq_rm(self, slot: int, start: int = 0) -> bool:
-        del self._cells.setdefault(slot, [])[start:]
+        cells = self._cells.setdefault(slot, [])
+        if self.reuse != "blocks" and 0 < start < len(cells):
+            return False
+        del cells[start:]
         return True
+
+    @override
+    def seq_cp(self, source: int, target: int, start: int, stop: int) -> None:
+        if self.scratch is None:
+            raise BackendError("split KV cannot share cells between sequences")
+        held = self._cells.setdefault(target, [])
+        assert len(held) == start or target == self.scratch, "a gap in the target's positions"
+        cells = self._cells.get(source, [])
+        held.extend(cell for cell in cells if start <= cell.position < stop)
+
+    @property
+    @override
+    def scratch(self) -> int | None:
+        return self._config.parallel if self._config.kv_unified else None
+
+    @override
+    def state_size(self, slot: int) -> int:
+        return len(self._state(slot))
+
+    @override
+    def state_get(self, slot: int, buffer: NDArray[np.uint8]) -> int:
+        self.state_copies += 1
+        state = self._state(slot)
+        if len(state) > buffer.nbytes:
+            return 0
+        buffer[: len(state)] = np.frombuffer(state, np.uint8)
+        return len(state)
+
+    @override
+    def state_set(self, slot: int, state: NDArray[np.uint8]) -> bool:
+        self.state_copies += 1
+        self._cells[slot] = []
+        cells = decode_state(state.tobytes(), self._num_streams)
+        if cells is None or len(cells) + self.num_cells > self._room:
+            return False
+        self._cells[slot] = [_Cell(token, position) for position, token in cells]
+        return True
+
+    @property
+    def _num_streams(self) -> int:
+        return 1 if self._config.kv_unified else self._config.parallel
+
+    def _state(self, slot: int) -> bytes:
+        stream = 0 if self._config.kv_unified else slot
+        cells = [(cell.position, cell.token) for cell in self._cells.get(slot, ())]
+        return encode_state(slot, stream, self._num_streams, cells)
 
     @override
     def seq_pos_max(self, slot: int) -> int:

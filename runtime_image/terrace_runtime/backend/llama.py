@@ -22,6 +22,7 @@ from terrace_runtime.backend import (
     Batch,
     SamplerSettings,
 )
+from terrace_runtime.backend.capabilities import probe
 from terrace_runtime.backend.chain import LlamaSampler
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.loadlog import LoadLog
@@ -69,6 +70,24 @@ _WRONG_BUILD = (
 )
 _decode = _function("llama_decode", ctypes.c_int32, ctypes.c_void_p, lib.llama_batch)
 _get_logits = _function("llama_get_logits", ctypes.c_void_p, ctypes.c_void_p)
+_state_get = _function(
+    "llama_state_seq_get_data_ext",
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int32,
+    ctypes.c_uint32,
+)
+_state_set = _function(
+    "llama_state_seq_set_data_ext",
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int32,
+    ctypes.c_uint32,
+)
 _sample = _function(
     "llama_sampler_sample", ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32
 )
@@ -145,8 +164,8 @@ class LlamaBackend(Backend):
             self._load_model(path, log)
             self._open_context(config, threads, log)
             self._make_batch(config)
-            self._info = self._read_info(threads, log)
             self._warm_up()
+            self._info = self._read_info(threads, log)
         except BackendError:
             self.close()
             raise
@@ -164,11 +183,16 @@ class LlamaBackend(Backend):
         params = lib.llama_context_default_params()
         per_sequence = -(-config.context_tokens // _CONTEXT_PAD) * _CONTEXT_PAD
         params.n_ctx = per_sequence * config.parallel
+        if config.kv_unified and config.kv_cells:
+            params.n_ctx = -(-config.kv_cells // _CONTEXT_PAD) * _CONTEXT_PAD
         params.n_batch = config.batch_tokens
         params.n_ubatch = min(config.ubatch_tokens, config.batch_tokens)
-        params.n_seq_max = config.parallel
+        self._num_slots = config.parallel + (1 if config.kv_unified else 0)
+        params.n_seq_max = self._num_slots
         # The default reserves logits for a whole batch: gigabytes with a large vocabulary.
-        params.n_outputs_max = config.parallel
+        self._max_outputs = max(self._num_slots, config.max_outputs)
+        params.n_outputs_max = self._max_outputs
+        params.n_outputs_max_per_seq = config.max_outputs // config.parallel
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.type_k = _KV_TYPES[config.kv_key_type]
@@ -211,6 +235,7 @@ class LlamaBackend(Backend):
         return BackendInfo(
             vocabulary=vocabulary.size,
             threads=threads,
+            capabilities=probe(lib, self._model, self),
             eog=vocabulary.eog(),
             pieces=vocabulary.pieces(),
             chat_template=(template or b"").decode("utf-8", "replace"),
@@ -227,7 +252,7 @@ class LlamaBackend(Backend):
         """Decode once, so that a build that does not fit this CPU dies here and not in service."""
         count = min(_WARM_UP_TOKENS, self._batch.capacity)
         self._batch.clear()
-        self._batch.extend([0] * count, 0, 0, output=True)
+        self._batch.extend([0] * count, 0, 0, outputs=1)
         code = self.decode()
         if code != DECODE_OK or not np.isfinite(self.logits()).all():
             why = f"code {code}; {_LOG.sink.complaint}" if code else "its logits are not numbers"
@@ -248,7 +273,7 @@ class LlamaBackend(Backend):
         size = batch.size
         slots = batch.sequences[:size]
         # Each of these would be a GGML_ASSERT, and that ends the process.
-        if not 0 < size <= batch.capacity or batch.num_outputs > config.parallel:
+        if not 0 < size <= batch.capacity or batch.num_outputs > self._max_outputs:
             raise BackendError(f"bad batch: {size} tokens, {batch.num_outputs} outputs")
         if slots.min() < 0 or slots.max() >= config.parallel:
             raise BackendError(f"bad batch: a sequence id is not in 0..{config.parallel - 1}")
@@ -261,8 +286,7 @@ class LlamaBackend(Backend):
         if not address:
             raise BackendError("llama.cpp has no logits for the last batch")
         if address != self._logits_address:
-            assert self._config is not None
-            shape = (self._config.parallel, self._vocabulary.size)
+            shape = (self._max_outputs, self._vocabulary.size)
             memory = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
             self._logits_view: NDArray[np.float32] = np.ctypeslib.as_array(memory).reshape(shape)
             self._logits_address = address
@@ -282,10 +306,38 @@ class LlamaBackend(Backend):
         self._check_slot(slot)
         return int(lib.llama_memory_seq_pos_max(self._memory, slot))
 
-    def _check_slot(self, slot: int) -> None:
+    @override
+    def seq_cp(self, source: int, target: int, start: int, stop: int) -> None:
+        self._check_slot(source)
+        self._check_slot(target)
+        if self.scratch is None:
+            raise BackendError("split KV cannot share cells between sequences")
+        lib.llama_memory_seq_cp(self._memory, source, target, start, stop)
+
+    @property
+    @override
+    def scratch(self) -> int | None:
         assert self._config is not None
-        if not 0 <= slot < self._config.parallel:
-            raise BackendError(f"sequence id {slot} is not in 0..{self._config.parallel - 1}")
+        return self._config.parallel if self._config.kv_unified else None
+
+    @override
+    def state_size(self, slot: int) -> int:
+        self._check_slot(slot)
+        return int(lib.llama_state_seq_get_size_ext(self._context, slot, 0))
+
+    @override
+    def state_get(self, slot: int, buffer: NDArray[np.uint8]) -> int:
+        self._check_slot(slot)
+        return int(_state_get(self._context, buffer.ctypes.data, buffer.nbytes, slot, 0))
+
+    @override
+    def state_set(self, slot: int, state: NDArray[np.uint8]) -> bool:
+        self._check_slot(slot)
+        return bool(_state_set(self._context, state.ctypes.data, state.nbytes, slot, 0))
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self._num_slots:
+            raise BackendError(f"sequence id {slot} is not in 0..{self._num_slots - 1}")
 
     @override
     def on_abort(self, callback: Callable[[str], None]) -> None:

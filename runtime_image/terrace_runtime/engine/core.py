@@ -160,14 +160,14 @@ class EngineCore:
             start = sequence.num_computed
             stop = start + count
             tokens = sequence.tokens[start:stop]
-            batch.extend(tokens, slot, start, output=stop == len(sequence.tokens))
+            batch.extend(tokens, slot, start, outputs=int(stop == len(sequence.tokens)))
 
     def _add_filler(self, slot: int) -> None:
         cells = self._filler_cells.get(slot, 0)
         if cells >= _FILLER_CELLS:
             self._drop_filler(slot)
             cells = 0
-        self._backend.batch.extend([0], slot, cells, output=False)
+        self._backend.batch.extend([0], slot, cells, outputs=0)
         self._filler_cells[slot] = cells + 1
 
     def _drop_fillers(self) -> None:

@@ -205,8 +205,8 @@ def test_text_of_a_client_never_becomes_a_control_token(backend: LlamaBackend) -
     "fill",
     [
         lambda batch: None,
-        lambda batch: batch.extend([1], 4, 0, output=True),
-        lambda batch: batch.extend([1], -1, 0, output=True),
+        lambda batch: batch.extend([1], 4, 0, outputs=1),
+        lambda batch: batch.extend([1], -1, 0, outputs=1),
         lambda batch: batch.extend_single([1] * 5, [0, 1, 2, 3, 3], [0, 0, 0, 0, 1]),
     ],
 )
@@ -222,14 +222,14 @@ def test_what_would_abort_the_process_is_refused(backend: LlamaBackend, fill: ob
 
 def test_a_gap_in_the_positions_is_a_code_and_harms_nothing(backend: LlamaBackend) -> None:
     backend.batch.clear()
-    backend.batch.extend([5, 6], 0, 0, output=True)
+    backend.batch.extend([5, 6], 0, 0, outputs=1)
     assert backend.decode() == 0
     assert backend.seq_pos_max(0) == 1
     backend.batch.clear()
-    backend.batch.extend([7], 0, 9, output=True)
+    backend.batch.extend([7], 0, 9, outputs=1)
     assert backend.decode() == -1
     backend.batch.clear()
-    backend.batch.extend([7], 0, 2, output=True)
+    backend.batch.extend([7], 0, 2, outputs=1)
     assert backend.decode() == 0
     assert backend.seq_rm(0)
     assert backend.seq_pos_max(0) == -1
@@ -237,8 +237,8 @@ def test_a_gap_in_the_positions_is_a_code_and_harms_nothing(backend: LlamaBacken
 
 def test_a_greedy_chain_takes_what_numpy_takes(backend: LlamaBackend) -> None:
     backend.batch.clear()
-    backend.batch.extend([5, 6, 7], 0, 0, output=True)
-    row = backend.batch.extend([9, 8], 1, 0, output=True)
+    backend.batch.extend([5, 6, 7], 0, 0, outputs=1)
+    row = backend.batch.extend([9, 8], 1, 0, outputs=1)
     assert backend.decode() == 0
     chain = backend.sampler(SamplerSettings(0, 0, 1, 0, 1, 0, 0, 1), [5])
     assert chain.sample(row) == int(backend.logits()[1].argmax())

@@ -1,0 +1,139 @@
+"""Everything a replica is told, written by the operator and read once at start.
+
+Owns: RuntimeConfig, its parts and their bounds. Does not own: what the settings do (``engine``,
+``kv``, ``backend``). Next: ``report.py`` is what the replica tells back.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from terrace_runtime.contract.values import Digest, KvType, Value
+
+
+class SamplingDefaults(Value):
+    """Used for every field that a request leaves out."""
+
+    temperature: float = Field(default=0.8, ge=0, le=5)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    top_k: int = Field(default=40, ge=0, le=10_000)
+    min_p: float = Field(default=0.05, ge=0, le=1)
+    repeat_penalty: float = Field(default=1.0, ge=0.1, le=10)
+
+
+class Speculation(Value):
+    """Tokens guessed ahead and verified in the shared batch; the output is the same without."""
+
+    mode: Literal["off", "ngram", "draft"] = "off"
+    max_tokens: int = Field(default=4, ge=1, le=16)
+    """Most tokens guessed ahead per sequence and step."""
+    draft_path: str = Field(default="", max_length=1024)
+    """GGUF of the draft model, for mode ``draft``; its vocabulary must be the model's."""
+
+
+class Adapter(Value):
+    """A LoRA adapter, asked for by its name in the request's ``model``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)
+    path: str = Field(max_length=1024)
+    digest: Digest
+    scale: float = Field(default=1.0, ge=-10, le=10)
+
+
+class KvTiers(Value):
+    """Where KV blocks go when they leave the device, and how much of each place they get."""
+
+    block_tokens: int = Field(default=32, ge=8, le=1024)
+    """Tokens of one KV block."""
+    host_bytes: int = Field(default=0, ge=0)
+    """Host tier: spillThreshold. 0: no tier below the device."""
+    disk_bytes: int = Field(default=0, ge=0)
+    """Disk tier: maxDisk. 0: none."""
+    disk_path: str = Field(default="", max_length=1024)
+    """Folder of the disk tier as a container path; needed with ``disk_bytes``."""
+    prefetch_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
+    """Bytes staged disk -> host ahead of the batch planner: prefetchWindow."""
+    pinned_bytes: int = Field(default=0, ge=0)
+    """Most bytes of the host tier that pinned prefixes may hold."""
+    isolation: Literal["tenant", "shared"] = "tenant"
+    """``tenant``: no block crosses tenants."""
+    checkpoint_tokens: int = Field(default=512, ge=16, le=1_048_576)
+    """Models whose cells cannot be cut into blocks: tokens between two checkpoints."""
+    checkpoint_count: int = Field(default=32, ge=0, le=4096)
+    """Most checkpoints kept for them; their bytes count as host tier."""
+
+
+class Offload(Value):
+    """Which bytes of the model lie where. What this build cannot do is refused by name."""
+
+    device_layers: int = Field(default=-1, ge=-1, le=4096)
+    """Layers on the device; -1: all, as many as the build has a device for."""
+    expert_layers_on_host: int = Field(default=0, ge=0, le=4096)
+    """The first so many layers keep their routed experts in host memory."""
+    tensor_overrides: tuple[tuple[str, str], ...] = Field(default=(), max_length=32)
+    """(pattern of tensor names, buffer type such as ``CPU``): as llama.cpp's --override-tensor."""
+    tensor_split: tuple[float, ...] = Field(default=(), max_length=16)
+    """Shares of several devices."""
+    kv_on_device: bool = True
+    weights: Literal["mapped", "loaded", "locked", "paged"] = "mapped"
+    """mapped: mmap, repacked where kernels want it. loaded: read into memory. locked: mapped and
+    mlocked. paged: mapped, never repacked, so that weights may exceed the memory limit."""
+
+
+class RuntimeConfig(Value):
+    """Everything a replica is told; written by the operator, read once at start."""
+
+    version: Literal["v1"] = "v1"
+    namespace: str = Field(default="", max_length=63)
+    model: str = Field(max_length=63)
+    """Name of the InferenceModel."""
+    served_names: tuple[str, ...] = Field(min_length=1, max_length=16)
+    model_path: str = Field(max_length=1024)
+    """Absolute container path; resolved by ``pod_path``."""
+    model_digest: Digest
+    plan_digest: str = Field(default="", max_length=64)
+    context_tokens: int = Field(ge=64, le=16_777_216)
+    """Tokens that one sequence may hold, prompt and answer together."""
+    parallel: int = Field(default=1, ge=1, le=255)
+    """Sequences that run at the same time."""
+    batch_tokens: int = Field(default=512, ge=32, le=8192)
+    """Most tokens of one step (llama.cpp's n_batch)."""
+    ubatch_tokens: int = Field(default=512, ge=32, le=8192)
+    """Most tokens of one graph evaluation (n_ubatch)."""
+    prefill_tokens: int = Field(default=256, ge=16, le=8192)
+    """Prompt tokens added to a step in which other sequences decode."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """0: as many as the process may use."""
+    kv_key_type: KvType = "f16"
+    kv_value_type: KvType = "f16"
+    kv_unified: bool = False
+    kv_cells: int = Field(default=0, ge=0)
+    """Unified KV: cells shared by all sequences; 0: enough for every sequence's whole context."""
+    kv: KvTiers = KvTiers()
+    offload: Offload = Offload()
+    speculation: Speculation = Speculation()
+    adapters: tuple[Adapter, ...] = Field(default=(), max_length=16)
+    max_waiting: int = Field(default=64, ge=0, le=100_000)
+    """Requests queued before 429."""
+    max_wait_s: float = Field(default=120, gt=0, le=86_400)
+    """A request that would wait longer, by the speed measured, gets 429 at once."""
+    request_timeout_s: float = Field(default=3600, gt=0, le=86_400)
+    """A request older than this ends with what it has."""
+    max_tokens: int = Field(default=0, ge=0)
+    """Most tokens of one answer; 0: as the context allows."""
+    sampling: SamplingDefaults = SamplingDefaults()
+    drain_timeout_s: float = Field(default=30, ge=0, le=3600)
+    """Seconds that running requests get after SIGTERM."""
+    step_timeout_s: float = Field(default=60, gt=0, le=3600)
+    """A step longer than this turns health red and ends the process."""
+    trust_key: str = Field(default="", max_length=256)
+    """Public Ed25519 key (base64url of the 32 raw bytes) that signs Identity; empty: none known,
+    then every identity header is refused."""
+
+    @property
+    def max_outputs(self) -> int:
+        """Rows of logits that one step may ask for."""
+        guessed = 0 if self.speculation.mode == "off" else self.speculation.max_tokens
+        return self.parallel * (1 + guessed)

@@ -1,0 +1,112 @@
+"""What a fetch is told, what it found out about the model file, and how far it is.
+
+Owns: ModelFacts, FetchSpec, FetchOutcome and FetchProgress. Does not own: reading a file
+(``terrace_runtime.models``). Next: ``config.py`` is what a plan made from these becomes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from terrace_runtime.contract.values import Digest, Value
+
+
+class LayerRun(Value):
+    """``count`` consecutive layers that have the same sizes; bytes are per layer."""
+
+    count: int = Field(ge=1)
+    weight_bytes: int = Field(ge=0)
+    expert_bytes: int = Field(default=0, ge=0)
+    """Part of weight_bytes that belongs to routed experts (may stay on the host)."""
+    kv_heads: int = Field(ge=0)
+    """0: the layer keeps no KV cells (recurrent, or shares another layer's)."""
+    key_length: int = Field(ge=0)
+    value_length: int = Field(ge=0)
+    window: int = Field(default=0, ge=0)
+    """Sliding window in tokens; 0: full attention."""
+
+
+class ModelFacts(Value):
+    """What planning needs to know of a GGUF, from one bounded pass over its header."""
+
+    version: Literal["v1"] = "v1"
+    digest: Digest
+    file_bytes: int = Field(ge=1)
+    architecture: str = Field(max_length=64)
+    name: str = Field(default="", max_length=128)
+    quantization: str = Field(default="", max_length=32)
+    """The weight type that holds most bytes, e.g. ``Q8_0``."""
+    parameters: int = Field(ge=0)
+    context_length: int = Field(ge=1)
+    """Tokens the model was trained for."""
+    embedding_length: int = Field(ge=1)
+    feed_forward_length: int = Field(default=0, ge=0)
+    heads: int = Field(default=0, ge=0)
+    vocabulary: int = Field(ge=1)
+    layers: tuple[LayerRun, ...] = Field(min_length=1, max_length=64)
+    layers_are_merged: bool = False
+    """True: unlike layers were joined upwards so that the facts fit; sizes are upper bounds."""
+    token_embedding_bytes: int = Field(ge=0)
+    output_bytes: int = Field(ge=0)
+    """Output head and norms; 0 bytes of head where it is tied to the embedding."""
+    repacked_bytes: int = Field(default=0, ge=0)
+    """Weight bytes of types that CPU kernels copy into another layout (anonymous memory)."""
+    chat_template: bool = False
+    pooling: str = Field(default="", max_length=16)
+
+    @property
+    def layer_count(self) -> int:
+        """How many blocks the model has."""
+        return sum(run.count for run in self.layers)
+
+
+class FetchSpec(Value):
+    """What the fetch Job does, as JSON in its environment (TERRACE_FETCH)."""
+
+    version: Literal["v1"] = "v1"
+    uri: str = Field(max_length=2048)
+    sha256: Digest | None = None
+    allowed_networks: tuple[str, ...] = ()
+    """CIDRs that http(s) sources may resolve to although they are private."""
+
+
+class FetchFailure(Value):
+    """Why a model file is not usable; ``reason`` becomes the condition's reason."""
+
+    reason: Literal[
+        "NotFound",
+        "Unauthorized",
+        "AddressRefused",
+        "DownloadFailed",
+        "ChecksumMismatch",
+        "UnsupportedFormat",
+        "Truncated",
+        "InvalidModel",
+        "DiskFull",
+    ]
+    message: str = Field(max_length=1024)
+    permanent: bool
+    """True: the same input fails again; the Job is not retried."""
+
+
+class FetchOutcome(Value):
+    """The fetch Job's termination message: exactly one of ``facts`` and ``failure``."""
+
+    version: Literal["v1"] = "v1"
+    path: str = Field(default="", max_length=1024)
+    """Model file as an absolute container path (under MODEL_CACHE_DIR or MODEL_SOURCE_DIR)."""
+    facts: ModelFacts | None = None
+    failure: FetchFailure | None = None
+
+
+class FetchProgress(Value):
+    """The fetch Job's log lines, one JSON object each; the last one counts."""
+
+    stage: Literal["download", "verify", "inspect"]
+    done_bytes: int = Field(ge=0)
+    total_bytes: int = Field(ge=0)
+    """0: unknown."""
+    bytes_per_second: int = Field(default=0, ge=0)
+    seconds_left: int | None = None

@@ -1,0 +1,72 @@
+"""Paths, ports, headers, exit codes and metric names that both sides use.
+
+Owns: names alone, and where a container's path is on this machine. Next: ``config.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CONTRACT_VERSION = "v1"
+
+# Containers, ports and paths ------------------------------------------------------------------
+RUNTIME_CONTAINER = "runtime"
+FETCH_CONTAINER = "fetch"
+RUNTIME_PORT = 8000
+RUNTIME_PORT_NAME = "http"
+CONFIG_DIR = "/etc/terrace"
+RUNTIME_CONFIG_FILE = "runtime.json"
+"""Key of the ConfigMap and name of the file in CONFIG_DIR that holds a RuntimeConfig as JSON."""
+MODEL_CACHE_DIR = "/models"
+"""Mount of the pool's model cache (read-only in replicas)."""
+MODEL_SOURCE_DIR = "/source"
+"""Mount of the user's own claim for ``pvc://`` sources (read-only)."""
+KV_DIR = "/kv"
+"""Mount of a replica's own volume for the disk tier of its KV blocks."""
+TERMINATION_LOG = "/dev/termination-log"
+MAX_TERMINATION_BYTES = 4096
+
+# Exit codes of ``python -m terrace_runtime`` ----------------------------------------------------
+EXIT_PERMANENT = 10
+"""The same input gives the same failure (not a GGUF, wrong checksum): retrying is useless."""
+EXIT_BAD_CONFIG = 11
+"""RuntimeConfig does not parse."""
+EXIT_MODEL_MISSING = 12
+"""The model file is not where RuntimeConfig says: the cache was emptied; fetch again."""
+EXIT_BACKEND = 13
+"""llama.cpp could not start, load the model or decode its first batch."""
+EXIT_ENGINE = 14
+"""The engine died while serving (an abort inside llama.cpp, or a step over its bound)."""
+
+# HTTP headers ---------------------------------------------------------------------------------
+IDENTITY_HEADER = "x-terrace-identity"
+"""Gateway -> runtime: a compact JWS (EdDSA) over an Identity. Absent: anonymous."""
+REQUEST_ID_HEADER = "x-request-id"
+CACHED_TOKENS_HEADER = "x-terrace-cached-tokens"
+"""Runtime -> gateway: how many prompt tokens were found in the prefix cache (its depth)."""
+CACHED_TIER_HEADER = "x-terrace-cached-tier"
+"""Runtime -> gateway: the coldest tier that they came from: none, device, host or disk."""
+
+# Metric names of the runtime (all labelled by nothing that a client chooses) ---------------------
+METRIC_REQUESTS = "terrace_runtime_requests"
+METRIC_PROMPT_TOKENS = "terrace_runtime_prompt_tokens"
+METRIC_GENERATED_TOKENS = "terrace_runtime_generated_tokens"
+METRIC_QUEUE = "terrace_runtime_requests_waiting"
+METRIC_RUNNING = "terrace_runtime_requests_running"
+METRIC_KV_USAGE = "terrace_runtime_kv_cache_usage_ratio"
+METRIC_BATCH_TOKENS = "terrace_runtime_batch_tokens"
+METRIC_STEP_SECONDS = "terrace_runtime_step_seconds"
+METRIC_TTFT = "terrace_runtime_time_to_first_token_seconds"
+METRIC_ITL = "terrace_runtime_inter_token_seconds"
+METRIC_E2E = "terrace_runtime_request_seconds"
+
+
+def pod_path(path: str) -> Path:
+    """Where ``path`` of a container is on this machine.
+
+    A pod that runs as a host process (the local cluster) has no mount namespace of its own; its
+    runner lays the volumes out under a folder and names that folder in TERRACE_POD_ROOT.
+    """
+    root = os.environ.get("TERRACE_POD_ROOT")
+    return Path(root) / path.lstrip("/") if root else Path(path)

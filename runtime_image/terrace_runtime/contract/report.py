@@ -1,0 +1,138 @@
+"""What a replica tells: who asks it (Identity) and how it is (RuntimeReport).
+
+Owns: the signed claims of a request and the answer of ``GET /v1/runtime``. Does not own: signing
+(``terrace.gateway``), measuring (``engine``). Next: ``terrace.controller.report`` reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from terrace_runtime.contract.values import Value
+
+
+class Identity(Value):
+    """Claims of IDENTITY_HEADER: who asks, how urgent, and for which model."""
+
+    tenant: str = Field(default="", max_length=128)
+    priority: Literal["interactive", "batch"] = "interactive"
+    model: str = Field(max_length=128)
+    """``namespace/name`` of the InferenceModel that the gateway chose."""
+    exp: int
+    """Seconds since the epoch after which the header is void."""
+
+
+class MemoryReport(Value):
+    """Bytes; ``None`` where the backend does not tell."""
+
+    weights_bytes: int | None = None
+    kv_bytes: int | None = None
+    compute_bytes: int | None = None
+    anonymous_peak_bytes: int | None = None
+    """Highest RssAnon + RssShmem of the pod's processes so far."""
+
+
+class TierReport(Value):
+    """One tier of the KV store; counters are since start."""
+
+    name: Literal["device", "host", "disk"]
+    used_bytes: int = 0
+    limit_bytes: int = 0
+    blocks: int = 0
+    hits: int = 0
+    """Blocks found here when a request looked for its prefix."""
+    hit_tokens: int = 0
+    spills: int = 0
+    """Blocks that came here from the tier above."""
+    evictions: int = 0
+    """Blocks that left for want of room."""
+
+
+class CacheReport(Value):
+    """The prefix cache and its tiers."""
+
+    reuse: Literal["blocks", "checkpoints", "none"] = "none"
+    block_tokens: int = 0
+    queried_tokens: int = 0
+    """Prompt tokens looked up."""
+    misses: int = 0
+    """Blocks looked for and found in no tier."""
+    restores: int = 0
+    """Requests that began with restored blocks."""
+    parks: int = 0
+    """Sequences set aside for want of room or for a more urgent one."""
+    rejected_blocks: int = 0
+    """Blocks on disk that were torn, corrupt, foreign or gone."""
+    spill_failures: int = 0
+    """Writes that the disk refused."""
+    restore_bytes_per_second: float = 0.0
+    disk_read_bytes_per_second: float = 0.0
+    tiers: tuple[TierReport, ...] = ()
+
+
+class SequenceReport(Value):
+    """One running sequence; no text, no tenant's name."""
+
+    slot: int
+    prompt_tokens: int
+    computed_tokens: int
+    generated_tokens: int
+    cached_tokens: int
+    age_s: float
+
+
+class SpeculationReport(Value):
+    """What guessing ahead brought since start."""
+
+    mode: Literal["off", "ngram", "draft"] = "off"
+    is_active: bool = False
+    reason: str = ""
+    """Why it is off, where it could be on."""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+class Capabilities(Value):
+    """What the loaded model can do in this build, probed when it was loaded."""
+
+    model_class: Literal["decoder", "encoder", "encoder-decoder"] = "decoder"
+    reuse: Literal["blocks", "checkpoints", "none"] = "none"
+    """How KV state is kept for reuse."""
+    can_cut: bool = False
+    """A sequence's last tokens can be dropped alone."""
+    can_share_cells: bool = False
+    """A prefix can be shared without copying (unified KV)."""
+    can_shift: bool = False
+    can_embed: bool = False
+    pooling: str = ""
+    has_devices: bool = False
+    """The build found a device other than the CPU."""
+
+
+class RuntimeReport(Value):
+    """``GET /v1/runtime``: read when a replica becomes Ready and slowly after."""
+
+    version: Literal["v1"] = "v1"
+    build: str
+    """Terrace and llama.cpp versions, e.g. ``terrace-0.1.0+llama.cpp-0c1e570``."""
+    model: str
+    model_digest: str
+    plan_digest: str
+    state: Literal["loading", "ready", "draining", "failed"]
+    context_tokens: int
+    parallel: int
+    threads: int
+    memory: MemoryReport = MemoryReport()
+    waiting: int = 0
+    running: int = 0
+    prompt_tokens_per_second: float = 0.0
+    """Measured since start; 0: nothing measured yet."""
+    generated_tokens_per_second: float = 0.0
+    capabilities: Capabilities = Capabilities()
+    cache: CacheReport = CacheReport()
+    speculation: SpeculationReport = SpeculationReport()
+    sequences: tuple[SequenceReport, ...] = Field(default=(), max_length=256)
+    step_seconds: dict[str, float] = Field(default_factory=dict)
+    """Measured seconds of a step by its number of decoding sequences."""
