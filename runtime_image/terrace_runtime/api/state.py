@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from terrace_runtime.api.errors import ApiError, unavailable
 from terrace_runtime.api.identity import PRIORITIES, IdentityVerifier
 from terrace_runtime.api.memory import MemoryMeter
-from terrace_runtime.contract import IDENTITY_HEADER, MemoryReport, RuntimeReport
+from terrace_runtime.contract import IDENTITY_HEADER, Capabilities, MemoryReport, RuntimeReport
 from terrace_runtime.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ class ServerState:
                 compute_bytes=info.compute_bytes if info else None,
                 anonymous_peak_bytes=self.memory.peak_bytes or None,
             ),
+            capabilities=info.capabilities if info else Capabilities(),
             waiting=stats.waiting,
             running=stats.running,
             prompt_tokens_per_second=_rate(stats.prompt_tokens, stats.prompt_seconds),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from terrace_runtime.contract import Capabilities
 from terrace_runtime.engine.request import (
     EngineStats,
     FinishReason,
@@ -88,8 +89,14 @@ Command = Submit | Abort
 
 def frame(value: object) -> bytes:
     """A length and ``value`` as JSON."""
-    body = orjson.dumps(value)
+    body = orjson.dumps(value, default=_dump)
     return _LENGTH.pack(len(body)) + body
+
+
+def _dump(value: object) -> Any:
+    if isinstance(value, Capabilities):
+        return value.model_dump()
+    raise TypeError(f"no form on a socket for {type(value).__name__}")
 
 
 class FrameReader:
@@ -143,6 +150,7 @@ def decode_event(value: Any) -> Event:
             return Stepped([_output(row) for row in rows], EngineStats(*stats))
         case ["ready", info]:
             info["special_tokens"] = tuple(info["special_tokens"])
+            info["capabilities"] = Capabilities(**info["capabilities"])
             return Ready(ModelInfo(**info))
         case ["rejected", request_id, message, param]:
             return Rejected(request_id, message, param)
@@ -155,9 +163,8 @@ def decode_event(value: Any) -> Event:
 def _output(row: list[Any]) -> RequestOutput:
     if len(row) == 3:  # noqa: PLR2004 - id, text and count: the common row
         return RequestOutput(*row)
-    request_id, text, num_tokens, num_prompt, num_cached, finish, error = row
-    reason = FinishReason(finish) if finish else None
-    return RequestOutput(request_id, text, num_tokens, num_prompt, num_cached, reason, error)
+    *counts, finish, error, embedding = row
+    return RequestOutput(*counts, FinishReason(finish) if finish else None, error, embedding)
 
 
 def encode_commands(commands: list[Command]) -> bytes:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from terrace_runtime.contract import Capabilities
+
 
 class FinishReason(StrEnum):
     """Why a request ended; every request ends exactly once, with one of these."""
@@ -68,6 +70,8 @@ class Request:
     """0 interactive, 1 batch: lower goes first."""
     add_bos: bool = True
     """Let the vocabulary's own rule add its BOS token; chat templates write theirs themselves."""
+    embed: bool = False
+    """Asks for the prompt's embedding; nothing is generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class RequestOutput:
     num_cached_tokens: int = 0
     finish: FinishReason | None = None
     error: str = ""
+    embedding: str = ""
+    """Base64 of the normalised vector as little-endian float32; of a request that embeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,7 @@ class ModelInfo:
     weights_bytes: int | None = None
     kv_bytes: int | None = None
     compute_bytes: int | None = None
+    capabilities: Capabilities = field(default_factory=Capabilities)
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,4 +175,5 @@ def _model_info(backend: Backend, config: RuntimeConfig) -> ModelInfo:
         weights_bytes=info.weights_bytes,
         kv_bytes=info.kv_bytes,
         compute_bytes=info.compute_bytes,
+        capabilities=info.capabilities,
     )

@@ -100,4 +100,5 @@ def _join(outputs: list[RequestOutput]) -> RequestOutput:
         max(output.num_cached_tokens for output in outputs),
         last.finish,
         last.error,
+        last.embedding,
     )

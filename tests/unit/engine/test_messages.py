@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.engine_builders import text_request
+from terrace_runtime.contract import Capabilities
 from terrace_runtime.engine.messages import (
     Abort,
     Command,
@@ -31,13 +32,19 @@ from terrace_runtime.engine.request import (
 )
 
 EVENTS: list[Event] = [
-    Ready(ModelInfo(256, 4, 260, 2, "{{ x }}", "<s>", "</s>", ("<a>", "<b>"), "build", 1, None, 3)),
+    Ready(
+        ModelInfo(
+            *(256, 4, 260, 2, "{{ x }}", "<s>", "</s>", ("<a>", "<b>"), "build", 1, None, 3),
+            capabilities=Capabilities(model_class="encoder", can_embed=True, pooling="mean"),
+        )
+    ),
     Stepped(
         [
             RequestOutput("a", "é雪"),
             RequestOutput("b", "", 1, 17),
             RequestOutput("c", "x", 2, 17, 5, FinishReason.LENGTH),
             RequestOutput("d", "", 0, 0, 0, FinishReason.ERROR, "why"),
+            RequestOutput("e", "", 0, 3, 0, FinishReason.STOP, embedding="AACAPw=="),
         ],
         EngineStats(1, 2, 3, 4, 0.5, 6, 0.7, 8, 0.9, 10, 11),
     ),
@@ -47,6 +54,7 @@ EVENTS: list[Event] = [
 COMMANDS: list[Command] = [
     Submit(text_request("a", "é雪", stop=("x",), tenant="t", priority=1)),
     Submit(Request(id="b", prompt_tokens=(1, 2), sampling=SamplingParams(seed=3))),
+    Submit(Request(id="c", prompt_tokens=(1, 2), embed=True)),
     Abort("a"),
 ]
 
