@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # dataclasses.astuple copies deeply, which costs more than the rest of a frame together.
 _output_fields = attrgetter(*(field.name for field in fields(RequestOutput)))
+_FINISH = [field.name for field in fields(RequestOutput)].index("finish")
 _stats_fields = attrgetter(*(field.name for field in fields(EngineStats)))
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
@@ -163,8 +164,8 @@ def decode_event(value: Any) -> Event:
 def _output(row: list[Any]) -> RequestOutput:
     if len(row) == 3:  # noqa: PLR2004 - id, text and count: the common row
         return RequestOutput(*row)
-    *counts, finish, error, embedding = row
-    return RequestOutput(*counts, FinishReason(finish) if finish else None, error, embedding)
+    row[_FINISH] = FinishReason(row[_FINISH]) if row[_FINISH] else None
+    return RequestOutput(*row)
 
 
 def encode_commands(commands: list[Command]) -> bytes:

@@ -21,7 +21,9 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     """max_tokens or the context is used up."""
     ABORT = "abort"
-    """The client left, its deadline passed, or the server drains."""
+    """The client left or the server drains."""
+    TIMEOUT = "timeout"
+    """It is older than its deadline."""
     ERROR = "error"
     """The engine could not go on; ``RequestOutput.error`` says why."""
 
@@ -68,6 +70,10 @@ class Request:
     tenant: str = ""
     priority: int = 0
     """0 interactive, 1 batch: lower goes first."""
+    timeout_s: float | None = None
+    """Seconds after which it ends with TIMEOUT; the server's own bound holds besides."""
+    adapter: str = ""
+    """Name of the LoRA adapter; empty: the model alone."""
     add_bos: bool = True
     """Let the vocabulary's own rule add its BOS token; chat templates write theirs themselves."""
     embed: bool = False
@@ -85,10 +91,13 @@ class RequestOutput:
     num_prompt_tokens: int = 0
     """Set in the first output of a request and in its last."""
     num_cached_tokens: int = 0
+    """Prompt tokens that were not computed anew; set where ``num_prompt_tokens`` is."""
     finish: FinishReason | None = None
     error: str = ""
     embedding: str = ""
     """Base64 of the normalised vector as little-endian float32; of a request that embeds."""
+    cached_tier: str = ""
+    """The coldest tier they came from: device, host or disk; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,4 +101,5 @@ def _join(outputs: list[RequestOutput]) -> RequestOutput:
         last.finish,
         last.error,
         last.embedding,
+        max(output.cached_tier for output in outputs),
     )
