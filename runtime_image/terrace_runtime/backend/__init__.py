@@ -49,6 +49,8 @@ class BackendInfo:
     weights_bytes: int | None = None
     kv_bytes: int | None = None
     compute_bytes: int | None = None
+    adapter_switch_s: float = 0.0
+    """Seconds that the first decode after ``use_adapter`` takes longer; 0: no adapters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,14 @@ class Backend(Protocol):
 
     def state_set(self, slot: int, state: NDArray[np.uint8]) -> bool:
         """Replace what ``slot`` holds by ``state``; False: refused, and the slot is empty then."""
+
+    def use_adapter(self, name: str) -> None:
+        """Compute every later batch with the LoRA adapter ``name``; empty: the model alone.
+
+        It holds for the whole context, so a batch holds sequences of one adapter alone. Cells
+        are what the adapter made of them: they fit no other. Raises BackendError for a name that
+        RuntimeConfig.adapters lacks.
+        """
 
     def on_abort(self, callback: Callable[[str], None]) -> None:
         """Have ``callback`` called with the last words of an abort, before the process dies."""

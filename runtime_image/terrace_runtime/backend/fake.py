@@ -99,6 +99,8 @@ class FakeBackend(Backend):
         self.closed = False
         self.state_copies = 0
         """How often a state was read or written."""
+        self._salt = 0
+        """Mixed into every cell computed: an adapter makes other keys and values of a token."""
         self._cells: dict[int, list[_Cell]] = {}
         self._rows: list[tuple[int, ...]] = []
 
@@ -178,7 +180,7 @@ class FakeBackend(Backend):
         return len({id(cell) for cells in self._cells.values() for cell in cells})
 
     def tokens_of(self, slot: int) -> list[int]:
-        """What the cells of ``slot`` hold."""
+        """What the cells of ``slot`` hold: token ids, where no adapter computed them."""
         return [cell.token for cell in self._cells.get(slot, ())]
 
     def _is_valid(self, slots: list[int], positions: list[int]) -> bool:
@@ -196,7 +198,7 @@ class FakeBackend(Backend):
         self._row_of: dict[int, int] = {}
         for index, (slot, token, output) in enumerate(zip(slots, tokens, outputs, strict=True)):
             cells = self._cells.setdefault(slot, [])
-            cells.append(_Cell(token, len(cells)))
+            cells.append(_Cell(token ^ self._salt, len(cells)))
             if output:
                 self._logits[row] = 0
                 self._logits[row, self.next_token([cell.token for cell in cells])] = 1
@@ -209,7 +211,7 @@ class FakeBackend(Backend):
     def next_token(self, history: list[int]) -> int:
         """A pure function of the whole history; completes a UTF-8 character once it is begun."""
         digest = crc32(np.asarray(history, np.int32).tobytes())
-        last = history[-1]
+        last = history[-1] ^ self._salt
         followers = [b for a, b in pairwise(_WORDS) if a == last]
         if last > 127 and last < 256 and followers:  # noqa: PLR2004 - the bytes above ASCII
             return followers[digest % len(followers)]
@@ -289,6 +291,12 @@ class FakeBackend(Backend):
     @override
     def seq_pos_max(self, slot: int) -> int:
         return len(self._cells.get(slot, ())) - 1
+
+    @override
+    def use_adapter(self, name: str) -> None:
+        if name and name not in {one.name for one in self._config.adapters}:
+            raise BackendError(f"there is no adapter {name}")
+        self._salt = crc32(name.encode()) & 0x3FFF0000 if name else 0
 
     @override
     def on_abort(self, callback: Callable[[str], None]) -> None:
