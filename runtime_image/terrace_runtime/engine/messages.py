@@ -23,6 +23,8 @@ from terrace_runtime.engine.request import (
     Request,
     RequestOutput,
     SamplingParams,
+    TokenLogprob,
+    TokenLogprobs,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 # dataclasses.astuple copies deeply, which costs more than the rest of a frame together.
 _output_fields = attrgetter(*(field.name for field in fields(RequestOutput)))
 _FINISH = [field.name for field in fields(RequestOutput)].index("finish")
+_LOGPROBS = [field.name for field in fields(RequestOutput)].index("logprobs")
 _stats_fields = attrgetter(*(field.name for field in fields(EngineStats)))
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
@@ -131,7 +134,7 @@ def encode_event(event: Event) -> bytes:
         case Stepped(outputs, stats):
             rows = [
                 (one.id, one.text, one.num_tokens)
-                if one.finish is None and not one.num_prompt_tokens
+                if one.finish is None and not one.num_prompt_tokens and not one.logprobs
                 else _output_fields(one)
                 for one in outputs
             ]
@@ -165,7 +168,13 @@ def _output(row: list[Any]) -> RequestOutput:
     if len(row) == 3:  # noqa: PLR2004 - id, text and count: the common row
         return RequestOutput(*row)
     row[_FINISH] = FinishReason(row[_FINISH]) if row[_FINISH] else None
+    row[_LOGPROBS] = tuple(_logprobs(item) for item in row[_LOGPROBS])
     return RequestOutput(*row)
+
+
+def _logprobs(item: dict[str, Any]) -> TokenLogprobs:
+    top = tuple(TokenLogprob(**one) for one in item["top"])
+    return TokenLogprobs(item["piece"], item["logprob"], top)
 
 
 def encode_commands(commands: list[Command]) -> bytes:
@@ -186,13 +195,19 @@ def decode_commands(value: Any) -> list[Command]:
     return [_command(item) for item in value]
 
 
+def _sampling(values: dict[str, Any]) -> SamplingParams:
+    values["dry_sequence_breakers"] = tuple(values["dry_sequence_breakers"])
+    values["logit_bias"] = tuple((token, bias) for token, bias in values["logit_bias"])
+    return SamplingParams(**values)
+
+
 def _command(item: Any) -> Command:
     match item:
         case ["submit", values]:
             values["prompt"] = tuple(PromptPart(**part) for part in values["prompt"])
             values["prompt_tokens"] = tuple(values["prompt_tokens"])
             values["stop"] = tuple(values["stop"])
-            values["sampling"] = SamplingParams(**values["sampling"])
+            values["sampling"] = _sampling(values["sampling"])
             return Submit(Request(**values))
         case ["abort", request_id]:
             return Abort(request_id)

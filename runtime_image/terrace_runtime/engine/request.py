@@ -43,6 +43,29 @@ class SamplingParams:
     """None: drawn by the engine."""
     ignore_eos: bool = False
     """Go on after end of generation until max_tokens (benchmarks)."""
+    typical_p: float = 1.0
+    """Locally typical sampling; 1 is off."""
+    repeat_last_n: int = 64
+    """Tokens that repeat_penalty looks back, prompt included; 0 off, -1 the whole context."""
+    dry_multiplier: float = 0.0
+    """Strength of the DRY repetition penalty; 0 is off."""
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    """Repetitions this long are free of it."""
+    dry_penalty_last_n: int = -1
+    """Tokens it looks back, prompt included; 0 off, -1 the whole context."""
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    """Texts across which no repetition counts."""
+    xtc_probability: float = 0.0
+    """How often XTC cuts the likeliest tokens away; 0 is off."""
+    xtc_threshold: float = 0.1
+    """Probability from which XTC takes a token for a likely one; above 0.5 it finds none."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, number added to its logit)."""
+    logprobs: int | None = None
+    """None: not wanted; else how many alternatives each token is shown with."""
+    grammar: str = ""
+    """What the answer must match, as ``engine.grammar`` writes it; empty: anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +104,22 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's log probability (natural, of the model's own distribution at temperature 1)."""
+
+    piece: str
+    """The token's bytes, each as the character of that number (latin-1): JSON holds no bytes."""
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs(TokenLogprob):
+    """A generated token with the likeliest ones in its place, the likeliest first."""
+
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOutput:
     """What one step gave one request: text (may be empty while UTF-8 is incomplete) and an end."""
 
@@ -98,6 +137,8 @@ class RequestOutput:
     """Base64 of the normalised vector as little-endian float32; of a request that embeds."""
     cached_tier: str = ""
     """The coldest tier they came from: device, host or disk; empty for none."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of ``num_tokens``, when they are wanted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,4 +102,5 @@ def _join(outputs: list[RequestOutput]) -> RequestOutput:
         last.error,
         last.embedding,
         max(output.cached_tier for output in outputs),
+        tuple(entry for output in outputs for entry in output.logprobs),
     )

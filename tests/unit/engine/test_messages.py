@@ -29,8 +29,22 @@ from terrace_runtime.engine.request import (
     Request,
     RequestOutput,
     SamplingParams,
+    TokenLogprob,
+    TokenLogprobs,
 )
 
+LOGPROBS = (
+    TokenLogprobs("x", -0.5, (TokenLogprob("x", -0.5), TokenLogprob("\xc3", -1.5))),
+    TokenLogprobs("\xc3\xa9", -2.0),
+)
+EVERY_FIELD = SamplingParams(
+    seed=3,
+    typical_p=0.9,
+    dry_sequence_breakers=("\n", "é"),
+    logit_bias=((5, -100.0), (7, 0.5)),
+    logprobs=2,
+    grammar="{}",
+)
 EVENTS: list[Event] = [
     Ready(
         ModelInfo(
@@ -44,6 +58,7 @@ EVENTS: list[Event] = [
             RequestOutput("b", "", 1, 17),
             RequestOutput("c", "x", 2, 17, 5, FinishReason.LENGTH),
             RequestOutput("d", "", 0, 0, 0, FinishReason.ERROR, "why"),
+            RequestOutput("l", "xé", 2, logprobs=LOGPROBS),
             RequestOutput("e", "", 0, 3, 0, FinishReason.STOP, embedding="AACAPw=="),
         ],
         EngineStats(1, 2, 3, 4, 0.5, 6, 0.7, 8, 0.9, 10, 11),
@@ -53,7 +68,7 @@ EVENTS: list[Event] = [
 ]
 COMMANDS: list[Command] = [
     Submit(text_request("a", "é雪", stop=("x",), tenant="t", priority=1)),
-    Submit(Request(id="b", prompt_tokens=(1, 2), sampling=SamplingParams(seed=3))),
+    Submit(Request(id="b", prompt_tokens=(1, 2), sampling=EVERY_FIELD)),
     Submit(Request(id="c", prompt_tokens=(1, 2), embed=True)),
     Abort("a"),
 ]
