@@ -82,7 +82,15 @@ def pip_command() -> list[str]:
     uv = os.environ.get("UV") or shutil.which("uv") or shutil.which(bootstrapped)
     if not uv:
         raise BuildError(f"{sys.executable} has no pip and there is no uv: run `make init`.")
-    return [uv, "tool", "run", "--python", sys.executable, "pip", "--disable-pip-version-check"]
+    return [
+        str(uv),
+        "tool",
+        "run",
+        "--python",
+        sys.executable,
+        "pip",
+        "--disable-pip-version-check",
+    ]
 
 
 def index_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

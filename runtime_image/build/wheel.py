@@ -1,15 +1,16 @@
 """Makes the llama-cpp-python wheel of this machine once, and finds it again afterwards.
 
 Owns: the command line, the wheel's own CMake flags and the check that the wheel works. Does not
-own: ggml's flags (``toolchain.py``), the source (``source.py``), cache and progress
-(``workshop.py``), installing (the Makefile). Usage: ``python runtime_image/build/wheel.py``; prints
-the wheel's path on stdout and its progress on stderr.
+own: ggml's flags (``toolchain.py``, ``accelerator.py``), the source (``source.py``), cache and
+progress (``workshop.py``), installing (the Makefile). Usage: ``python
+runtime_image/build/wheel.py``; prints the wheel's path on stdout and its progress on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 # A script's own folder is on the path, its parent is not; and this runs before we are installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from build.accelerator import find_accelerator
 from build.source import (
     REPOSITORY,
     fetch_sdist,
@@ -76,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         help="small model that the finished wheel must decode a batch of",
     )
     parser.add_argument(
+        "--accelerator",
+        choices=("cpu", "vulkan"),
+        default="cpu",
+        help="device that the build is for beside the CPU (default: none); each has its own wheel",
+    )
+    parser.add_argument(
         "--print-path",
         action="store_true",
         help="print where the wheel is and build nothing; exit 1 when it is absent",
@@ -85,12 +93,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _wheel(options: argparse.Namespace) -> Path:
     override = os.environ.get(OVERRIDE)
-    if override:
+    if override and options.accelerator == "cpu":
         return _overriding_wheel(Path(override), options)
     sdist = locked_sdist(options.lock)
     machine = find_toolchain()
-    flags = (*ggml_flags(machine.machine), *_WHEEL_FLAGS)
-    entry = cache_root() / "wheels" / cache_key(sdist, flags, machine)
+    accelerator = find_accelerator(options.accelerator)
+    base = (*ggml_flags(machine.machine), *_WHEEL_FLAGS)
+    flags = (*base, *accelerator.flags)
+    entry = cache_root() / "wheels" / cache_key(sdist, (*base, *accelerator.identity), machine)
     if options.print_path and not entry.is_dir():
         raise BuildError(f"not built yet; it will be in {entry}")
 
@@ -108,7 +118,7 @@ def _build(workshop: Workshop, archive: Path, folder: Path, flags: Sequence[str]
     options = ("--verbose", "--no-deps", "--no-cache-dir", "--wheel-dir", str(folder))
     environment = {
         **index_environment(),
-        "CMAKE_ARGS": " ".join(f"-D{flag}" for flag in flags),
+        "CMAKE_ARGS": shlex.join(f"-D{flag}" for flag in flags),
         "CMAKE_BUILD_PARALLEL_LEVEL": str(usable_cpus()),
     }
     workshop.run([*pip_command(), "wheel", *options, str(archive)], "llama.cpp", environment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -118,3 +119,35 @@ def test_a_file_that_is_no_model_is_named_by_the_check(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.strip().endswith(f"llama.cpp cannot load {tmp_path}/bad.gguf")
+
+
+def test_each_accelerator_has_its_own_wheel(tmp_path: Path) -> None:
+    plain = _run(tmp_path, "--print-path", TERRACE_LLAMA_WHEEL="")
+    device = _run(tmp_path, "--print-path", "--accelerator", "vulkan", TERRACE_LLAMA_WHEEL="")
+    needs = "a Vulkan build needs" in device.stderr
+    assert needs or device.stderr.split()[-1] != plain.stderr.split()[-1]
+
+
+def test_a_vulkan_build_without_its_tools_names_the_packages(tmp_path: Path) -> None:
+    done = _run(
+        tmp_path,
+        "--print-path",
+        "--accelerator",
+        "vulkan",
+        TERRACE_LLAMA_WHEEL="",
+        PATH=_only_compilers(tmp_path),
+    )
+    assert done.returncode == 1
+    assert "error: a Vulkan build needs glslc" in done.stderr
+    assert "apt-get install glslc libvulkan-dev spirv-headers" in done.stderr
+
+
+def _only_compilers(folder: Path) -> str:
+    """A PATH on which a C++ compiler is found and nothing else."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name in ("c++", "g++"):
+        found = shutil.which(name)
+        if found:
+            (programs / name).symlink_to(found)
+    return str(programs)
