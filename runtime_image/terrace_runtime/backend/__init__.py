@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from terrace_runtime.contract import Capabilities, RuntimeConfig
+    from terrace_runtime.contract import Capabilities, DeviceMemory, RuntimeConfig
 
 DECODE_OK = 0
 DECODE_NO_ROOM = 1
@@ -49,6 +49,8 @@ class BackendInfo:
     weights_bytes: int | None = None
     kv_bytes: int | None = None
     compute_bytes: int | None = None
+    devices: tuple[DeviceMemory, ...] = ()
+    """Bytes by device; host memory is the last."""
     adapter_switch_s: float = 0.0
     """Seconds that the first decode after ``use_adapter`` takes longer; 0: no adapters."""
 
@@ -131,6 +133,33 @@ class SamplerChain(Protocol):
         """Free it; safe to call twice."""
 
 
+class Drafter(Protocol):
+    """A small model of the same vocabulary that guesses ahead; it keeps KV cells of its own.
+
+    A slot's tokens only grow until ``forget``; guesses that were wrong are cut by the next call.
+    """
+
+    def propose(
+        self, slots: Sequence[int], histories: Sequence[Sequence[int]], count: int
+    ) -> list[list[int]]:
+        """``count`` likeliest next tokens of each history, by ascending slot, after catching up.
+
+        Fewer, or none, where the draft model's context ends.
+        """
+
+    def num_missing(self, slot: int, length: int) -> int:
+        """Tokens of a history of ``length`` to be read before ``propose``, the last not counted."""
+
+    def catch_up(self, slot: int, history: Sequence[int], max_tokens: int) -> int:
+        """Read at most ``max_tokens`` of what is missing; how many were read."""
+
+    def cut(self, slot: int, length: int) -> None:
+        """Keep the first ``length`` tokens of ``slot``."""
+
+    def forget(self, slot: int) -> None:
+        """Drop all that ``slot`` holds."""
+
+
 class Backend(Protocol):
     """A loaded model and its KV cache. One thread owns it; only ``tokenize`` is thread-safe."""
 
@@ -144,6 +173,10 @@ class Backend(Protocol):
 
     def load(self, config: RuntimeConfig) -> None:
         """Load and warm up. Raises BackendError with the reason and the way out."""
+
+    @property
+    def drafter(self) -> Drafter | None:
+        """The draft model; None unless RuntimeConfig.speculation asks for one."""
 
     def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
         """Token ids; ``special`` parses control tokens in ``text``."""

@@ -24,6 +24,7 @@ from terrace_runtime.backend import (
     BackendError,
     BackendInfo,
     Batch,
+    Drafter,
     SamplerChain,
     SamplerSettings,
 )
@@ -88,6 +89,8 @@ class FakeBackend(Backend):
     reuse: Literal["blocks", "checkpoints", "none"] = "blocks"
     """``checkpoints``: a sequence can only be dropped or restored as a whole."""
     eos_odds: int = _EOS_ODDS
+    draft_errors: int = 3
+    """One guess of the draft model in so many is wrong."""
     load_error: str = ""
     load_signal: int = 0
     """Sent to our own process while loading, as a build for another CPU does with SIGILL."""
@@ -137,10 +140,16 @@ class FakeBackend(Backend):
             raise BackendError(self.load_error)
         self._config = config
         self._batch = Batch(config.batch_tokens)
+        self._drafter = FakeDrafter(self) if config.speculation.mode == "draft" else None
         whole = config.parallel * config.context_tokens
         self._room = self.kv_cells or (config.kv_unified and config.kv_cells) or whole
         shape = (config.max_outputs, len(_PIECES))
         self._logits: NDArray[np.float32] = np.zeros(shape, np.float32)
+
+    @property
+    @override
+    def drafter(self) -> FakeDrafter | None:
+        return self._drafter
 
     @override
     def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
@@ -305,6 +314,54 @@ class FakeBackend(Backend):
     @override
     def close(self) -> None:
         self.closed = True
+
+
+class FakeDrafter(Drafter):
+    """Knows what the model says next, and is wrong about it now and then."""
+
+    def __init__(self, backend: FakeBackend) -> None:
+        self._backend = backend
+        self._held: dict[int, list[int]] = {}
+
+    @override
+    def propose(
+        self, slots: Sequence[int], histories: Sequence[Sequence[int]], count: int
+    ) -> list[list[int]]:
+        assert list(slots) == sorted(set(slots)), "slots ascend"
+        return [
+            self._guess(slot, list(history), count)
+            for slot, history in zip(slots, histories, strict=True)
+        ]
+
+    def _guess(self, slot: int, history: list[int], count: int) -> list[int]:
+        self.catch_up(slot, history, len(history))
+        guesses: list[int] = []
+        for _ in range(count):
+            seen = history + guesses
+            token = self._backend.next_token(seen)
+            is_wrong = crc32(bytes(str(seen), "ascii")) % self._backend.draft_errors == 0
+            guesses.append((token + is_wrong) % 256)
+        return guesses
+
+    @override
+    def num_missing(self, slot: int, length: int) -> int:
+        return max(0, length - 1 - len(self._held.get(slot, ())))
+
+    @override
+    def catch_up(self, slot: int, history: Sequence[int], max_tokens: int) -> int:
+        held = self._held.setdefault(slot, [])
+        assert held == list(history[: len(held)]), "another sequence's tokens in the draft's slot"
+        count = min(max_tokens, self.num_missing(slot, len(history)))
+        held.extend(history[len(held) : len(held) + count])
+        return count
+
+    @override
+    def cut(self, slot: int, length: int) -> None:
+        del self._held.setdefault(slot, [])[length:]
+
+    @override
+    def forget(self, slot: int) -> None:
+        self._held.pop(slot, None)
 
 
 class FakeSampler(SamplerChain):

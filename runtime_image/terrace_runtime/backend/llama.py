@@ -20,12 +20,17 @@ from terrace_runtime.backend import (
     BackendError,
     BackendInfo,
     Batch,
+    Drafter,
     SamplerSettings,
 )
+from terrace_runtime.backend.adapters import Adapters
 from terrace_runtime.backend.capabilities import probe
 from terrace_runtime.backend.chain import LlamaSampler
+from terrace_runtime.backend.context import context_params, num_slots
 from terrace_runtime.backend.cpu import usable_threads
+from terrace_runtime.backend.devices import Devices
 from terrace_runtime.backend.loadlog import LoadLog
+from terrace_runtime.backend.offload import ModelShape, Placement, check_attention, check_context
 from terrace_runtime.backend.openmp import limit_spinning
 from terrace_runtime.backend.vocabulary import Vocabulary
 from terrace_runtime.contract import RuntimeConfig, pod_path
@@ -42,12 +47,6 @@ PINNED_VERSION = "0.3.36"
 LLAMA_COMMIT = "0c1e57098"
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ of the pinned build."""
-_KV_TYPES = {
-    "f16": lib.GGML_TYPE_F16,
-    "q8_0": lib.GGML_TYPE_Q8_0,
-    "q4_0": lib.GGML_TYPE_Q4_0,
-}
-_CONTEXT_PAD = 256
 _STRUCT_BYTES = {"llama_model_params": 80, "llama_context_params": 160, "llama_batch": 56}
 _WARM_UP_TOKENS = 32
 
@@ -134,6 +133,8 @@ class LlamaBackend(Backend):
         self._model: Any = None
         self._context: Any = None
         self._config: RuntimeConfig | None = None
+        self._drafter: Drafter | None = None
+        self._adapters = Adapters(lib, ())
 
     @property
     @override
@@ -144,6 +145,11 @@ class LlamaBackend(Backend):
     @override
     def batch(self) -> Batch:
         return self._batch
+
+    @property
+    @override
+    def drafter(self) -> Drafter | None:
+        return self._drafter
 
     # Loading --------------------------------------------------------------------------------------
 
@@ -161,7 +167,7 @@ class LlamaBackend(Backend):
         self._config = config
         threads = config.threads or usable_threads()
         try:
-            self._load_model(path, log)
+            self._load_model(path, config, log)
             self._open_context(config, threads, log)
             self._make_batch(config)
             self._warm_up()
@@ -170,35 +176,27 @@ class LlamaBackend(Backend):
             self.close()
             raise
 
-    def _load_model(self, path: Path, log: LoadLog) -> None:
+    def _load_model(self, path: Path, config: RuntimeConfig, log: LoadLog) -> None:
+        self._devices = Devices(_C)
+        placement = Placement(config.offload, self._devices, path.stat().st_size)
         params = lib.llama_model_default_params()
-        params.load_mode = lib.LLAMA_LOAD_MODE_MMAP
+        placement.fill(params, lib)
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             why = log.complaint or "it gave no reason"
             raise BackendError(f"llama.cpp cannot load {path}: {why}")
+        placement.check_loaded(log)
+        check_context(config.context_tokens, lib.llama_model_n_ctx_train(self._model))
+        shape = ModelShape(lib, self._model)
+        check_attention(config, self._devices, shape)
+        self._adapters = Adapters(lib, config.adapters)
+        self._adapters.load(self._model, shape.architecture, log)
         self._vocabulary = Vocabulary(lib, lib.llama_model_get_vocab(self._model))
 
     def _open_context(self, config: RuntimeConfig, threads: int, log: LoadLog) -> None:
-        params = lib.llama_context_default_params()
-        per_sequence = -(-config.context_tokens // _CONTEXT_PAD) * _CONTEXT_PAD
-        params.n_ctx = per_sequence * config.parallel
-        if config.kv_unified and config.kv_cells:
-            params.n_ctx = -(-config.kv_cells // _CONTEXT_PAD) * _CONTEXT_PAD
-        params.n_batch = config.batch_tokens
-        params.n_ubatch = min(config.ubatch_tokens, config.batch_tokens)
-        self._num_slots = config.parallel + (1 if config.kv_unified else 0)
-        params.n_seq_max = self._num_slots
-        # The default reserves logits for a whole batch: gigabytes with a large vocabulary.
-        self._max_outputs = max(self._num_slots, config.max_outputs)
-        params.n_outputs_max = self._max_outputs
-        params.n_outputs_max_per_seq = config.max_outputs // config.parallel
-        params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.type_k = _KV_TYPES[config.kv_key_type]
-        params.type_v = _KV_TYPES[config.kv_value_type]
-        params.kv_unified = config.kv_unified
-        params.no_perf = True
+        params = context_params(lib, config, threads)
+        self._num_slots = num_slots(config)
+        self._max_outputs = params.n_outputs_max
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
             why = log.complaint or "it gave no reason; is the memory limit too low?"
@@ -235,7 +233,9 @@ class LlamaBackend(Backend):
         return BackendInfo(
             vocabulary=vocabulary.size,
             threads=threads,
-            capabilities=probe(lib, self._model, self),
+            capabilities=probe(lib, self._model, self).model_copy(
+                update={"has_devices": bool(self._devices.gpus)}
+            ),
             eog=vocabulary.eog(),
             pieces=vocabulary.pieces(),
             chat_template=(template or b"").decode("utf-8", "replace"),
@@ -246,6 +246,8 @@ class LlamaBackend(Backend):
             weights_bytes=log.weights_bytes,
             kv_bytes=log.kv_bytes,
             compute_bytes=log.compute_bytes,
+            devices=self._devices.report(log),
+            adapter_switch_s=self._adapters.warm_up(self),
         )
 
     def _warm_up(self) -> None:
@@ -335,6 +337,10 @@ class LlamaBackend(Backend):
         self._check_slot(slot)
         return bool(_state_set(self._context, state.ctypes.data, state.nbytes, slot, 0))
 
+    @override
+    def use_adapter(self, name: str) -> None:
+        self._adapters.use(self._context, name)
+
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self._num_slots:
             raise BackendError(f"sequence id {slot} is not in 0..{self._num_slots - 1}")
@@ -352,5 +358,6 @@ class LlamaBackend(Backend):
         if self._context:
             lib.llama_free(self._context)
         if self._model:
+            self._adapters.close()
             lib.llama_model_free(self._model)
         self._context = self._model = None
