@@ -88,13 +88,13 @@ class StateLayout:
         them into the stream of the sequence that they are restored to.
         """
         self._check_room(state, num_tokens)
-        _START.pack_into(state, 0, MAGIC, 0, self.num_streams)
-        _WORD.pack_into(state, _START.size, num_tokens)
+        _START.pack_into(state.data, 0, MAGIC, 0, self.num_streams)
+        _WORD.pack_into(state.data, _START.size, num_tokens)
         cells = _cells(state, _START.size + _WORD.size, num_tokens)
         cells[:, 0] = np.arange(first_position, first_position + num_tokens)
         cells[:, 1:] = (1, 0)
         rows_at = self._rows_at(0, num_tokens)
-        _LAYERS.pack_into(state, rows_at - _LAYERS.size, 0, self.num_layers)
+        _LAYERS.pack_into(state.data, rows_at - _LAYERS.size, 0, self.num_layers)
         for run in self.runs:
             shape = (run.num_tensors, _HEAD.size)
             at, stride = self._run_at(run, rows_at, num_tokens)
@@ -181,11 +181,11 @@ class StateLayout:
         return np.ndarray(shape, np.uint8, state, first + at * run.row_bytes, (stride, 1))
 
     def _find_stream(self, state: NDArray[np.uint8], num_tokens: int) -> int:
-        magic, _, num_streams = _START.unpack_from(state, 0)
+        magic, _, num_streams = _START.unpack_from(state.data, 0)
         if magic != MAGIC or num_streams != self.num_streams:
             raise ValueError("this is no state of the model that the layout was read from")
         for stream in range(num_streams):
-            (count,) = _WORD.unpack_from(state, _START.size + stream * _WORD.size)
+            (count,) = _WORD.unpack_from(state.data, _START.size + stream * _WORD.size)
             if count:
                 if count != num_tokens:
                     raise ValueError(f"the state holds {count} cells, not {num_tokens}")
@@ -231,14 +231,14 @@ def _order(positions: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def _read_layout(state: NDArray[np.uint8]) -> StateLayout:
-    magic, _, num_streams = _START.unpack_from(state, 0)
+    magic, _, num_streams = _START.unpack_from(state.data, 0)
     if magic != MAGIC:
         raise ValueError("the state does not begin with llama.cpp's mark")
     if not 1 <= num_streams <= MAX_STREAMS:
         raise ValueError(f"{num_streams} streams are not in 1..{MAX_STREAMS}")
     at, stream, count = _START.size, 0, 0
     while not count and stream < num_streams:
-        (count,) = _WORD.unpack_from(state, at)
+        (count,) = _WORD.unpack_from(state.data, at)
         at += _WORD.size
         stream += 1
     if not count or count > state.nbytes // _CELL.size:
@@ -249,7 +249,7 @@ def _read_layout(state: NDArray[np.uint8]) -> StateLayout:
     if at + count * _CELL.size > end or (_cells(state, at, count)[:, 1] != 1).any():
         raise ValueError("its cells are not those of one sequence of a plain cache")
     at += count * _CELL.size
-    transposed, num_layers = _LAYERS.unpack_from(state, at)
+    transposed, num_layers = _LAYERS.unpack_from(state.data, at)
     if transposed:
         raise ValueError("values are stored transposed: flash attention is off")
     heads = _read_heads(state, at + _LAYERS.size, end, count)
@@ -262,7 +262,7 @@ def _read_heads(state: NDArray[np.uint8], at: int, end: int, count: int) -> list
     """(type, bytes of a row) of each tensor; they must fill the bytes up to ``end`` exactly."""
     heads: list[tuple[int, int]] = []
     while at < end:
-        kind, row_bytes = _HEAD.unpack_from(state, at)
+        kind, row_bytes = _HEAD.unpack_from(state.data, at)
         if not 0 <= kind <= _MAX_TYPE or not 0 < row_bytes <= MAX_ROW_BYTES:
             raise ValueError(f"tensor {len(heads)} has type {kind} and rows of {row_bytes} bytes")
         if len(heads) == MAX_TENSORS:

@@ -1,0 +1,83 @@
+"""The one piece of memory that all KV blocks of the host lie in.
+
+Owns: reserving it, touching it ahead of use, and which buffers are free. Does not own: what lies
+in a buffer (``host_tier.py``). A page's first touch costs about 35 times a copy on a virtual
+machine, so a thread touches the buffers one by one and the engine takes touched ones first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SLICE_BYTES = 1 << 20
+"""Touched at a time, so that the thread ends soon when it is told to."""
+
+
+class Arena:
+    """Buffers of one size. ``take`` and ``give`` belong to one thread; they never allocate."""
+
+    def __init__(self, num_buffers: int, buffer_bytes: int) -> None:
+        """Reserve the address space; raises OSError when the system refuses it."""
+        # One more than promised: the thread may hold one at the moment when all others are out.
+        num_buffers += 1
+        self._free: deque[int] = deque()
+        # Touched by the thread from the left, taken untouched from the right: never the same one.
+        self._fresh = deque(range(num_buffers))
+        self._is_closed = threading.Event()
+        memory = mmap.mmap(-1, num_buffers * buffer_bytes, flags=_FLAGS)
+        with contextlib.suppress(OSError, AttributeError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        self._buffers = np.frombuffer(memory, np.uint8).reshape(num_buffers, buffer_bytes)
+        self._toucher = threading.Thread(target=self._touch, name="kv-arena", daemon=True)
+        self._toucher.start()
+
+    @property
+    def num_untouched(self) -> int:
+        """Buffers whose first use would be slow."""
+        return len(self._fresh)
+
+    def take(self) -> int:
+        """A free buffer's number, a touched one if there is any; IndexError: all are out."""
+        with contextlib.suppress(IndexError):
+            return self._free.pop()
+        with contextlib.suppress(IndexError):
+            return self._fresh.pop()
+        return self._free.pop()  # the thread may have moved the last one from there to here
+
+    def give(self, number: int) -> None:
+        """Take a buffer back; it is the next to be handed out, for it is warm."""
+        self._free.append(number)
+
+    def buffer(self, number: int) -> NDArray[np.uint8]:
+        """The bytes of one buffer."""
+        view: NDArray[np.uint8] = self._buffers[number]
+        return view
+
+    def close(self) -> None:
+        """End the thread; the memory goes with the last view of it."""
+        self._is_closed.set()
+        self._toucher.join()
+
+    def _touch(self) -> None:
+        while not self._is_closed.is_set():
+            try:
+                number = self._fresh.popleft()
+            except IndexError:
+                return
+            buffer = self._buffers[number]
+            for at in range(0, buffer.nbytes, _SLICE_BYTES):
+                # Filling releases the GIL, so the engine's thread goes on meanwhile.
+                buffer[at : at + _SLICE_BYTES].fill(0)
+            self._free.appendleft(number)
+
+
+_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
