@@ -54,7 +54,11 @@ class ModelFacts(Value):
     repacked_bytes: int = Field(default=0, ge=0)
     """Weight bytes of types that CPU kernels copy into another layout (anonymous memory)."""
     chat_template: bool = False
+    model_class: Literal["decoder", "encoder", "encoder-decoder"] = "decoder"
     pooling: str = Field(default="", max_length=16)
+    """How token states become one embedding; empty: the model generates text."""
+    recurrent_bytes: int = Field(default=0, ge=0)
+    """State of recurrent layers per sequence, whatever its length."""
 
     @property
     def layer_count(self) -> int:

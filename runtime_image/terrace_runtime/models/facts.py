@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from terrace_runtime.contract import ModelFacts
+from terrace_runtime.models.classes import Kind, Refusal, classify, recurrent_bytes
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.fit import merge_down
 from terrace_runtime.models.gguf_types import REPACK_ROWS, REPACKED_TYPES
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 MAX_RUNS: Final = 64
 """Most runs that ModelFacts takes."""
-_POOLING: Final = ("none", "mean", "cls", "last", "rank")
 
 
 def model_facts(header: Header, digest: str) -> ModelFacts:
@@ -34,7 +34,8 @@ def model_facts(header: Header, digest: str) -> ModelFacts:
     """
     keys = Keys(header.metadata)
     _refuse_other_kinds(keys)
-    layers = layer_runs(keys, header.tensors)
+    kind = _kind(keys)
+    layers = layer_runs(keys, header.tensors, has_cells=kind.model_class != "encoder")
     runs = merge_down(layers, MAX_RUNS)
     embedding = sum(t.num_bytes for t in header.tensors if t.name == "token_embd.weight")
     inside = sum(run.count * run.weight_bytes for run in layers)
@@ -57,7 +58,9 @@ def model_facts(header: Header, digest: str) -> ModelFacts:
         output_bytes=total - inside - embedding,
         repacked_bytes=_repacked_bytes(header.tensors),
         chat_template="tokenizer.chat_template" in header.metadata,
-        pooling=_pooling(keys),
+        model_class=kind.model_class,
+        pooling=kind.pooling,
+        recurrent_bytes=recurrent_bytes(keys, (t.name for t in header.tensors)),
     )
 
 
@@ -74,6 +77,17 @@ def _refuse_other_kinds(keys: Keys) -> None:
     else:
         return
     raise FetchError("UnsupportedFormat", f"the GGUF is {what}, not a whole language model")
+
+
+def _kind(keys: Keys) -> Kind:
+    """Class and pooling; raises FetchError for what this build cannot serve."""
+    is_causal = keys.get("attention.causal") is not False
+    has_pooling = keys.get("pooling_type") is not None
+    pooling = keys.number("pooling_type", 0) if has_pooling else None
+    kind = classify(keys.architecture, is_causal=is_causal, pooling=pooling)
+    if isinstance(kind, Refusal):
+        raise FetchError("UnsupportedFormat", f"the model is {kind.reason}")
+    return kind
 
 
 def _split_count(keys: Keys) -> int:
@@ -110,11 +124,6 @@ def _repacked_bytes(tensors: tuple[Tensor, ...]) -> int:
         if repacks and tensor.shape[1] % REPACK_ROWS == 0:
             total += tensor.num_bytes
     return total
-
-
-def _pooling(keys: Keys) -> str:
-    number = keys.number("pooling_type", 0)
-    return _POOLING[number] if 0 < number < len(_POOLING) else ""
 
 
 def _printable(text: str, limit: int) -> str:

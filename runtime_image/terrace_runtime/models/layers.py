@@ -21,29 +21,33 @@ if TYPE_CHECKING:
     from terrace_runtime.models.gguf_header import Tensor
     from terrace_runtime.models.metadata import Keys
 
-_BLOCK = re.compile(r"^blk\.(\d{1,4})\.(.+)$")
+_BLOCK = re.compile(r"^(?:enc\.|dec\.)?blk\.(\d{1,4})\.(.+)$")
 _EXPERTS = re.compile(r"^ffn_(up|down|gate|gate_up)_(ch)?exps\b")
 _ATTENTION = re.compile(r"^attn_(k|qkv|kv_a_mqa)\b")
 _RECURRENT = re.compile(r"^(ssm_|time_mix_|shortconv)")
-_DENSE_LAST: Final = frozenset(
-    {
-        "afmoe",
-        "cohere2",
-        "exaone-moe",
-        "exaone4",
-        "gemma-embedding",
-        "gemma2",
-        "gemma3",
-        "gemma3n",
-        "gpt-oss",
-        "mellum",
-        "muse-glimmer",
-        "olmo2",
-        "plamo3",
-    }
+_PERIODS: Final = {
+    "afmoe": 4,
+    "cohere2": 4,
+    "exaone-moe": 4,
+    "exaone4": 4,
+    "gemma-embedding": 6,
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "gpt-oss": 2,
+    "mellum": 4,
+    "muse-glimmer": 4,
+    "olmo2": 4,
+    "plamo3": 8,
+}
+"""Architectures in which every n-th layer sees all unless the header says otherwise, with their n
+(``load_swa_pattern``)."""
+_PATTERNS: Final = frozenset(
+    {"dots3note", "gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"}
 )
-"""Architectures for which llama.cpp reads sliding_window_pattern = n as "every n-th layer sees
-all" (``load_swa_pattern``). For others a number there has no meaning and full attention counts."""
+"""Those that need one claim per layer. For all others full attention counts."""
+_EXAONE4_LAYERS: Final = 64
+"""The one size of exaone4 that slides."""
 
 
 @dataclass
@@ -54,9 +58,14 @@ class _Layer:
     is_recurrent: bool = False
 
 
-def layer_runs(keys: Keys, tensors: Iterable[Tensor]) -> tuple[LayerRun, ...]:
-    """Sizes and KV geometry of the blocks, in order, equal neighbours joined."""
-    num_layers = keys.positive("block_count")
+def layer_runs(
+    keys: Keys, tensors: Iterable[Tensor], *, has_cells: bool = True
+) -> tuple[LayerRun, ...]:
+    """Sizes and KV geometry of the blocks, in order, equal neighbours joined.
+
+    ``has_cells`` is false for encoders, which keep nothing between two batches.
+    """
+    num_layers = max(keys.positive("block_count"), keys.number("decoder_block_count", 0))
     if num_layers > MAX_LAYERS:
         invalid_model(f"it claims {num_layers} layers; the limit is {MAX_LAYERS}")
     layers = [_Layer() for _ in range(num_layers)]
@@ -72,12 +81,11 @@ def layer_runs(keys: Keys, tensors: Iterable[Tensor]) -> tuple[LayerRun, ...]:
         layer.expert_bytes += tensor.num_bytes if _EXPERTS.match(rest) else 0
         layer.has_attention |= bool(_ATTENTION.match(rest))
         layer.is_recurrent |= bool(_RECURRENT.match(rest))
-    return _runs(keys, layers)
+    return _runs(keys, layers, _kv_heads(keys, layers) if has_cells else [0] * num_layers)
 
 
-def _runs(keys: Keys, layers: list[_Layer]) -> tuple[LayerRun, ...]:
+def _runs(keys: Keys, layers: list[_Layer], kv_heads: list[int]) -> tuple[LayerRun, ...]:
     count = len(layers)
-    kv_heads = _kv_heads(keys, layers)
     key_length, value_length = _head_lengths(keys)
     windows = _windows(keys, count)
     runs: list[LayerRun] = []
@@ -130,15 +138,17 @@ def _head_lengths(keys: Keys) -> tuple[int, int]:
 
 
 def _windows(keys: Keys, count: int) -> list[int]:
-    """Sliding window per layer in tokens, 0 for full attention; only where the keys are plain."""
+    """Sliding window per layer in tokens, 0 for full attention; only where llama.cpp slides."""
     window = keys.number("attention.sliding_window", 0)
     pattern = keys.get("attention.sliding_window_pattern")
-    if not window or pattern is None or isinstance(pattern, (str, Skipped)):
+    period = _PERIODS.get(keys.architecture, 0)
+    if keys.architecture == "exaone4" and count != _EXAONE4_LAYERS:
+        period = 0
+    if not window or isinstance(pattern, (str, Skipped)):
         return [0] * count
     if isinstance(pattern, tuple):
-        slides = [bool(item) for item in pattern[:count]]
+        is_read = period or keys.architecture in _PATTERNS
+        slides = [bool(is_read and item) for item in pattern[:count]]
         return [window if slide else 0 for slide in slides] + [0] * (count - len(slides))
-    period = keys.number("attention.sliding_window_pattern", 0)
-    if keys.architecture not in _DENSE_LAST or period < 1:
-        return [0] * count
-    return [window if index % period < period - 1 else 0 for index in range(count)]
+    period = keys.number("attention.sliding_window_pattern", period) if period else 0
+    return [window if period and index % period < period - 1 else 0 for index in range(count)]

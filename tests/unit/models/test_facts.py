@@ -89,11 +89,13 @@ def test_latent_attention_keeps_one_row_and_no_values(tmp_path: Path) -> None:
 
 
 def test_windows_from_an_array_of_claims(tmp_path: Path) -> None:
-    keys = {
-        "llama.attention.sliding_window": 512,
-        "llama.attention.sliding_window_pattern": [True, True, False],
-    }
-    assert windows(facts_of(tmp_path, layers=3, keys=keys)) == [512, 512, 0]
+    for architecture, expected in (("gemma4", [512, 512, 0]), ("llama", [0, 0, 0])):
+        keys = {
+            f"{architecture}.attention.sliding_window": 512,
+            f"{architecture}.attention.sliding_window_pattern": [True, True, False],
+        }
+        facts = facts_of(tmp_path, layers=3, architecture=architecture, keys=keys)
+        assert windows(facts) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,15 @@ def test_a_window_period_counts_only_where_llama_cpp_reads_it(
 
 
 def test_a_window_without_a_pattern_is_planned_as_full_attention(tmp_path: Path) -> None:
-    assert windows(facts_of(tmp_path, keys={"llama.attention.sliding_window": 512})) == [0, 0]
+    for architecture in ("llama", "exaone4"):
+        keys = {f"{architecture}.attention.sliding_window": 512}
+        assert windows(facts_of(tmp_path, architecture=architecture, keys=keys)) == [0, 0]
+
+
+def test_a_window_slides_with_the_architectures_own_period(tmp_path: Path) -> None:
+    keys = {"gpt-oss.attention.sliding_window": 128}
+    facts = facts_of(tmp_path, layers=4, architecture="gpt-oss", keys=keys)
+    assert windows(facts) == [128, 0, 128, 0]
 
 
 def test_layers_that_share_or_skip_attention_keep_no_cells(tmp_path: Path) -> None:
@@ -130,9 +140,9 @@ def test_expert_bytes_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_template_and_pooling_are_seen(tmp_path: Path) -> None:
-    keys = {"tokenizer.chat_template": "{{ messages }}", "llama.pooling_type": 4}
+    keys = {"tokenizer.chat_template": "{{ messages }}", "llama.pooling_type": 3}
     facts = facts_of(tmp_path, keys=keys)
-    assert (facts.chat_template, facts.pooling) == (True, "rank")
+    assert (facts.chat_template, facts.pooling) == (True, "last")
 
 
 @pytest.mark.parametrize(
