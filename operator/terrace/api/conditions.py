@@ -49,6 +49,8 @@ class Reason(StrEnum):
     NO_NODE_FITS = "NoNodeFits"
     CONTEXT_TOO_LONG = "ContextTooLong"
     UNSUPPORTED_KV_TYPE = "UnsupportedKvType"
+    INVALID_OFFLOAD = "InvalidOffload"
+    NO_DEVICE = "NoDevice"
     WAITING_FOR_FACTS = "WaitingForFacts"
     # Stalled
     INVALID_SPEC = "InvalidSpec"

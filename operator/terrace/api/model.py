@@ -6,13 +6,14 @@ Pure. A field stands here only if it has an effect; its docstring is its ``kubec
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from terrace.api.markers import SET, looks_like, rule, rules
 from terrace.api.names import MAX_NAME_LENGTH
-from terrace.api.pool import ApiValue, Offload
+from terrace.api.offload import Offload
+from terrace.api.values import ApiValue
 
 ServedName = Annotated[
     str,
@@ -99,6 +100,16 @@ class Sampling(ApiValue):
     """Above 1 makes repetition less likely. Default: 1."""
 
 
+class Speculation(ApiValue):
+    """Tokens guessed ahead and verified in the next step; answers are the same without."""
+
+    mode: Literal["Off", "NGram"] = "Off"
+    """NGram guesses what followed the last words where they stood before, in the prompt or the
+    answer: fast where answers quote. It rests by itself where it loses time. Default: Off."""
+    max_tokens: int = Field(default=4, ge=1, le=16)
+    """Most tokens guessed ahead per conversation and step. Default: 4."""
+
+
 class Limits(ApiValue):
     """What one request may ask for."""
 
@@ -121,7 +132,9 @@ class ModelSpec(ApiValue):
     context: Context = Context()
     """How much a replica keeps in mind."""
     offload: Offload = Offload()
-    """Overrides of the pool's settings."""
+    """Overrides of the pool's settings, field by field."""
+    speculation: Speculation = Speculation()
+    """Tokens guessed ahead and verified in the next step."""
     sampling: Sampling = Sampling()
     """Used where a request leaves the field out."""
     limits: Limits = Limits()

@@ -8,29 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field, model_validator
 
-from terrace.api.markers import ATOMIC, INT_OR_STRING, SET, list_map, looks_like, rule, rules
+from terrace.api.markers import ATOMIC, SET, list_map, looks_like, rule, rules
 from terrace.api.names import MAX_FLAVOR_LENGTH
-from terrace.api.quantity import positive_quantity
+from terrace.api.offload import Offload
+from terrace.api.values import ApiValue, ClaimName, ClassName, Quantity
 
-Quantity = Annotated[
-    str,
-    BeforeValidator(positive_quantity),
-    Field(
-        max_length=32,
-        json_schema_extra=INT_OR_STRING
-        | rules(
-            rule(
-                "isQuantity(string(self)) && quantity(string(self)).isGreaterThan(quantity('0'))",
-                "must be a quantity above zero, such as 500m, 4, 1.5Gi or 20Gi",
-            )
-        ),
-    ),
-]
-"""A Kubernetes quantity; a plain number may be written without quotes, as everywhere."""
-KvType = Literal["f16", "q8_0", "q4_0"]
 Cidr = Annotated[
     str,
     Field(
@@ -40,18 +24,6 @@ Cidr = Annotated[
         ),
     ),
 ]
-
-
-class ApiValue(BaseModel):
-    """camelCase on the wire, frozen, closed; docstrings become descriptions."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-    )
 
 
 class Toleration(ApiValue):
@@ -128,23 +100,6 @@ class Flavor(ApiValue):
     """Image of the runtime instead of the one the operator was installed with."""
 
 
-class KvTypes(ApiValue):
-    """Number formats of the KV cells."""
-
-    key: KvType = "f16"
-    """Format of keys. Default: f16. Quantised cells save memory; on a CPU they make reading
-    prompts slower."""
-    value: KvType = "f16"
-    """Format of values. Default: f16."""
-
-
-class Offload(ApiValue):
-    """How the memory of a replica is used."""
-
-    kv_types: KvTypes | None = None
-    """Number formats of the KV cells. Default: the pool's, else f16 for both."""
-
-
 class ModelCache(ApiValue):
     """The volume that holds model files, shared by the pool's models."""
 
@@ -161,23 +116,13 @@ class ModelCache(ApiValue):
         )
     )
 
-    claim_name: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
-        max_length=253,
-        json_schema_extra=looks_like("must be the name of a PersistentVolumeClaim"),
-    )
+    claim_name: ClaimName | None = None
     """An existing claim in the same namespace. Excludes size, storageClassName and accessMode.
     Immutable."""
     size: Quantity | None = None
     """Size of the claim that the operator makes. Default: 20Gi. It can grow where the storage class
     allows it."""
-    storage_class_name: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
-        max_length=253,
-        json_schema_extra=looks_like("must be the name of a StorageClass"),
-    )
+    storage_class_name: ClassName | None = None
     """Storage class of that claim. Default: the cluster's default class. Immutable."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] | None = None
     """ReadWriteMany lets replicas run on several nodes. Default: ReadWriteOnce. Immutable."""
@@ -190,11 +135,15 @@ class ModelCache(ApiValue):
 
 
 class Access(ApiValue):
-    """What the pool's models may reach."""
+    """What the pool's models may reach, and what their callers share."""
 
     allowed_networks: list[Cidr] = Field(default_factory=list, max_length=16, json_schema_extra=SET)
     """CIDRs that model sources may resolve to although they are private, for example a mirror in
     the cluster: 10.0.0.0/8. Loopback, link-local and private addresses are refused otherwise."""
+    cache_isolation: Literal["Tenant", "Pool"] = "Tenant"
+    """Who shares kept KV blocks. Tenant: no block of one tenant answers another, so that nobody can
+    learn from the speed of an answer what others asked. Pool: all callers of a model share, for
+    example one long system prompt. Default: Tenant."""
 
 
 class Queue(ApiValue):
@@ -227,6 +176,13 @@ class PoolSpec(ApiValue):
             _fixed("storageClassName"),
             _fixed("accessMode"),
             rule(
+                "!has(self.offload) || !has(self.offload.disk) || has(self.offload.maxDisk)"
+                " || (has(self.offload.profile) && self.offload.profile == 'DiskHeavy')",
+                "spec.offload.disk has no effect without a size: set spec.offload.maxDisk (0: only "
+                "for models that set their own)",
+                field=".offload.maxDisk",
+            ),
+            rule(
                 "!has(self.modelCache) || !has(self.modelCache.size) || !has(oldSelf.modelCache)"
                 " || !has(oldSelf.modelCache.size) || quantity(string(self.modelCache.size))"
                 ".compareTo(quantity(string(oldSelf.modelCache.size))) >= 0",
@@ -243,7 +199,7 @@ class PoolSpec(ApiValue):
     model_cache: ModelCache = ModelCache()
     """The volume that holds model files."""
     access: Access = Access()
-    """What the pool's models may reach."""
+    """What the pool's models may reach, and what their callers share."""
     queue: Queue = Queue()
     """Requests that wait in each replica."""
     drain_timeout_seconds: int = Field(default=30, ge=0, le=3600)

@@ -1,6 +1,6 @@
 """Kubernetes quantities: ``500m``, ``4``, ``1.5Gi``, ``1e3``.
 
-Owns: reading them. Pure. Next: ``pool.py`` validates with it, ``planner/nodes.py`` reads nodes.
+Owns: reading them. Pure. Next: ``values.py`` validates with it, ``planner/nodes.py`` reads nodes.
 """
 
 from __future__ import annotations
@@ -42,11 +42,17 @@ def parse_millis(text: str) -> int:
     return int((parse_quantity(text) * 1000).to_integral_value(ROUND_CEILING))
 
 
-def positive_quantity(value: object) -> object:
-    """Validator: a plain number is a quantity too, as everywhere in Kubernetes; zero is none."""
+def some_quantity(value: object) -> object:
+    """Validator: a plain number is a quantity too, as everywhere in Kubernetes; zero is one."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return value
-    text = str(value)
-    if parse_quantity(text) <= 0:
+    parse_quantity(str(value))
+    return str(value)
+
+
+def positive_quantity(value: object) -> object:
+    """Validator: as ``some_quantity``, but zero is none."""
+    text = some_quantity(value)
+    if isinstance(text, str) and parse_quantity(text) <= 0:
         raise ValueError("must be a quantity above zero, such as 500m, 4, 1.5Gi or 20Gi")
     return text

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from terrace.api.markers import list_map
-from terrace.api.pool import ApiValue
+from terrace.api.values import ApiValue
 
 
 class StatusValue(ApiValue):

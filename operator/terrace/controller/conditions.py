@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from terrace.controller.findings import Findings
 
 T = ConditionType
+_FINAL_REFUSALS = {Reason.CONTEXT_TOO_LONG, Reason.INVALID_OFFLOAD, Reason.NO_DEVICE}
+"""No node that joins can help."""
 _PERMANENT_HINT = "mend the source, then delete the fetch Job to try again"
 
 
@@ -142,7 +144,7 @@ def _stalled(found: Findings) -> Condition:
     elif found.fetch.failure is not None and found.fetch.failure.permanent:
         cached = _cached(found)
         why = (cached.reason, cached.message)
-    elif isinstance(refusal, NoPlacement) and refusal.reason == Reason.CONTEXT_TOO_LONG:
+    elif isinstance(refusal, NoPlacement) and refusal.reason in _FINAL_REFUSALS:
         why = (refusal.reason, refusal.message)
     elif found.claims.lost:
         taken = ", ".join(f"{name!r} is served by {winner}" for name, winner in found.claims.lost)

@@ -23,6 +23,27 @@ MEANINGS: dict[Disruption, str] = {
     "new set": "Another StatefulSet is made, and the old one goes when the new one is ready.",
     "refused": "The API server refuses the change; the message says what to do instead.",
 }
+_CELLS = "The KV cells are made when a replica starts."
+_TIERS = "The tiers are made when a replica starts."
+_BLOCKS = "Blocks that were kept are of no use to the new replicas, and go."
+_CLAIMS = (
+    "Claim templates cannot change: the StatefulSet is made anew around its pods, which go on "
+    "until they are replaced."
+)
+_OFFLOAD: dict[str, str] = {
+    "profile": _TIERS,
+    "spillThreshold": _TIERS,
+    "maxDisk": f"Claims grow where their class allows it; they never shrink. {_CLAIMS}",
+    "prefetchWindow": _TIERS,
+    "kvBlockTokens": f"{_TIERS} {_BLOCKS}",
+    "kvTypes.key": f"{_CELLS} {_BLOCKS}",
+    "kvTypes.value": f"{_CELLS} {_BLOCKS}",
+    "kvLayout": _CELLS,
+    "disk.storageClassName": f"Claims that exist keep their class. {_CLAIMS}",
+    "disk.claimName": _CLAIMS,
+    "disk.ephemeral": _CLAIMS,
+}
+"""A model's field restarts its replicas, a pool's those of models that leave it out."""
 _MODEL: dict[str, tuple[Disruption, str]] = {
     "poolRef.name": ("new set", "The file is fetched into the other pool's cache first."),
     "source.uri": ("refused", "A new file is a new InferenceModel."),
@@ -31,10 +52,11 @@ _MODEL: dict[str, tuple[Disruption, str]] = {
         "in place",
         "A replica asked without the gateway learns them at its next start.",
     ),
-    "context.length": ("rolling", "The KV cells are made when a replica starts."),
-    "context.parallel": ("rolling", "The KV cells are made when a replica starts."),
-    "offload.kvTypes.key": ("rolling", "The KV cells are made when a replica starts."),
-    "offload.kvTypes.value": ("rolling", "The KV cells are made when a replica starts."),
+    "context.length": ("rolling", _CELLS),
+    "context.parallel": ("rolling", _CELLS),
+    **{f"offload.{field}": ("rolling", why) for field, why in _OFFLOAD.items()},
+    "speculation.mode": ("rolling", "A replica reads its settings once."),
+    "speculation.maxTokens": ("rolling", "A replica reads its settings once."),
     "sampling.temperature": ("rolling", "A replica reads its settings once."),
     "sampling.topP": ("rolling", "A replica reads its settings once."),
     "sampling.topK": ("rolling", "A replica reads its settings once."),
@@ -55,13 +77,16 @@ _POOL: dict[str, tuple[Disruption, str]] = {
     "flavors[].host.cpu": ("rolling", "For models on this flavor."),
     "flavors[].host.memory": ("rolling", "For models on this flavor."),
     "flavors[].runtimeImage": ("rolling", "For models on this flavor."),
-    "offload.kvTypes.key": ("rolling", "For models that do not set offload.kvTypes themselves."),
-    "offload.kvTypes.value": ("rolling", "For models that do not set offload.kvTypes themselves."),
+    **{
+        f"offload.{field}": ("rolling", f"For models that do not set it themselves. {why}")
+        for field, why in _OFFLOAD.items()
+    },
     "modelCache.claimName": ("refused", "Another claim is a new InferencePool."),
     "modelCache.size": ("in place", "It can only grow, where the storage class allows it."),
     "modelCache.storageClassName": ("refused", "A claim cannot change its class."),
     "modelCache.accessMode": ("refused", "A claim cannot change its access mode."),
     "access.allowedNetworks": ("in place", "It holds for the next fetch."),
+    "access.cacheIsolation": ("rolling", f"A replica reads its settings once. {_BLOCKS}"),
     "queue.maxRequests": ("rolling", "A replica reads its settings once."),
     "drainTimeoutSeconds": ("rolling", "A pod's grace period cannot change."),
 }

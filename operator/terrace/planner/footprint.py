@@ -2,7 +2,7 @@
 
 Owns: the formulas and the measured constants. Does not own: what to do when they do not fit
 (``placement.py``) or what is read from the file (ModelFacts). Pure. The formulas follow llama.cpp
-0c1e570 with flash attention and split KV (``kv_unified`` off), the way the runtime opens it.
+0c1e570 with flash attention, the way the runtime opens it.
 Constants marked *measured* come from scratch processes that loaded, filled and decoded the demo
 model and random models of 16M and 150M parameters (llama-cpp-python 0.3.36, x86-64, glibc 2.36),
 and from ``no_alloc`` contexts shaped as Llama 3 8B and 1B, Qwen3 0.6B, 8B, 30B-A3B, Gemma 3 4B.
@@ -15,8 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from terrace.planner.tiers import NO_TIERS, Tiers
+
 if TYPE_CHECKING:
-    from terrace.api.pool import KvType
+    from terrace.api.values import KvType
     from terrace_runtime.contract import ModelFacts
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -55,6 +57,15 @@ BYTES_PER_LAYER = 64 * KIB
 
 LIBRARY_PAGES_BYTES = 48 * MIB
 """*Measured*: 67 MiB of file pages in the three processes, a third of them shared."""
+STATE_BYTES_PER_CELL = 64
+"""A state that moves a sequence holds its cells and their positions; llama.cpp lists the cells that
+it fills."""
+UNIFIED_STAGING_BLOCKS = 16
+"""In unified KV single blocks move; so many are under way at most."""
+HOST_ENTRY_BYTES = 512
+DISK_ENTRY_BYTES = 384
+"""Keys and notes of one block in the index of its tier."""
+
 HEADROOM = 4
 """A limit is the request and one HEADROOM-th of what is estimated and not known: compute, base."""
 
@@ -68,6 +79,9 @@ class Shape:
     ubatch_tokens: int
     kv_key_type: KvType
     kv_value_type: KvType
+    guessed_tokens: int = 0
+    """Tokens guessed ahead per sequence: each asks for logits of its own."""
+    tiers: Tiers = NO_TIERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +89,23 @@ class Footprint:
     """Bytes of one replica: a server, its engine and its template process."""
 
     weights_bytes: int
-    """All weights; they are mapped, so their pages can be reclaimed and read again."""
+    """All weights, as they lie in the file."""
     repacked_bytes: int
-    """Weights that the CPU kernels use from a copy; their mapped pages are read once."""
+    """Weights in anonymous memory: copied for the CPU's kernels, or all of them when loaded."""
+    mapped_bytes: int
+    """Weights that are used where they are mapped, and stay in memory: all that are not copied, or,
+    when weights are paged, the least that a step needs at once."""
     kv_bytes: int
     compute_bytes: int
     base_bytes: int
+    tiers_bytes: int = 0
+    """The arena of the host tier, landing buffers, staging and the index of both tiers."""
 
     @property
     def anonymous_bytes(self) -> int:
         """What cannot be reclaimed: a bound of the peak of RssAnon + RssShmem."""
-        return self.repacked_bytes + self.kv_bytes + self.compute_bytes + self.base_bytes
+        work = self.kv_bytes + self.compute_bytes + self.tiers_bytes
+        return self.repacked_bytes + work + self.base_bytes
 
     @property
     def page_cache_bytes(self) -> int:
@@ -93,7 +113,7 @@ class Footprint:
 
         With less, the kernel evicts weights between tokens and reads them from disk again.
         """
-        return self.weights_bytes - self.repacked_bytes + LIBRARY_PAGES_BYTES
+        return self.mapped_bytes + LIBRARY_PAGES_BYTES
 
     @property
     def request_bytes(self) -> int:
@@ -110,13 +130,27 @@ def footprint(facts: ModelFacts, shape: Shape) -> Footprint:
     """Bytes of a replica of ``shape``; never decreases when a field of ``shape`` grows."""
     weights = sum(run.count * run.weight_bytes for run in facts.layers)
     weights += facts.token_embedding_bytes + facts.output_bytes
+    repacked = min(weights, facts.repacked_bytes)
+    # Anonymous and page-cache bytes by how weights lie.
+    anonymous, mapped = {
+        "mapped": (repacked, weights - repacked),
+        "loaded": (weights, 0),
+        "paged": (0, min(weights, paged_floor_bytes(facts))),
+    }[shape.tiers.weights]
     return Footprint(
         weights_bytes=weights,
-        repacked_bytes=min(weights, facts.repacked_bytes),
+        repacked_bytes=anonymous,
+        mapped_bytes=mapped,
         kv_bytes=kv_bytes(facts, shape),
         compute_bytes=compute_bytes(facts, shape),
         base_bytes=base_bytes(facts),
+        tiers_bytes=tiers_bytes(facts, shape),
     )
+
+
+def paged_floor_bytes(facts: ModelFacts) -> int:
+    """Paged weights: the layer that is computed, the one that is read ahead, and the output."""
+    return 2 * max(run.weight_bytes for run in facts.layers) + facts.output_bytes
 
 
 def cells(shape: Shape) -> int:
@@ -143,6 +177,28 @@ def kv_bytes(facts: ModelFacts, shape: Shape) -> int:
     return cells(shape) * shape.parallel * per_cell
 
 
+def tiers_bytes(facts: ModelFacts, shape: Shape) -> int:
+    """What the tiers below the KV cells take in memory; 0 without a host tier.
+
+    The arena and the landing buffers are taken when the replica starts; a block's copy goes through
+    the state of a whole sequence (split KV), or of a few blocks (unified).
+    """
+    tiers = shape.tiers
+    if not tiers.host_bytes:
+        return 0
+    per_token = kv_bytes_per_cell(facts, shape)
+    block = max(1, tiers.block_tokens * per_token)
+    staging = cells(shape) * (per_token + STATE_BYTES_PER_CELL)
+    if tiers.is_unified:
+        staging = UNIFIED_STAGING_BLOCKS * (block + tiers.block_tokens * STATE_BYTES_PER_CELL)
+    index = HOST_ENTRY_BYTES * (tiers.host_bytes // block)
+    landing = 0
+    if tiers.disk_bytes:
+        landing = max(tiers.prefetch_bytes, 2 * block)
+        index += DISK_ENTRY_BYTES * (tiers.disk_bytes // block)
+    return tiers.host_bytes + landing + staging + index
+
+
 def compute_bytes(facts: ModelFacts, shape: Shape) -> int:
     """Graph buffer, logits and the threads' work space of the largest step.
 
@@ -157,8 +213,10 @@ def compute_bytes(facts: ModelFacts, shape: Shape) -> int:
     if any(run.expert_bytes for run in facts.layers):
         floats = max(floats, EXPERT_WIDTHS_PER_TOKEN * width)
     masks = 2 if any(run.window for run in facts.layers) else 1
-    mask = masks * MASK_BYTES * tokens * cells(shape)
-    logits = FLOAT * shape.parallel * facts.vocabulary
+    # Unified KV: each token's row of the mask spans the cells of all sequences.
+    rows = shape.parallel if shape.tiers.is_unified else 1
+    mask = masks * MASK_BYTES * tokens * cells(shape) * rows
+    logits = FLOAT * shape.parallel * (1 + shape.guessed_tokens) * facts.vocabulary
     graph = max(FLOAT * tokens * floats, logits + FLOAT * tokens * 2 * width)
     work = int(WORK_BYTES_PER_VALUE * tokens * max(width, wide))
     return graph + mask + logits + work

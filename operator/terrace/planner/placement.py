@@ -7,27 +7,40 @@ binding (kube-scheduler). Pure. Next: ``sticky.decide``, then ``terrace.controll
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
-from terrace.api.pool import KvTypes
+from terrace.api.offload import Disk, KvTypes, Offload, overridden
 from terrace.api.quantity import parse_bytes, parse_millis
 from terrace.planner.candidates import candidates, largest_free
-from terrace.planner.footprint import KV_BLOCK, Shape, footprint
+from terrace.planner.footprint import (
+    KV_BLOCK,
+    Footprint,
+    Shape,
+    footprint,
+    kv_bytes,
+    kv_bytes_per_cell,
+)
 from terrace.planner.nodes import format_bytes
-from terrace.planner.plan import BATCH_TOKENS, PREFILL_TOKENS, UBATCH_TOKENS, OffloadPlan
+from terrace.planner.plan import (
+    BATCH_TOKENS,
+    PREFILL_TOKENS,
+    UBATCH_TOKENS,
+    KvVolume,
+    OffloadPlan,
+)
 from terrace.planner.reasons import byte_reasons
-from terrace.planner.sizing import sizes, smaller_sizes
+from terrace.planner.sizing import Size, sizes, smaller_sizes
 from terrace.planner.sticky import inputs_digest
+from terrace.planner.tiers import contradiction, tier_choices, volume_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from terrace.api.model import ModelSpec
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.planner.nodes import NodeFacts
-    from terrace.planner.sizing import Size
     from terrace_runtime.contract import ModelFacts
 
 CORE = 1000
@@ -70,6 +83,48 @@ class _Room:
     cpu_words: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What is to be placed, and the shapes it may take."""
+
+    facts: ModelFacts
+    spec: ModelSpec
+    offload: Offload
+    """The model's settings over its pool's."""
+
+    @property
+    def kv_types(self) -> KvTypes:
+        return self.offload.kv_types or KvTypes()
+
+    @property
+    def bytes_per_token(self) -> int:
+        return kv_bytes_per_cell(self.facts, self._bare(Size(MIN_CONTEXT, 1, ())))
+
+    def shapes(self) -> Iterator[tuple[Size, Shape]]:
+        """All shapes in order of preference: tiers shrink before the context does."""
+        for size in sizes(self.facts, self.spec.context):
+            for shape in self.choices(size):
+                yield size, shape
+
+    def choices(self, size: Size) -> Iterator[Shape]:
+        """The shapes of one size, the one that takes least last."""
+        bare = self._bare(size)
+        cells = kv_bytes(self.facts, bare)
+        for tiers in tier_choices(self.offload, cells, self.bytes_per_token):
+            yield replace(bare, tiers=tiers)
+
+    def _bare(self, size: Size) -> Shape:
+        guessing = self.spec.speculation
+        return Shape(
+            size.context_tokens,
+            size.parallel,
+            UBATCH_TOKENS,
+            self.kv_types.key,
+            self.kv_types.value,
+            guessed_tokens=0 if guessing.mode == "Off" else guessing.max_tokens,
+        )
+
+
 def place(
     facts: ModelFacts,
     model_spec: ModelSpec,
@@ -82,28 +137,33 @@ def place(
     ``used``: memory requests, in bytes, of pods other than this model's: by the node's name where
     a node has them, by the flavor's name where none has them yet.
     """
-    kv_types = model_spec.offload.kv_types or pool_spec.offload.kv_types or KvTypes()
-    refusal = _refuse_context(facts, model_spec) or _refuse_kv_types(facts, kv_types)
+    offload = overridden(pool_spec.offload, model_spec.offload)
+    wish = _Wish(facts, model_spec, offload)
+    refusal = (
+        _refuse_context(facts, model_spec)
+        or _refuse_kv_types(facts, wish.kv_types)
+        or _refuse_offload(wish)
+    )
     if refusal:
         return refusal
     nodes = tuple(nodes)
     failures: list[NoPlacement] = []
     for flavor in pool_spec.flavors:
-        room = _room(flavor, nodes, used)
+        room = _refuse_device(flavor, offload) or _room(flavor, nodes, used)
         if isinstance(room, NoPlacement):
             failures.append(room)
             continue
-        for size in sizes(facts, model_spec.context):
-            shape = _shape(size, kv_types)
+        for size, shape in wish.shapes():
             if footprint(facts, shape).limit_bytes <= room.memory_bytes:
                 inputs = inputs_digest(facts, model_spec, pool_spec, flavor.name)
                 skipped = tuple(each.message for each in failures)
-                return Placement(flavor, _plan(facts, shape, room, inputs, skipped + size.reasons))
-        failures.append(_too_small(facts, model_spec, kv_types, room))
+                return Placement(flavor, _plan(wish, shape, room, inputs, skipped + size.reasons))
+        failures.append(_too_small(wish, room))
     short = [each for each in failures if each.missing_bytes]
     message = "; ".join(each.message for each in failures)
     missing = min((each.missing_bytes for each in short), default=0)
-    return NoPlacement(Reason.NO_NODE_FITS, message, missing)
+    is_alike = {each.reason for each in failures} == {Reason.NO_DEVICE}
+    return NoPlacement(Reason.NO_DEVICE if is_alike else Reason.NO_NODE_FITS, message, missing)
 
 
 def _refuse_context(facts: ModelFacts, spec: ModelSpec) -> NoPlacement | None:
@@ -132,6 +192,24 @@ def _refuse_kv_types(facts: ModelFacts, kv_types: KvTypes) -> NoPlacement | None
                     f"values, this model's have {length}; use f16",
                 )
     return None
+
+
+def _refuse_offload(wish: _Wish) -> NoPlacement | None:
+    problem = contradiction(wish.offload, wish.bytes_per_token)
+    if not problem:
+        return None
+    whose = "the model's settings over its pool's"
+    return NoPlacement(Reason.INVALID_OFFLOAD, f"{problem} ({whose})")
+
+
+def _refuse_device(flavor: Flavor, offload: Offload) -> NoPlacement | None:
+    if offload.profile != "DeviceOnly" or flavor.accelerator != "cpu":
+        return None
+    return NoPlacement(
+        Reason.NO_DEVICE,
+        f"flavor {flavor.name} has accelerator cpu, and offload.profile DeviceOnly keeps weights "
+        "and KV cells on a device: choose a flavor with one, or profile Auto",
+    )
 
 
 def _room(
@@ -173,14 +251,11 @@ def _cpu(flavor: Flavor, nodes: Sequence[NodeFacts]) -> tuple[int, int, str]:
     return request, threads, words
 
 
-def _shape(size: Size, kv_types: KvTypes) -> Shape:
-    return Shape(size.context_tokens, size.parallel, UBATCH_TOKENS, kv_types.key, kv_types.value)
-
-
 def _plan(
-    facts: ModelFacts, shape: Shape, room: _Room, inputs: str, reasons: tuple[str, ...]
+    wish: _Wish, shape: Shape, room: _Room, inputs: str, reasons: tuple[str, ...]
 ) -> OffloadPlan:
-    size = footprint(facts, shape)
+    size, tiers = footprint(wish.facts, shape), shape.tiers
+    limit = _limit(size, shape, room)
     return OffloadPlan(
         inputs=inputs,
         flavor=room.flavor.name,
@@ -192,35 +267,70 @@ def _plan(
         threads=room.threads,
         kv_key_type=shape.kv_key_type,
         kv_value_type=shape.kv_value_type,
+        kv_unified=tiers.is_unified,
+        weights=tiers.weights,
+        block_tokens=tiers.block_tokens,
+        host_bytes=tiers.host_bytes,
+        disk_bytes=tiers.disk_bytes,
+        prefetch_bytes=tiers.prefetch_bytes,
+        volume=_volume(wish.offload, tiers.disk_bytes),
         weights_bytes=size.weights_bytes,
         repacked_bytes=size.repacked_bytes,
         kv_bytes=size.kv_bytes,
         compute_bytes=size.compute_bytes,
         base_bytes=size.base_bytes,
+        tiers_bytes=size.tiers_bytes,
         memory_request_bytes=size.request_bytes,
-        memory_limit_bytes=size.limit_bytes,
+        memory_limit_bytes=limit,
         cpu_millis=room.cpu_millis,
         reasons=(
             *reasons,
-            *byte_reasons(facts, shape, size),
+            *tiers.reasons,
+            *byte_reasons(wish.facts, shape, size, limit),
             f"threads {room.threads}: {room.cpu_words}",
         ),
     )
 
 
-def _too_small(facts: ModelFacts, spec: ModelSpec, kv_types: KvTypes, room: _Room) -> NoPlacement:
+def _limit(size: Footprint, shape: Shape, room: _Room) -> int:
+    """The memory limit. Paged weights may fill what the flavor has left with their pages."""
+    if shape.tiers.weights != "paged":
+        return size.limit_bytes
+    whole = size.limit_bytes + size.weights_bytes - size.mapped_bytes
+    return min(whole, room.memory_bytes)
+
+
+def _volume(offload: Offload, disk_bytes: int) -> KvVolume | None:
+    if not disk_bytes:
+        return None
+    disk = offload.disk or Disk()
+    return KvVolume(
+        bytes=volume_bytes(disk_bytes),
+        storage_class=disk.storage_class_name,
+        claim=disk.claim_name or "",
+        is_ephemeral=bool(disk.ephemeral),
+    )
+
+
+def _too_small(wish: _Wish, room: _Room) -> NoPlacement:
     """Say how much is missing for the smallest size allowed, and what would fit."""
 
     def needs(size: Size) -> int:
-        return footprint(facts, _shape(size, kv_types)).limit_bytes
+        *_, least = wish.choices(size)
+        return footprint(wish.facts, least).limit_bytes
 
-    *_, smallest = sizes(facts, spec.context)
+    *_, smallest = sizes(wish.facts, wish.spec.context)
     missing = needs(smallest) - room.memory_bytes
     fits = next((s for s in smaller_sizes(smallest) if needs(s) <= room.memory_bytes), None)
     advice = f"{fits} would fit" if fits else "no smaller context would fit; it takes a larger node"
+    *_, least = wish.choices(smallest)
+    if not fits and least.tiers.weights != "paged":
+        advice += ", or offload.profile DiskHeavy, which reads weights from disk as it goes"
+    host = least.tiers.host_bytes
+    extra = f" and a host tier of {format_bytes(host)}" if host else ""
     return NoPlacement(
         Reason.NO_NODE_FITS,
-        f"flavor {room.flavor.name}: {smallest} needs {format_bytes(needs(smallest))}, "
+        f"flavor {room.flavor.name}: {smallest}{extra} needs {format_bytes(needs(smallest))}, "
         f"{room.memory_words}: {format_bytes(missing)} are missing; {advice}",
         missing,
     )

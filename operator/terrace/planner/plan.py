@@ -11,12 +11,28 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from terrace.api.pool import KvType  # noqa: TC001 - pydantic reads annotations at run time
+from terrace.api.values import KvType  # noqa: TC001 - pydantic reads annotations at run time
+from terrace.planner.tiers import DEFAULT_BLOCK_TOKENS, Weights
 
 BATCH_TOKENS = 512
 UBATCH_TOKENS = 512
 PREFILL_TOKENS = 256
 """What every replica gets; ``docs/adr`` of the engine says why."""
+
+
+class KvVolume(BaseModel):
+    """The volume of a replica's disk tier."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: int = Field(ge=0)
+    """Size of the claims that are made, or limit of the emptyDir."""
+    storage_class: str | None = None
+    """Class of the claims that are made; None: the cluster's default."""
+    claim: str = ""
+    """An existing claim instead, shared by all replicas: a folder each."""
+    is_ephemeral: bool = False
+    """The node's own disk instead."""
 
 
 class OffloadPlan(BaseModel):
@@ -45,15 +61,31 @@ class OffloadPlan(BaseModel):
     threads: int = Field(ge=1)
     kv_key_type: KvType
     kv_value_type: KvType
+    kv_unified: bool = False
+    """All sequences share one pool of cells."""
+    weights: Weights = "mapped"
+    """How weights lie: mapped; loaded (read into memory); paged (mapped, never copied)."""
+    block_tokens: int = DEFAULT_BLOCK_TOKENS
+    """Tokens of one KV block."""
+    host_bytes: int = 0
+    """Host tier; 0: nothing is kept below the KV cells."""
+    disk_bytes: int = 0
+    """Disk tier."""
+    prefetch_bytes: int = 0
+    """Read ahead from disk for requests that wait."""
+    volume: KvVolume | None = None
+    """Where the disk tier lies; None without one."""
     weights_bytes: int
-    """Weights as they lie in the file, mapped; ``repacked_bytes`` of them are copied as well."""
+    """Weights as they lie in the file."""
     repacked_bytes: int = 0
-    """Weights that CPU kernels copy into another layout: anonymous memory."""
+    """Weights in anonymous memory: what CPU kernels copy into another layout, or, loaded, all."""
     kv_bytes: int
     compute_bytes: int
     """Graph buffers, logits and work space of the threads."""
     base_bytes: int
     """Python, libraries and vocabulary of the replica's processes."""
+    tiers_bytes: int = 0
+    """The host tier, buffers on the way to and from it, and the index of the tiers."""
     memory_request_bytes: int
     memory_limit_bytes: int
     cpu_millis: int

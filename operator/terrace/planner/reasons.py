@@ -20,17 +20,16 @@ if TYPE_CHECKING:
     from terrace_runtime.contract import ModelFacts
 
 
-def byte_reasons(facts: ModelFacts, shape: Shape, size: Footprint) -> tuple[str, ...]:
+def byte_reasons(
+    facts: ModelFacts, shape: Shape, size: Footprint, limit_bytes: int
+) -> tuple[str, ...]:
     """One sentence for each part of the memory, then one each for request and limit."""
     per_cell = kv_bytes_per_cell(facts, shape)
     all_cells = format_bytes(shape.parallel * cells(shape) * per_cell)
     fixed, floor = format_bytes(size.anonymous_bytes), format_bytes(size.page_cache_bytes)
-    weights = f"weights: {format_bytes(size.weights_bytes)}, mapped from the file"
-    if size.repacked_bytes:
-        weights += f"; {format_bytes(size.repacked_bytes)} of them copied for the CPU's kernels"
     sequences = "1 sequence" if shape.parallel == 1 else f"{shape.parallel} sequences"
     return (
-        weights,
+        _weights_reason(shape, size),
         (
             f"KV cells: {sequences} x {cells(shape):,} tokens x {per_cell:,} B = {all_cells} "
             f"(keys {shape.kv_key_type}, values {shape.kv_value_type}), "
@@ -41,12 +40,39 @@ def byte_reasons(facts: ModelFacts, shape: Shape, size: Footprint) -> tuple[str,
             f"tokens and logits of {facts.vocabulary:,} values"
         ),
         f"programs: {format_bytes(size.base_bytes)} for server, engine and vocabulary",
+        *_tiers_reasons(shape, size),
         (
             f"memory request {format_bytes(size.request_bytes)}: {fixed} that cannot be reclaimed "
             f"and a page-cache floor of {floor} for mapped weights and libraries"
         ),
         (
-            f"memory limit {format_bytes(size.limit_bytes)}: the request and {100 // HEADROOM} % "
+            f"memory limit {format_bytes(limit_bytes)}: the request and {100 // HEADROOM} % "
             "of compute and programs, which are estimates"
+            + (", and room for pages of weights" if limit_bytes > size.limit_bytes else "")
         ),
     )
+
+
+def _weights_reason(shape: Shape, size: Footprint) -> str:
+    words = f"weights: {format_bytes(size.weights_bytes)}"
+    if shape.tiers.weights == "loaded":
+        return f"{words}, read into memory"
+    if shape.tiers.weights == "paged":
+        return (
+            f"{words}, paged from the file and never copied: {format_bytes(size.mapped_bytes)} at "
+            "least stay in memory, as many more as the limit allows, and each step reads the rest "
+            "from disk"
+        )
+    if size.repacked_bytes:
+        copied = format_bytes(size.repacked_bytes)
+        return f"{words}, mapped from the file; {copied} of them copied for the CPU's kernels"
+    return f"{words}, mapped from the file"
+
+
+def _tiers_reasons(shape: Shape, size: Footprint) -> tuple[str, ...]:
+    if not size.tiers_bytes:
+        return ()
+    moved = "16 blocks" if shape.tiers.is_unified else "one sequence"
+    parts = f"the host tier, {moved} on the way to or from it, "
+    parts += "landing buffers, " if shape.tiers.disk_bytes else ""
+    return (f"tiers: {format_bytes(size.tiers_bytes)} for {parts}and the index of the blocks",)

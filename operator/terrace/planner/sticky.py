@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from terrace.api.offload import Offload
+from terrace.api.quantity import parse_bytes
 from terrace.planner.disruption import DISRUPTION, Disruption
+from terrace.planner.tiers import DEFAULT_BLOCK_TOKENS, DEFAULT_PROFILE
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from terrace.api.model import ModelSpec
     from terrace.api.pool import PoolSpec
     from terrace.planner.plan import OffloadPlan
@@ -21,6 +26,15 @@ if TYPE_CHECKING:
 
 IN_PLACE = {"replicas", "served_names"}
 """Fields of a model that no replica needs to restart for: the gateway routes by the names."""
+_POOL_SETTINGS = {"queue", "drain_timeout_seconds"}
+_QUANTITIES = {"spill_threshold", "max_disk", "prefetch_window"}
+_DEFAULTS: dict[str, object] = {
+    "profile": DEFAULT_PROFILE,
+    "kv_block_tokens": DEFAULT_BLOCK_TOKENS,
+    "kv_layout": "Split",
+    "disk": {},
+}
+"""Writing these out changes nothing."""
 
 __all__ = ["DISRUPTION", "Change", "Disruption", "Keep", "decide", "inputs_digest"]
 
@@ -49,16 +63,37 @@ def inputs_digest(
     out a default. A flavor that the pool no longer has gives another digest than any it has.
     """
     flavor = next((each for each in pool_spec.flavors if each.name == flavor_name), None)
-    settings = {"offload", "queue", "drain_timeout_seconds"}
-    if model_spec.offload.kv_types is not None:
-        settings.remove("offload")
+    own = model_spec.offload
+    model = model_spec.model_dump(mode="json", exclude=IN_PLACE, exclude_defaults=True)
+    pool = pool_spec.model_dump(mode="json", include=_POOL_SETTINGS, exclude_defaults=True)
+    overridden = {name for name in Offload.model_fields if getattr(own, name) is not None}
+    _put(model, "offload", _settings(own, frozenset()))
+    _put(pool, "offload", _settings(pool_spec.offload, overridden))
+    if pool_spec.access.cache_isolation != "Tenant":
+        pool["cache_isolation"] = pool_spec.access.cache_isolation
     inputs = {
         "file": facts.digest,
-        "model": model_spec.model_dump(mode="json", exclude=IN_PLACE, exclude_defaults=True),
+        "model": model,
         "flavor": flavor and flavor.model_dump(mode="json", exclude_defaults=True),
-        "pool": pool_spec.model_dump(mode="json", include=settings, exclude_defaults=True),
+        "pool": pool,
     }
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _put(settings: dict[str, Any], name: str, value: dict[str, Any]) -> None:
+    settings.pop(name, None)
+    if value:
+        settings[name] = value
+
+
+def _settings(offload: Offload, left_out: AbstractSet[str]) -> dict[str, Any]:
+    """Settings of one object that are no defaults; quantities by their value."""
+    written = offload.model_dump(mode="json", exclude=set(left_out), exclude_defaults=True)
+    return {
+        name: parse_bytes(value) if name in _QUANTITIES else value
+        for name, value in written.items()
+        if _DEFAULTS.get(name) != value
+    }
 
 
 def decide(

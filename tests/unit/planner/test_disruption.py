@@ -20,12 +20,23 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parents[3] / "docs/disruption.md"
 
+OFFLOAD: dict[str, Any] = {
+    "profile": "Balanced",
+    "spillThreshold": "512Mi",
+    "maxDisk": "64Gi",
+    "prefetchWindow": "128Mi",
+    "kvBlockTokens": 64,
+    "kvTypes": {"key": "q8_0", "value": "q8_0"},
+    "kvLayout": "Unified",
+    "disk": {"storageClassName": "a", "claimName": "a", "ephemeral": False},
+}
 MODEL: dict[str, Any] = {
     "poolRef": {"name": "default"},
     "source": {"uri": "https://host/a.gguf", "sha256": "a" * 64},
     "servedNames": ["a"],
     "context": {"length": 2048, "parallel": 4},
-    "offload": {"kvTypes": {"key": "q8_0", "value": "q8_0"}},
+    "offload": OFFLOAD,
+    "speculation": {"mode": "NGram", "maxTokens": 3},
     "sampling": {"temperature": 0.1, "topP": 0.1, "topK": 1, "minP": 0.1, "repeatPenalty": 1.1},
     "limits": {"maxTokens": 100},
     "replicas": 1,
@@ -48,9 +59,9 @@ POOL: dict[str, Any] = {
             "runtimeImage": "a",
         }
     ],
-    "offload": {"kvTypes": {"key": "q8_0", "value": "q8_0"}},
+    "offload": OFFLOAD,
     "modelCache": {"size": "1Gi", "storageClassName": "a", "accessMode": "ReadWriteOnce"},
-    "access": {"allowedNetworks": ["10.0.0.0/8"]},
+    "access": {"allowedNetworks": ["10.0.0.0/8"], "cacheIsolation": "Tenant"},
     "queue": {"maxRequests": 1},
     "drainTimeoutSeconds": 1,
 }
@@ -67,6 +78,14 @@ OTHER = {
     "memory": "2Gi",
     "size": "2Gi",
     "accessMode": "ReadWriteMany",
+    "profile": "DiskHeavy",
+    "spillThreshold": "1Gi",
+    "maxDisk": "65Gi",
+    "prefetchWindow": "64Mi",
+    "kvLayout": "Split",
+    "ephemeral": True,
+    "mode": "Off",
+    "cacheIsolation": "Pool",
 }
 
 

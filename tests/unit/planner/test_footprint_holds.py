@@ -20,7 +20,7 @@ from terrace.planner.footprint import Shape, footprint
 from terrace_runtime.contract import RuntimeConfig, RuntimeReport
 
 if TYPE_CHECKING:
-    from terrace.api.pool import KvType
+    from terrace.api.values import KvType
 
 DEMO = Path(__file__).parents[3] / "runtime_image/terrace_runtime/demo/chat.gguf"
 MAX_TOO_MUCH = 1.35

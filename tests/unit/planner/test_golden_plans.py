@@ -7,6 +7,7 @@ import pytest
 from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, pool
 from terrace.planner.footprint import Shape, compute_bytes, kv_bytes_per_cell
 from terrace.planner.placement import Placement, place
+from terrace.planner.plan import KvVolume
 from terrace_runtime.contract import LayerRun, ModelFacts
 
 
@@ -90,13 +91,23 @@ def test_llama_8b_on_a_node_of_32_gib() -> None:
         "threads": 7,
         "kv_key_type": "f16",
         "kv_value_type": "f16",
+        "kv_unified": False,
+        "weights": "mapped",
+        "block_tokens": 32,
+        # Auto: a quarter of the KV cells, in whole MiB, at most 1 GiB.
+        "host_bytes": GIB,
+        "disk_bytes": 0,
+        "prefetch_bytes": 0,
+        "volume": None,
         "weights_bytes": 4_918_462_464,
         "repacked_bytes": 2_600_000_000,
         "kv_bytes": 4_300_210_176,
         "compute_bytes": 142_066_176,
         "base_bytes": 181_190_656,
-        "memory_request_bytes": 9_592_261_120,
-        "memory_limit_bytes": 9_673_075_328,
+        # The arena, a sequence of 8,192 x (131,072 + 64) B on its way, 256 blocks in the index.
+        "tiers_bytes": GIB + 8192 * 131_136 + 256 * 512,
+        "memory_request_bytes": 11_740_400_128,
+        "memory_limit_bytes": 11_821_214_336,
         "cpu_millis": 1750,
     }
 
@@ -107,4 +118,25 @@ def test_the_demo_model_on_two_cores() -> None:
     assert isinstance(placement, Placement)
     plan = placement.plan
     assert (plan.kv_bytes, plan.threads) == (8192 * 1440, 1)
-    assert 150 * MIB < plan.memory_request_bytes < 200 * MIB
+    assert plan.host_bytes == 64 * MIB
+    assert 230 * MIB < plan.memory_request_bytes < 280 * MIB
+
+
+def test_the_demo_model_of_the_disk_heavy_example() -> None:
+    settings = {
+        "profile": "DiskHeavy",
+        "spillThreshold": "512Mi",
+        "maxDisk": "64Gi",
+        "prefetchWindow": "128Mi",
+        "kvBlockTokens": 32,
+        "kvTypes": {"key": "q8_0", "value": "q4_0"},
+    }
+    spec = model(context={"length": 2048, "parallel": 4})
+    placement = place(demo_facts(), spec, pool(offload=settings), [node()], {})
+    assert isinstance(placement, Placement)
+    plan = placement.plan
+    assert (plan.host_bytes, plan.disk_bytes) == (512 * MIB, 64 * GIB)
+    assert (plan.prefetch_bytes, plan.block_tokens) == (128 * MIB, 32)
+    assert (plan.kv_key_type, plan.kv_value_type) == ("q8_0", "q4_0")
+    assert (plan.weights, plan.repacked_bytes) == ("paged", 0)
+    assert plan.volume == KvVolume(bytes=68 * GIB + 256 * MIB)

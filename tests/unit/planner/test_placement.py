@@ -61,6 +61,7 @@ def test_defaults_shrink_parallel_first_and_then_context_with_a_reason_for_each_
         "parallel 2 does not fit: 1",
         "context 8,192 tokens do not fit: 4,096",
         "context 4,096 tokens do not fit: 2,048",
+        "no host tier: 64.0 MiB do not fit",
     ]
     last = [node(memory_bytes=limit(2048, 1) - 1)]
     assert refused(llama_8b_facts(), model(), pool(), last, {}).missing_bytes == 1
