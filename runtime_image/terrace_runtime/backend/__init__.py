@@ -8,7 +8,7 @@ the real backend and the only importer of llama_cpp; ``fake.py`` is a determinis
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from terrace_runtime.contract import Capabilities, DeviceMemory, RuntimeConfig
 
+MAX_WINDOW = 4096
+"""Most tokens that a penalty looks back: each costs time at every step."""
 DECODE_OK = 0
 DECODE_NO_ROOM = 1
 """No KV cells for this batch; nothing was changed, a smaller batch may fit."""
@@ -56,6 +58,21 @@ class BackendInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must match."""
+
+    kind: Literal["json_schema", "gbnf", "regex", "choice"]
+    """``choice``: one of the strings of a JSON array."""
+    text: str
+    field: str = "grammar"
+    """The field of the request that brought it."""
+
+
+class GrammarError(ValueError):
+    """A grammar that cannot be used; the message says why, without the name of its field."""
+
+
+@dataclass(frozen=True, slots=True)
 class SamplerSettings:
     """One request's sampler chain; temperature 0 takes the likeliest token after penalties."""
 
@@ -68,6 +85,45 @@ class SamplerSettings:
     frequency_penalty: float
     seed: int
     """0 .. 2**32 - 2 (llama.cpp draws its own for 2**32 - 1)."""
+    typical_p: float = 1.0
+    repeat_last_n: int = 64
+    """Tokens looked back; -1: MAX_WINDOW, which none exceeds."""
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    """As ``repeat_last_n``."""
+    dry_sequence_breakers: tuple[str, ...] = ()
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: Grammar | None = None
+
+    @property
+    def has_repeat_penalty(self) -> bool:
+        """repeat_penalty has an effect."""
+        return self.repeat_penalty != 1 and self.repeat_last_n != 0
+
+    @property
+    def has_dry(self) -> bool:
+        """DRY has an effect."""
+        return self.dry_multiplier > 0 and self.dry_penalty_last_n != 0
+
+    @property
+    def has_xtc(self) -> bool:
+        """XTC has an effect; above 0.5 no two tokens can be likely ones."""
+        return self.xtc_probability > 0 and self.xtc_threshold <= 0.5  # noqa: PLR2004 - see there
+
+    @property
+    def changes_logits(self) -> bool:
+        """Something is added to the model's own logits."""
+        penalties = self.presence_penalty or self.frequency_penalty
+        return bool(penalties or self.logit_bias or self.has_repeat_penalty or self.has_dry)
+
+    @property
+    def is_greedy(self) -> bool:
+        """The likeliest token by the model alone is taken; a grammar may forbid it."""
+        return self.temperature <= 0 and not self.changes_logits and not self.has_xtc
 
 
 class Batch:
@@ -129,8 +185,23 @@ class SamplerChain(Protocol):
     def sample(self, row: int) -> int:
         """The next token from the logits of batch row ``row`` of the last decode; counts it."""
 
+    @property
+    def error(self) -> str:
+        """Why the answer cannot go on; empty while it can. ``sample`` gave an end of generation."""
+        return ""
+
     def close(self) -> None:
         """Free it; safe to call twice."""
+
+
+class TokenChooser(SamplerChain, Protocol):
+    """A chain that draws and counts apart, so that a draw can be rejected."""
+
+    def draw(self, row: int, allowed: NDArray[np.intp] | None = None) -> int:
+        """A token from the logits of batch row ``row``, one of ``allowed`` (None: any)."""
+
+    def accept(self, token: int) -> None:
+        """Count ``token`` as generated."""
 
 
 class Drafter(Protocol):
@@ -190,11 +261,14 @@ class Backend(Protocol):
     def logits(self) -> NDArray[np.float32]:
         """(num_outputs, vocabulary), rows in batch order: a view, gone with the next decode."""
 
-    def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> SamplerChain:
-        """A new chain: penalties, top_k, top_p, min_p, temperature, then a seeded draw.
+    def prepare(self, settings: SamplerSettings) -> None:
+        """Do now, on any thread, what takes long in ``sampler``; raises GrammarError."""
 
-        repeat_penalty looks back over the prompt's end too; presence and frequency, as OpenAI
-        defines them, count generated tokens alone.
+    def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> SamplerChain:
+        """A new chain in the order that ``chain.py`` documents, held to the grammar if any.
+
+        repeat_penalty and DRY look back over the prompt's end too; presence and frequency, as
+        OpenAI defines them, count generated tokens alone.
         """
 
     def seq_rm(self, slot: int, start: int = 0) -> bool:

@@ -21,17 +21,21 @@ from terrace_runtime.backend import (
     BackendInfo,
     Batch,
     Drafter,
+    SamplerChain,
     SamplerSettings,
 )
 from terrace_runtime.backend.adapters import Adapters
 from terrace_runtime.backend.capabilities import probe
-from terrace_runtime.backend.chain import LlamaSampler
+from terrace_runtime.backend.chain import LlamaSampler, SamplerCalls
 from terrace_runtime.backend.context import context_params, num_slots
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.devices import Devices
+from terrace_runtime.backend.grammar import Grammars
+from terrace_runtime.backend.draft import LlamaDrafter, draft_file
 from terrace_runtime.backend.loadlog import LoadLog
 from terrace_runtime.backend.offload import ModelShape, Placement, check_attention, check_context
 from terrace_runtime.backend.openmp import limit_spinning
+from terrace_runtime.backend.rows import LogitRows, RawBatch
 from terrace_runtime.backend.vocabulary import Vocabulary
 from terrace_runtime.contract import RuntimeConfig, pod_path
 
@@ -87,9 +91,6 @@ _state_set = _function(
     ctypes.c_int32,
     ctypes.c_uint32,
 )
-_sample = _function(
-    "llama_sampler_sample", ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32
-)
 
 
 def _check_binding() -> None:
@@ -133,7 +134,8 @@ class LlamaBackend(Backend):
         self._model: Any = None
         self._context: Any = None
         self._config: RuntimeConfig | None = None
-        self._drafter: Drafter | None = None
+        self._samplers: SamplerCalls | None = None
+        self._drafter: LlamaDrafter | None = None
         self._adapters = Adapters(lib, ())
 
     @property
@@ -144,7 +146,7 @@ class LlamaBackend(Backend):
     @property
     @override
     def batch(self) -> Batch:
-        return self._batch
+        return self._raw.rows
 
     @property
     @override
@@ -159,6 +161,8 @@ class LlamaBackend(Backend):
         path = pod_path(config.model_path)
         if not path.is_file():
             raise BackendError(f"there is no model file at {path}: fetch it again")
+        if config.speculation.mode == "draft":
+            draft_file(config)
         if config.parallel >= MAX_SEQUENCES:
             raise BackendError(f"parallel must be under {MAX_SEQUENCES}, not {config.parallel}")
         log = LoadLog()
@@ -169,9 +173,13 @@ class LlamaBackend(Backend):
         try:
             self._load_model(path, config, log)
             self._open_context(config, threads, log)
-            self._make_batch(config)
+            self._raw = RawBatch(lib, config.batch_tokens)
+            self._logits = LogitRows(_get_logits, self._max_outputs, self._vocabulary.size)
             self._warm_up()
+            self._load_drafter(config, threads)
             self._info = self._read_info(threads, log)
+            self._samplers = SamplerCalls(lib, _function, self._vocabulary)
+            self._grammars = Grammars(self._info, self._tokens_of)
         except BackendError:
             self.close()
             raise
@@ -205,27 +213,14 @@ class LlamaBackend(Backend):
         if not self._memory:
             raise BackendError("this model keeps no KV cache, so it cannot generate text")
 
-    def _make_batch(self, config: RuntimeConfig) -> None:
-        """Point one llama_batch at the numpy arrays; its seq_id table never changes again."""
-        batch = Batch(config.batch_tokens)
-        size = batch.capacity
-        self._ones = np.ones(size, np.int32)
-        base = batch.sequences.ctypes.data
-        self._sequence_pointers = np.arange(base, base + 4 * size, 4, dtype=np.uintp)
-
-        def pointer(array: NDArray[Any], kind: Any) -> Any:
-            return array.ctypes.data_as(ctypes.POINTER(kind))
-
-        raw = lib.llama_batch()
-        raw.n_tokens = 0
-        raw.token = pointer(batch.tokens, ctypes.c_int32)
-        raw.embd = None
-        raw.pos = pointer(batch.positions, ctypes.c_int32)
-        raw.n_seq_id = pointer(self._ones, ctypes.c_int32)
-        raw.seq_id = pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32))
-        raw.logits = pointer(batch.outputs, ctypes.c_int8)
-        self._batch, self._raw = batch, raw
-        self._logits_address = 0
+    def _load_drafter(self, config: RuntimeConfig, threads: int) -> None:
+        if config.speculation.mode != "draft":
+            return
+        log, model_log = LoadLog(), _LOG.sink
+        _LOG.install(log)
+        self._drafter = LlamaDrafter(lib, _decode, _get_logits, log)
+        self._drafter.load(config, threads, self._vocabulary)
+        _LOG.install(model_log)
 
     def _read_info(self, threads: int, log: LoadLog) -> BackendInfo:
         vocabulary = self._vocabulary
@@ -252,15 +247,15 @@ class LlamaBackend(Backend):
 
     def _warm_up(self) -> None:
         """Decode once, so that a build that does not fit this CPU dies here and not in service."""
-        count = min(_WARM_UP_TOKENS, self._batch.capacity)
-        self._batch.clear()
-        self._batch.extend([0] * count, 0, 0, outputs=1)
+        count = min(_WARM_UP_TOKENS, self.batch.capacity)
+        self.batch.clear()
+        self.batch.extend([0] * count, 0, 0, outputs=1)
         code = self.decode()
         if code != DECODE_OK or not np.isfinite(self.logits()).all():
             why = f"code {code}; {_LOG.sink.complaint}" if code else "its logits are not numbers"
             raise BackendError(f"llama.cpp cannot decode its first batch: {why}")
         lib.llama_memory_clear(self._memory, False)
-        self._batch.clear()
+        self.batch.clear()
 
     # Serving --------------------------------------------------------------------------------------
 
@@ -268,9 +263,12 @@ class LlamaBackend(Backend):
     def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
         return self._vocabulary.tokenize(text, special=special, add_bos=add_bos)
 
+    def _tokens_of(self, text: str) -> list[int]:
+        return self.tokenize(text, special=False, add_bos=False)
+
     @override
     def decode(self) -> int:
-        batch, config = self._batch, self._config
+        batch, config = self.batch, self._config
         assert config is not None
         size = batch.size
         slots = batch.sequences[:size]
@@ -279,24 +277,17 @@ class LlamaBackend(Backend):
             raise BackendError(f"bad batch: {size} tokens, {batch.num_outputs} outputs")
         if slots.min() < 0 or slots.max() >= config.parallel:
             raise BackendError(f"bad batch: a sequence id is not in 0..{config.parallel - 1}")
-        self._raw.n_tokens = size
-        return int(_decode(self._context, self._raw))
+        return int(_decode(self._context, self._raw.raw))
 
     @override
     def logits(self) -> NDArray[np.float32]:
-        address = _get_logits(self._context)
-        if not address:
-            raise BackendError("llama.cpp has no logits for the last batch")
-        if address != self._logits_address:
-            shape = (self._max_outputs, self._vocabulary.size)
-            memory = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
-            self._logits_view: NDArray[np.float32] = np.ctypeslib.as_array(memory).reshape(shape)
-            self._logits_address = address
-        return self._logits_view[: self._batch.num_outputs]
+        return self._logits.read(self._context, self.batch.num_outputs)
 
     @override
-    def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> LlamaSampler:
-        return LlamaSampler(lib, _sample, self._context, self._vocabulary.size, settings, prompt)
+    def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> SamplerChain:
+        assert self._samplers is not None
+        chain = LlamaSampler(self._samplers, self._context, settings, prompt)
+        return self._grammars.hold(chain, settings.grammar)
 
     @override
     def seq_rm(self, slot: int, start: int = 0) -> bool:
@@ -355,6 +346,10 @@ class LlamaBackend(Backend):
 
     @override
     def close(self) -> None:
+        if self._drafter is not None:
+            self._drafter.close()
+        if self._samplers is not None:
+            self._samplers.close()
         if self._context:
             lib.llama_free(self._context)
         if self._model:

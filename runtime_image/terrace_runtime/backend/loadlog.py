@@ -1,4 +1,4 @@
-"""What llama.cpp's log lines say: buffer sizes while loading, and why it failed.
+"""What llama.cpp's log lines say: buffer sizes while loading, placements, and why it failed.
 
 Owns: parsing and a short memory of lines. Does not own: the callback itself (``llama.py``) or
 where warnings go (standard logging). Next: ``llama.py`` reads sizes into BackendInfo.
@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import deque
+from collections import defaultdict, deque
 
 _LOG = logging.getLogger("terrace_runtime.backend")
 _MIB = 1024 * 1024
-_BUFFER = re.compile(r"(model|KV|RS|compute|output) buffer size\s*=\s*([0-9.]+) MiB")
+_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|LoRA|compute|output) buffer size\s*=\s*([0-9.]+) MiB")
+_OVERRIDDEN = re.compile(r"^tensor (\S+) \(.*\) buffer type overridden to ")
 _WARN, _ERROR, _CONTINUE = 3, 4, 5
 _MAX_LINE = 500
+_MAX_OVERRIDDEN = 65_536
+_WEIGHTS, _KV, _COMPUTE = ("model", "LoRA"), ("KV", "RS"), ("compute", "output")
 
 
 class LoadLog:
-    """Receives every line of llama.cpp; keeps sums of buffer sizes and the last complaints."""
+    """Receives every line of llama.cpp; keeps sizes of buffers and the last complaints."""
 
     def __init__(self) -> None:
-        self._mib: dict[str, float] = {}
+        self._mib: dict[str, dict[str, float]] = defaultdict(dict)
+        """By the buffer's name (``CPU_Mapped``, ``CUDA0``), then by kind."""
         self._complaints: deque[str] = deque(maxlen=3)
         self._level = 0
+        self.overridden: list[str] = []
+        """Names of tensors that an override placed."""
+        self.lock_failure = ""
+        """Why weights could not be locked; llama.cpp goes on without."""
 
     def add(self, level: int, text: str) -> None:
         """One message at a ggml log level; 5 continues the one before."""
@@ -36,9 +44,17 @@ class LoadLog:
             _LOG.error("llama.cpp: %s", line)
         elif level == _WARN:
             _LOG.debug("llama.cpp: %s", line)
+            if "failed to mlock" in line:
+                self.lock_failure = line
         elif found := _BUFFER.search(line):
-            kind, size = found.groups()
-            self._mib[kind] = self._mib.get(kind, 0.0) + float(size)
+            self._add_buffer(*found.groups())
+        elif len(self.overridden) < _MAX_OVERRIDDEN and (found := _OVERRIDDEN.match(line)):
+            self.overridden.append(found[1])
+
+    def _add_buffer(self, name: str, kind: str, size: str) -> None:
+        # Graphs are laid out anew when adapters change, and every time the line comes again.
+        known = 0.0 if kind == "compute" else self._mib[name].get(kind, 0.0)
+        self._mib[name][kind] = known + float(size)
 
     @property
     def complaint(self) -> str:
@@ -47,19 +63,34 @@ class LoadLog:
 
     @property
     def weights_bytes(self) -> int | None:
-        """Model buffers, mapped or not."""
-        return self._sum("model")
+        """Model and adapter buffers, mapped or not."""
+        return self._sum(_WEIGHTS)
 
     @property
     def kv_bytes(self) -> int | None:
         """KV and recurrent state buffers."""
-        return self._sum("KV", "RS")
+        return self._sum(_KV)
 
     @property
     def compute_bytes(self) -> int | None:
         """Compute and output buffers."""
-        return self._sum("compute", "output")
+        return self._sum(_COMPUTE)
 
-    def _sum(self, *kinds: str) -> int | None:
-        found = [self._mib[kind] for kind in kinds if kind in self._mib]
+    def device_bytes(self, device: str) -> tuple[int, int, int]:
+        """Weights, KV and compute bytes on ``device`` (``CUDA0``)."""
+        names = [name for name in self._mib if _belongs(name, device)]
+        return tuple(self._sum(kinds, names) or 0 for kinds in (_WEIGHTS, _KV, _COMPUTE))  # type: ignore[return-value]
+
+    def host_bytes(self, devices: list[str]) -> tuple[int, int, int]:
+        """The same of all that lies on none of ``devices``."""
+        names = [n for n in self._mib if not any(_belongs(n, device) for device in devices)]
+        return tuple(self._sum(kinds, names) or 0 for kinds in (_WEIGHTS, _KV, _COMPUTE))  # type: ignore[return-value]
+
+    def _sum(self, kinds: tuple[str, ...], names: list[str] | None = None) -> int | None:
+        rows = self._mib.values() if names is None else [self._mib[name] for name in names]
+        found = [row[kind] for row in rows for kind in kinds if kind in row]
         return round(sum(found) * _MIB) if found else None
+
+
+def _belongs(buffer: str, device: str) -> bool:
+    return buffer == device or buffer.startswith(f"{device}_")

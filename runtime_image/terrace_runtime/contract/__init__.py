@@ -60,6 +60,8 @@ from terrace_runtime.contract.names import (
 from terrace_runtime.contract.report import (
     CacheReport,
     Capabilities,
+    DeviceMemory,
+    EngineReport,
     Identity,
     MemoryReport,
     RuntimeReport,
@@ -108,7 +110,9 @@ __all__ = [
     "Adapter",
     "CacheReport",
     "Capabilities",
+    "DeviceMemory",
     "Digest",
+    "EngineReport",
     "FetchFailure",
     "FetchOutcome",
     "FetchProgress",

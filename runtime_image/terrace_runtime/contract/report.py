@@ -24,6 +24,21 @@ class Identity(Value):
     """Seconds since the epoch after which the header is void."""
 
 
+class DeviceMemory(Value):
+    """What lies on one device, as llama.cpp told it while loading; the host is one too."""
+
+    name: str = Field(max_length=64)
+    """``CUDA0``, ``Vulkan0``; ``CPU`` is host memory."""
+    description: str = Field(default="", max_length=128)
+    total_bytes: int | None = None
+    """As its driver says; ``None`` for the host, whose limit is the pod's."""
+    free_bytes: int | None = None
+    """After loading."""
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    compute_bytes: int = 0
+
+
 class MemoryReport(Value):
     """Bytes; ``None`` where the backend does not tell."""
 
@@ -32,6 +47,7 @@ class MemoryReport(Value):
     compute_bytes: int | None = None
     anonymous_peak_bytes: int | None = None
     """Highest RssAnon + RssShmem of the pod's processes so far."""
+    devices: tuple[DeviceMemory, ...] = Field(default=(), max_length=32)
 
 
 class TierReport(Value):
@@ -94,6 +110,16 @@ class SpeculationReport(Value):
     accepted_tokens: int = 0
 
 
+class EngineReport(Value):
+    """What only the engine knows; at most a second old."""
+
+    cache: CacheReport = CacheReport()
+    speculation: SpeculationReport = SpeculationReport()
+    sequences: tuple[SequenceReport, ...] = Field(default=(), max_length=256)
+    step_seconds: dict[str, float] = Field(default_factory=dict)
+    """Measured seconds of a step by its number of decoding sequences."""
+
+
 class Capabilities(Value):
     """What the loaded model can do in this build, probed when it was loaded."""
 
@@ -131,8 +157,4 @@ class RuntimeReport(Value):
     """Measured since start; 0: nothing measured yet."""
     generated_tokens_per_second: float = 0.0
     capabilities: Capabilities = Capabilities()
-    cache: CacheReport = CacheReport()
-    speculation: SpeculationReport = SpeculationReport()
-    sequences: tuple[SequenceReport, ...] = Field(default=(), max_length=256)
-    step_seconds: dict[str, float] = Field(default_factory=dict)
-    """Measured seconds of a step by its number of decoding sequences."""
+    engine: EngineReport = EngineReport()
