@@ -30,8 +30,8 @@ from terrace_runtime.backend.chain import LlamaSampler, SamplerCalls
 from terrace_runtime.backend.context import context_params, num_slots
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.devices import Devices
-from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.draft import LlamaDrafter, draft_file
+from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.loadlog import LoadLog
 from terrace_runtime.backend.offload import ModelShape, Placement, check_attention, check_context
 from terrace_runtime.backend.openmp import limit_spinning
@@ -225,6 +225,7 @@ class LlamaBackend(Backend):
     def _read_info(self, threads: int, log: LoadLog) -> BackendInfo:
         vocabulary = self._vocabulary
         template = lib.llama_model_chat_template(self._model, None)
+        draft = self._drafter and self._drafter.log
         return BackendInfo(
             vocabulary=vocabulary.size,
             threads=threads,
@@ -238,9 +239,9 @@ class LlamaBackend(Backend):
             eos=vocabulary.text(lib.llama_vocab_eos(vocabulary.pointer)),
             special_tokens=vocabulary.special_tokens(),
             build=f"llama.cpp-{LLAMA_COMMIT}",
-            weights_bytes=log.weights_bytes,
-            kv_bytes=log.kv_bytes,
-            compute_bytes=log.compute_bytes,
+            weights_bytes=_together(log.weights_bytes, draft and draft.weights_bytes),
+            kv_bytes=_together(log.kv_bytes, draft and draft.kv_bytes),
+            compute_bytes=_together(log.compute_bytes, draft and draft.compute_bytes),
             devices=self._devices.report(log),
             adapter_switch_s=self._adapters.warm_up(self),
         )
@@ -356,3 +357,8 @@ class LlamaBackend(Backend):
             self._adapters.close()
             lib.llama_model_free(self._model)
         self._context = self._model = None
+
+
+def _together(model_bytes: int | None, draft_bytes: int | None) -> int | None:
+    """Memory of the model and of its draft; None where the backend does not tell."""
+    return model_bytes if model_bytes is None else model_bytes + (draft_bytes or 0)

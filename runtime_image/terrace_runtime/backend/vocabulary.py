@@ -24,6 +24,7 @@ class Vocabulary:
         self.size = int(lib.llama_vocab_n_tokens(pointer))
         self.bos = int(lib.llama_vocab_bos(pointer))
         """-1: there is none."""
+        self.eos = int(lib.llama_vocab_eos(pointer))
 
     def pieces(self) -> tuple[bytes, ...]:
         """Text of every token; control tokens have none."""

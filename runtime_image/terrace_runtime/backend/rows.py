@@ -1,0 +1,71 @@
+"""A llama_batch over numpy arrays, and its logits as numpy rows: no copies, no Python per token.
+
+Owns: the memory that llama.cpp reads a batch from. Does not own: what is put in (``Batch``) or the
+binding; ``llama.py`` hands it in, for it alone imports it. Next: ``llama.py`` and ``draft.py``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from terrace_runtime.backend import BackendError, Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+
+class RawBatch:
+    """One llama_batch that points at a ``Batch``; its table of sequence ids never changes."""
+
+    def __init__(self, lib: Any, capacity: int) -> None:
+        """``lib`` is llama_cpp's low-level module."""
+        self.rows = rows = Batch(capacity)
+        self._ones = np.ones(capacity, np.int32)
+        base = rows.sequences.ctypes.data
+        self._sequence_pointers = np.arange(base, base + 4 * capacity, 4, dtype=np.uintp)
+        self._raw = raw = lib.llama_batch()
+        raw.n_tokens = 0
+        raw.token = _pointer(rows.tokens, ctypes.c_int32)
+        raw.embd = None
+        raw.pos = _pointer(rows.positions, ctypes.c_int32)
+        raw.n_seq_id = _pointer(self._ones, ctypes.c_int32)
+        raw.seq_id = _pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32))
+        raw.logits = _pointer(rows.outputs, ctypes.c_int8)
+
+    @property
+    def raw(self) -> Any:
+        """The struct with as many tokens as ``rows`` has now."""
+        self._raw.n_tokens = self.rows.size
+        return self._raw
+
+
+class LogitRows:
+    """llama.cpp's logits of the last decode as a float32 array."""
+
+    def __init__(
+        self, get_logits: Callable[[Any], int | None], capacity: int, columns: int
+    ) -> None:
+        """``get_logits`` gives an address; ``capacity`` rows of ``columns`` lie there at most."""
+        self._get_logits = get_logits
+        self._shape = (capacity, columns)
+        self._address = 0
+
+    def read(self, context: Any, num_rows: int) -> NDArray[np.float32]:
+        """The first ``num_rows`` rows: a view, gone with the next decode."""
+        address = self._get_logits(context)
+        if not address:
+            raise BackendError("llama.cpp has no logits for the last batch")
+        if address != self._address:
+            memory = (ctypes.c_float * (self._shape[0] * self._shape[1])).from_address(address)
+            self._view: NDArray[np.float32] = np.ctypeslib.as_array(memory).reshape(self._shape)
+            self._address = address
+        return self._view[:num_rows]
+
+
+def _pointer(array: NDArray[Any], kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
