@@ -27,7 +27,9 @@ from terrace_runtime.backend import (
     Drafter,
     SamplerChain,
     SamplerSettings,
+    TokenChooser,
 )
+from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.fake_state import decode_state, encode_state
 from terrace_runtime.contract import Capabilities
 
@@ -139,6 +141,7 @@ class FakeBackend(Backend):
         if self.load_error:
             raise BackendError(self.load_error)
         self._config = config
+        self._grammars = Grammars(self.info, self._tokens_of)
         self._batch = Batch(config.batch_tokens)
         self._drafter = FakeDrafter(self) if config.speculation.mode == "draft" else None
         whole = config.parallel * config.context_tokens
@@ -161,6 +164,9 @@ class FakeBackend(Backend):
             else:
                 tokens.extend(part.encode("utf-8", "replace"))
         return tokens
+
+    def _tokens_of(self, text: str) -> list[int]:
+        return self.tokenize(text, special=False, add_bos=False)
 
     @override
     def decode(self) -> int:
@@ -234,9 +240,14 @@ class FakeBackend(Backend):
         return self._logits[: self._batch.num_outputs]
 
     @override
-    def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> FakeSampler:
+    def prepare(self, settings: SamplerSettings) -> None:
+        if settings.grammar is not None:
+            self._grammars.compile(settings.grammar)
+
+    @override
+    def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> SamplerChain:
         assert prompt
-        return FakeSampler(self, settings)
+        return self._grammars.hold(FakeSampler(self, settings), settings.grammar)
 
     def row(self, index: int) -> NDArray[np.float32]:
         """Logits of batch row ``index``."""
@@ -364,7 +375,7 @@ class FakeDrafter(Drafter):
         self._held.pop(slot, None)
 
 
-class FakeSampler(SamplerChain):
+class FakeSampler(TokenChooser):
     """Greedy at temperature 0, else one of the neighbours of the likeliest token, by the seed."""
 
     def __init__(self, backend: FakeBackend, settings: SamplerSettings) -> None:
@@ -375,13 +386,24 @@ class FakeSampler(SamplerChain):
 
     @override
     def sample(self, row: int) -> int:
+        token = self.draw(row)
+        self.accept(token)
+        return token
+
+    @override
+    def draw(self, row: int, allowed: NDArray[np.intp] | None = None) -> int:
         assert not self.is_closed
+        chance = crc32(np.asarray([self._settings.seed, *self._counted], np.int64).tobytes())
+        if allowed is not None:
+            return int(allowed[chance % allowed.size])
         token = int(self._backend.row(row).argmax())
         if self._settings.temperature > 0 and ord("a") <= token <= ord("z"):
-            state = np.asarray([self._settings.seed, *self._counted], np.int64).tobytes()
-            token = ord("a") + (token - ord("a") + crc32(state) % 26) % 26
-        self._counted.append(token)
+            token = ord("a") + (token - ord("a") + chance % 26) % 26
         return token
+
+    @override
+    def accept(self, token: int) -> None:
+        self._counted.append(token)
 
     @override
     def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from terrace_runtime.backend import Grammar
 from terrace_runtime.contract import Capabilities
 from terrace_runtime.engine.request import (
     EngineStats,
@@ -198,6 +199,8 @@ def decode_commands(value: Any) -> list[Command]:
 def _sampling(values: dict[str, Any]) -> SamplingParams:
     values["dry_sequence_breakers"] = tuple(values["dry_sequence_breakers"])
     values["logit_bias"] = tuple((token, bias) for token, bias in values["logit_bias"])
+    if values["grammar"]:
+        values["grammar"] = Grammar(**values["grammar"])
     return SamplingParams(**values)
 
 

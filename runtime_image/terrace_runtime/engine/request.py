@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from terrace_runtime.backend import Grammar
 from terrace_runtime.contract import Capabilities
 
 
@@ -64,8 +65,8 @@ class SamplingParams:
     """(token, number added to its logit)."""
     logprobs: int | None = None
     """None: not wanted; else how many alternatives each token is shown with."""
-    grammar: str = ""
-    """What the answer must match, as ``engine.grammar`` writes it; empty: anything."""
+    grammar: Grammar | None = None
+    """What the answer must match."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.engine_builders import text_request
+from terrace_runtime.backend import Grammar
 from terrace_runtime.contract import Capabilities
 from terrace_runtime.engine.messages import (
     Abort,
@@ -43,7 +44,7 @@ EVERY_FIELD = SamplingParams(
     dry_sequence_breakers=("\n", "é"),
     logit_bias=((5, -100.0), (7, 0.5)),
     logprobs=2,
-    grammar="{}",
+    grammar=Grammar("gbnf", "root ::= [a-z]", "grammar"),
 )
 EVENTS: list[Event] = [
     Ready(
