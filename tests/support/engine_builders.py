@@ -20,6 +20,7 @@ from terrace_runtime.engine.request import (
     RequestOutput,
     SamplingParams,
 )
+from terrace_runtime.engine.tiers import Tiers
 
 if TYPE_CHECKING:
     from terrace_runtime.engine.client import EngineClient
@@ -113,8 +114,13 @@ class CoreDriver:
         self.backend.load(config)
         self.clock = Clock()
         seeds = random.Random(0)
+        self.tiers = Tiers(self.backend, config, clock=self.clock)
         self.core = EngineCore(
-            self.backend, config, clock=self.clock, draw_seed=lambda: seeds.randrange(2**31)
+            self.backend,
+            config,
+            self.tiers,
+            clock=self.clock,
+            draw_seed=lambda: seeds.randrange(2**31),
         )
         self.answers: dict[str, Answer] = {}
         self.steps = 0
@@ -125,6 +131,7 @@ class CoreDriver:
             check_request(request, self.backend.info.vocabulary, self.config)
             sequence = make_sequence(request, self.backend, self.core.table, self.config)
             self.answers[request.id] = Answer()
+            self.core.prepare(sequence)
             self.core.add(sequence)
 
     def step(self) -> list[RequestOutput]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from terrace_runtime.engine.waiting import urgency
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
     from collections.abc import Sequence as Seq
 
     from terrace_runtime.engine.sequence import Sequence
@@ -27,11 +27,12 @@ MAX_GAP = 3
 
 
 class Work(NamedTuple):
-    """The next ``num_tokens`` tokens of ``sequence``."""
+    """The next ``num_tokens`` tokens of ``sequence``, the last ``num_drafted`` of them guessed."""
 
     slot: int
     sequence: Sequence
     num_tokens: int
+    num_drafted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +55,49 @@ class BatchPlan:
     fillers: list[int] = field(default_factory=list)
     num_tokens: int = 0
     num_prompt_tokens: int = 0
+    num_drafted: int = 0
+
+    @property
+    def num_decodes(self) -> int:
+        """Sequences that get one token or more."""
+        return self.num_tokens - self.num_prompt_tokens - self.num_drafted
 
     @property
     def is_decode_only(self) -> bool:
         """One token of each sequence and nothing else: the common step, filled in one go."""
-        return not self.fillers and self.num_prompt_tokens == 0
+        return not self.fillers and self.num_prompt_tokens == 0 and self.num_drafted == 0
 
 
-def lowest_free_slot(running: Iterable[Sequence], parallel: int) -> int | None:
-    """The slot for a new sequence; None when all are taken.
+def free_slots(running: Iterable[Sequence], parallel: int) -> list[int]:
+    """Slots for a new sequence, ascending.
 
     llama.cpp evaluates split sequences together only in ascending, gap-free order, so the lowest
-    slot keeps holes rare and lets arrivals close them.
+    one keeps holes rare and lets arrivals close them.
     """
     taken = {sequence.slot for sequence in running}
-    return next((slot for slot in range(parallel) if slot not in taken), None)
+    return [slot for slot in range(parallel) if slot not in taken]
 
 
 def plan_batch(
-    running: Seq[Sequence], budget: Budget, shares: TenantShares, *, now: float, turn: int
+    running: Seq[Sequence],
+    budget: Budget,
+    shares: TenantShares,
+    *,
+    now: float,
+    turn: int,
+    occupied: Container[int] = (),
 ) -> BatchPlan:
     """Choose the tokens of the next step.
 
     ``running`` is sorted by slot. ``turn`` rotates the decoding sequences where they are more than
-    the budget. Prompts go by urgency, then the tenant served least, then arrival.
+    the budget. Prompts go by urgency, then the tenant served least, then arrival. ``occupied`` are
+    free slots whose cells are kept and must not be used as fillers.
     """
     work: list[Work] = []
     prompts: list[Sequence] = []
     for sequence in running:
+        if sequence.is_restoring:
+            continue
         if len(sequence.tokens) - sequence.num_computed == 1:
             assert sequence.slot is not None
             work.append(Work(sequence.slot, sequence, 1))
@@ -90,19 +106,32 @@ def plan_batch(
     if len(work) > budget.batch_tokens:
         work = _window(work, budget.batch_tokens, turn)
     num_decodes = len(work)
+    work, num_drafted = _with_drafts(work, budget.batch_tokens - num_decodes)
     num_prompt_tokens = 0
     if prompts:
-        room = budget.batch_tokens - num_decodes
+        room = budget.batch_tokens - num_decodes - num_drafted
         if num_decodes:
             room = min(room, budget.prefill_tokens)
         chunks = _prompt_chunks(prompts, room, shares, now)
         num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks)
         work = sorted([*work, *chunks])
-    num_tokens = num_decodes + num_prompt_tokens
+    num_tokens = num_decodes + num_drafted + num_prompt_tokens
     fillers: list[int] = []
     if budget.fill_holes and num_decodes > 1:
-        fillers = _fillers(work, running, budget.batch_tokens - num_tokens)
-    return BatchPlan(work, fillers, num_tokens, num_prompt_tokens)
+        fillers = _fillers(work, running, budget.batch_tokens - num_tokens, occupied)
+    return BatchPlan(work, fillers, num_tokens, num_prompt_tokens, num_drafted)
+
+
+def _with_drafts(work: list[Work], room: int) -> tuple[list[Work], int]:
+    """The guesses of those that have any, as far as the room goes."""
+    num_drafted = 0
+    for index, item in enumerate(work):
+        if item.sequence.draft and room > 0:
+            count = min(len(item.sequence.draft), room)
+            work[index] = Work(item.slot, item.sequence, 1 + count, count)
+            num_drafted += count
+            room -= count
+    return work, num_drafted
 
 
 def _window(work: list[Work], size: int, turn: int) -> list[Work]:
@@ -121,13 +150,17 @@ def _prompt_chunks(
         count = min(room, sequence.num_pending)
         if count <= 0:
             break
+        if sequence.stop_at > sequence.num_computed:
+            count = min(count, sequence.stop_at - sequence.num_computed)
         assert sequence.slot is not None
         chunks.append(Work(sequence.slot, sequence, count))
         room -= count
     return chunks
 
 
-def _fillers(work: list[Work], running: Seq[Sequence], room: int) -> list[int]:
+def _fillers(
+    work: list[Work], running: Seq[Sequence], room: int, occupied: Container[int]
+) -> list[int]:
     """Free slots between planned ones, where filling them costs less than another evaluation.
 
     A gap splits the batch into two evaluations, each of which reads all weights; a throw-away
@@ -140,6 +173,8 @@ def _fillers(work: list[Work], running: Seq[Sequence], room: int) -> list[int]:
     fillers: list[int] = []
     for before, after in pairwise(work):
         gap = range(before.slot + 1, after.slot)
-        if 0 < len(gap) <= min(MAX_GAP, room - len(fillers)) and busy.isdisjoint(gap):
+        if not 0 < len(gap) <= min(MAX_GAP, room - len(fillers)):
+            continue
+        if not any(slot in busy or slot in occupied for slot in gap):
             fillers += gap
     return fillers

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from terrace_runtime.contract import EngineReport
     from terrace_runtime.engine.request import EngineStats, ModelInfo, Request, RequestOutput
 
 
@@ -36,6 +37,10 @@ class EngineClient(Protocol):
     @property
     def stats(self) -> EngineStats:
         """The latest picture; never blocks."""
+
+    @property
+    def report(self) -> EngineReport:
+        """Tiers, sequences and speeds, at most a second old; never blocks."""
 
     @property
     def error(self) -> str:

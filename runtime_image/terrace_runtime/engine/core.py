@@ -1,22 +1,29 @@
-"""The engine's loop body: cancels, a plan, one decode, samples, one hand-off.
+"""The engine's loop body: cancels, places, a plan, one decode, samples, one hand-off.
 
-Owns: the running sequences, their slots and KV cells, and each request's one end. Does not own:
-threads and processes (``runner.py``), the order of work (``batch_planner.py``, ``waiting.py``).
-Used by one thread. Next: ``runner.py`` calls ``step`` while there is work.
+Owns: the running sequences, their slots, and each request's one end. Does not own: threads and
+processes (``runner.py``), the order of work (``batch_planner.py``, ``waiting.py``), cells that
+outlive a step (``prefix.py``), what comes of a step's logits (``harvest.py``). One thread uses it.
+Next: ``runner.py`` calls ``step`` while there is work.
 """
 
 from __future__ import annotations
 
 from bisect import insort
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from terrace_runtime.backend import DECODE_NO_ROOM, DECODE_OK, BackendError
-from terrace_runtime.engine.batch_planner import BatchPlan, Budget, lowest_free_slot, plan_batch
+from terrace_runtime.contract import EngineReport, SequenceReport, SpeculationReport
+from terrace_runtime.engine.adapters import AdapterTurns
+from terrace_runtime.engine.batch_planner import BatchPlan, Budget, free_slots, plan_batch
+from terrace_runtime.engine.costs import StepCosts
 from terrace_runtime.engine.detokenizer import PieceTable
+from terrace_runtime.engine.harvest import Harvest
 from terrace_runtime.engine.meter import StepMeter
+from terrace_runtime.engine.prefix import PrefixCache
 from terrace_runtime.engine.request import FinishReason
-from terrace_runtime.engine.sampling import open_sampler, sample
-from terrace_runtime.engine.waiting import TenantShares, WaitingQueue
+from terrace_runtime.engine.sampling import open_sampler
+from terrace_runtime.engine.waiting import TenantShares, WaitingQueue, urgency
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +32,15 @@ if TYPE_CHECKING:
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.request import EngineStats, RequestOutput
     from terrace_runtime.engine.sequence import Sequence
+    from terrace_runtime.engine.speculation import Speculator
+    from terrace_runtime.engine.tiers import Tiers
 
 _FILLER_CELLS = 64
 """Cells that a filler may leave in its slot before they are dropped; dropping costs a call."""
+_HEADROOM_TOKENS = 128
+"""Cells that a sequence is expected to need beyond its prompt, when cells are shared by all."""
+_STALE_DEADLINES = 1024
+"""Deadlines of ended requests that may be left in the heap before it is made anew."""
 
 
 class EngineCore:
@@ -37,50 +50,86 @@ class EngineCore:
         self,
         backend: Backend,
         config: RuntimeConfig,
+        tiers: Tiers,
         *,
         clock: Callable[[], float],
         draw_seed: Callable[[], int],
+        costs: StepCosts | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         """``backend`` is loaded. ``clock`` gives seconds; ``draw_seed`` a seed for who has none."""
         self.table = PieceTable(backend.info.pieces)
+        self.costs = costs or StepCosts(config.prefill_tokens)
+        self.prefix = PrefixCache(backend, config, tiers)
+        self.speculator = speculator
         self._backend = backend
         self._config = config
         self._clock = clock
         self._draw_seed = draw_seed
-        self._eog = backend.info.eog
-        self._budget = Budget(
-            config.batch_tokens, config.prefill_tokens, fill_holes=not config.kv_unified
-        )
+        self._harvest = Harvest(backend)
         self._shares = TenantShares()
         self._waiting = WaitingQueue(self._shares)
+        self._held: list[Sequence] = []
+        """Taken out of the queue: each waits for a prefix that another one computes."""
         self._running: list[Sequence] = []
         self._by_id: dict[str, Sequence] = {}
         self._cancelled: list[Sequence] = []
-        self._filler_cells: dict[int, int] = {}
-        self._is_full = False
-        """KV ran out: nobody is admitted until a sequence ends."""
-        self._meter = StepMeter(config.parallel * config.context_tokens)
+        self._deadlines: list[tuple[float, int, str]] = []
+        self._fillers: dict[int, tuple[int, int]] = {}
+        """Slot -> (where its fillers begin, how many there are)."""
+        self._turns = AdapterTurns()
+        self._cells = config.parallel * config.context_tokens
+        if config.kv_unified and config.kv_cells:
+            self._cells = config.kv_cells
+        self._meter = StepMeter(self._cells)
         self._arrivals = 0
 
     @property
     def has_work(self) -> bool:
-        """A step would do something."""
+        """Requests are open."""
         return bool(self._by_id)
+
+    @property
+    def is_blocked(self) -> bool:
+        """A step would compute nothing until blocks come from the disk."""
+        return self.prefix.is_restoring and all(one.is_restoring for one in self._running)
 
     @property
     def stats(self) -> EngineStats:
         """After the last step."""
-        return self._meter.stats(len(self._waiting), self._running)
+        return self._meter.stats(len(self._waiting) + len(self._held), self._running)
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Whoever has a slot."""
+        return self._running
+
+    def report(self, now: float) -> EngineReport:
+        """Tiers, sequences and speeds."""
+        return EngineReport(
+            cache=self.prefix.report(),
+            speculation=self.speculator.report if self.speculator else SpeculationReport(),
+            sequences=tuple(_sequence_report(one, now) for one in self._running),
+            step_seconds=self.costs.table(),
+        )
+
+    def prepare(self, sequence: Sequence) -> None:
+        """What can be done for a new sequence on any other thread."""
+        self.prefix.prepare(sequence)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a new sequence. Its id must not be in use."""
+        """Queue a prepared sequence. Its id must not be in use."""
         assert sequence.id not in self._by_id, "request ids are unique while they run"
         sequence.arrival = self._clock()
         sequence.order = self._arrivals
         self._arrivals += 1
         self._by_id[sequence.id] = sequence
+        bound = self._config.request_timeout_s
+        sequence.deadline = sequence.arrival + min(sequence.request.timeout_s or bound, bound)
+        heappush(self._deadlines, (sequence.deadline, sequence.order, sequence.id))
         self._shares.enter(sequence.tenant)
         self._waiting.push(sequence)
+        self.prefix.enter(sequence)
 
     def abort(self, request_id: str) -> None:
         """End a request at the start of the next step; unknown ids are ignored."""
@@ -97,41 +146,148 @@ class EngineCore:
     def step(self) -> list[RequestOutput]:
         """Move everybody on by one decode; raises BackendError when the backend is broken."""
         started = self._clock()
-        outputs = self._apply_cancels()
+        outputs = self._apply_cancels() + self._apply_deadlines(started)
         self._admit(started)
-        plan = self._plan(self._budget, started)
+        others_run = any(not one.is_restoring for one in self._running)
+        self.prefix.advance(others_run=others_run)
+        self.prefix.trim(somebody_runs=bool(self._running))
+        group = self._choose_group(started)
+        self._guess(group)
+        drafted_at = self._clock()
+        plan = self._plan(group, self._budget(group), started)
         while plan.work and self._decode(plan) == DECODE_NO_ROOM:
             outputs += self._make_room(plan)
-            plan = self._plan(self._reduced(plan), started)
+            group = [one for one in group if one.slot is not None]
+            plan = self._plan(group, self._reduced(plan), started)
         outputs += self._advance(plan)
-        self._meter.record(plan, self._clock() - started)
+        now = self._clock()
+        self._note(plan, now - drafted_at)
+        self._meter.record(plan, now - started)
         return outputs
 
-    # The parts of a step --------------------------------------------------------------------------
+    def chore(self) -> bool:
+        """Do one thing that can wait for an idle moment; False: there is none."""
+        if not self.prefix.has_chores:
+            return False
+        self.prefix.chore()
+        return True
+
+    # Who ends, who begins -------------------------------------------------------------------------
 
     def _apply_cancels(self) -> list[RequestOutput]:
         cancelled, self._cancelled = self._cancelled, []
         alive = [sequence for sequence in cancelled if sequence.id in self._by_id]
-        return [self._end(sequence, sequence.end(FinishReason.ABORT)) for sequence in alive]
+        return [self._end(sequence, FinishReason.ABORT) for sequence in alive]
+
+    def _apply_deadlines(self, now: float) -> list[RequestOutput]:
+        outputs = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, order, request_id = heappop(self._deadlines)
+            sequence = self._by_id.get(request_id)
+            if sequence is not None and sequence.order == order:
+                outputs.append(self._end(sequence, FinishReason.TIMEOUT))
+        if len(self._deadlines) > 2 * len(self._by_id) + _STALE_DEADLINES:
+            open_ones = self._by_id.values()
+            self._deadlines = sorted((one.deadline, one.order, one.id) for one in open_ones)
+        return outputs
 
     def _admit(self, now: float) -> None:
-        while len(self._waiting) and not self._is_full:
-            slot = lowest_free_slot(self._running, self._config.parallel)
-            if slot is None:
-                return
+        self._release_held()
+        has_parked = False
+        while len(self._waiting):
+            free = free_slots(self._running, self._config.parallel)
+            if not free:
+                if has_parked or not self._park_for_urgent(now):
+                    return
+                has_parked = True
+                continue
             sequence = self._waiting.pop(now)
             assert sequence is not None
-            self._drop_filler(slot)
-            sequence.slot = slot
-            if sequence.sampler is None:
-                sequence.sampler = open_sampler(
-                    self._backend, sequence.request.sampling, sequence.tokens, self._draw_seed()
-                )
-            insort(self._running, sequence, key=_slot)
+            if self._running and not self._has_cells_for(sequence):
+                self._waiting.push_front(sequence)
+                return
+            for slot in free:
+                self._drop_filler(slot)
+            slot = self.prefix.place(sequence, free)
+            if slot is None:
+                self._held.append(sequence)
+                continue
+            self._start(sequence, slot)
 
-    def _plan(self, budget: Budget, now: float) -> BatchPlan:
-        turn = self._meter.steps
-        return plan_batch(self._running, budget, self._shares, now=now, turn=turn)
+    def _start(self, sequence: Sequence, slot: int) -> None:
+        sequence.slot = slot
+        if sequence.sampler is None:
+            sequence.sampler = open_sampler(
+                self._backend, sequence.request.sampling, sequence.tokens, self._draw_seed()
+            )
+        insort(self._running, sequence, key=_slot)
+
+    def _release_held(self) -> None:
+        if self._held:
+            released = [one for one in self._held if self.prefix.is_released(one)]
+            for sequence in reversed(released):
+                self._held.remove(sequence)
+                self._waiting.push_front(sequence)
+
+    def _has_cells_for(self, sequence: Sequence) -> bool:
+        """Whether what it is expected to need is there, where all share the cells."""
+        if not self._config.kv_unified or not self._config.kv_cells:
+            return True
+        used = sum(len(one.tokens) for one in self._running)
+        return used + len(sequence.tokens) + _HEADROOM_TOKENS <= self._cells
+
+    def _park_for_urgent(self, now: float) -> bool:
+        """Set a less urgent sequence aside, where the first in the queue is more urgent."""
+        head = self._waiting.head(now)
+        assert head is not None
+        candidates = [one for one in self._running if not one.is_restoring]
+        if not candidates:
+            return False
+        victim = max(candidates, key=lambda one: (urgency(one, now), one.order))
+        if urgency(victim, now) <= urgency(head, now):
+            return False
+        self._park(victim)
+        return True
+
+    # The parts of a step --------------------------------------------------------------------------
+
+    def _choose_group(self, now: float) -> list[Sequence]:
+        """Those that run in this step: llama.cpp applies one adapter to a whole batch."""
+        if not self._config.adapters:
+            return self._running
+        current = self._turns.current
+        adapter = self._turns.choose(self._running, now)
+        if adapter != current:
+            self._backend.use_adapter(adapter)
+        return [one for one in self._running if one.adapter == adapter]
+
+    def _guess(self, group: list[Sequence]) -> None:
+        if self.speculator is not None:
+            decoding = [one for one in group if one.num_pending == 1 and not one.is_restoring]
+            room = self._config.batch_tokens - len(decoding)
+            self.speculator.propose(decoding, room)
+            for one in decoding:
+                # A guess beyond the last token could never be handed out.
+                del one.draft[max(0, one.limit - len(one.tokens) - 1) :]
+
+    def _budget(self, group: list[Sequence]) -> Budget:
+        num_decodes = sum(one.num_pending == 1 for one in group)
+        return Budget(
+            self._config.batch_tokens,
+            self.costs.prefill_room(num_decodes),
+            fill_holes=not self._config.kv_unified,
+        )
+
+    def _plan(self, group: list[Sequence], budget: Budget, now: float) -> BatchPlan:
+        self.prefix.set_stops(group)
+        return plan_batch(
+            group,
+            budget,
+            self._shares,
+            now=now,
+            turn=self._meter.steps,
+            occupied=self.prefix.untouchable,
+        )
 
     def _decode(self, plan: BatchPlan) -> int:
         batch = self._backend.batch
@@ -151,105 +307,119 @@ class EngineCore:
         return code
 
     def _fill_mixed(self, plan: BatchPlan) -> None:
-        """Prompt chunks, decodes and fillers together, by ascending slot."""
+        """Prompt chunks, decodes, guesses and fillers together, by ascending slot."""
         batch = self._backend.batch
         fillers = list(plan.fillers)
-        for slot, sequence, count in plan.work:
+        for slot, sequence, count, num_drafted in plan.work:
             while fillers and fillers[0] < slot:
                 self._add_filler(fillers.pop(0))
             start = sequence.num_computed
-            stop = start + count
-            tokens = sequence.tokens[start:stop]
-            batch.extend(tokens, slot, start, outputs=int(stop == len(sequence.tokens)))
+            stop = start + count - num_drafted
+            tokens = sequence.tokens[start:stop] + sequence.draft[:num_drafted]
+            outputs = 1 + num_drafted if stop == len(sequence.tokens) else 0
+            batch.extend(tokens, slot, start, outputs=outputs)
 
     def _add_filler(self, slot: int) -> None:
-        cells = self._filler_cells.get(slot, 0)
-        if cells >= _FILLER_CELLS:
+        base, count = self._fillers.get(slot, (0, _FILLER_CELLS))
+        if count >= _FILLER_CELLS:
             self._drop_filler(slot)
-            cells = 0
-        self._backend.batch.extend([0], slot, cells, outputs=0)
-        self._filler_cells[slot] = cells + 1
+            longest = max(one.num_computed for one in self._running)
+            base, count = self.prefix.filler_base(slot, longest, _FILLER_CELLS), 0
+        self._backend.batch.extend([0], slot, base + count, outputs=0)
+        self._fillers[slot] = (base, count + 1)
 
     def _drop_fillers(self) -> None:
-        for slot in list(self._filler_cells):
+        for slot in list(self._fillers):
             self._drop_filler(slot)
 
     def _drop_filler(self, slot: int) -> None:
-        if self._filler_cells.pop(slot, 0):
-            self._backend.seq_rm(slot)
+        if slot in self._fillers:
+            base, _ = self._fillers.pop(slot)
+            self._backend.seq_rm(slot, base)
 
     def _advance(self, plan: BatchPlan) -> list[RequestOutput]:
         """Sample whoever is complete and hand the new tokens out."""
-        complete: list[Sequence] = []
-        rows: list[int] = []
-        row = -1
-        fillers = iter(plan.fillers)
-        filler = next(fillers, None)
-        for slot, sequence, count in plan.work:
-            while filler is not None and filler < slot:
-                row += 1
-                filler = next(fillers, None)
-            row += count
-            sequence.num_computed += count
-            self._shares.charge(sequence.tenant, count)
-            if sequence.num_computed == len(sequence.tokens):
-                complete.append(sequence)
-                rows.append(row)
-        if not complete:
-            return []
-        tokens = sample(self._backend.logits(), rows, [one.sampler for one in complete])
-        outputs = []
-        for sequence, token in zip(complete, tokens, strict=True):
-            output = sequence.append(token, is_eog=token in self._eog)
-            outputs.append(self._end(sequence, output) if output.finish else output)
-        self._meter.generated += len(tokens)
+        for item in plan.work:
+            self._shares.charge(item.sequence.tenant, item.num_tokens - item.num_drafted)
+        outputs: list[RequestOutput] = []
+        for sequence, drafted, accepted, finish in self._harvest.gather(plan):
+            self._meter.generated += accepted + 1
+            if self.speculator is not None and drafted:
+                self.speculator.observe(sequence, drafted, accepted)
+            outputs.append(self._end(sequence, finish) if finish else sequence.output())
+        self.prefix.computed(plan)
         return outputs
 
+    def _note(self, plan: BatchPlan, seconds: float) -> None:
+        rows = plan.num_decodes + plan.num_drafted + len(plan.fillers)
+        self.costs.record(rows, plan.num_prompt_tokens, seconds)
+        if self.speculator is not None and plan.num_decodes and not plan.num_prompt_tokens:
+            self.speculator.step(rows, seconds)
+
     def _make_room(self, plan: BatchPlan) -> list[RequestOutput]:
-        """KV is full and nothing was computed: preempt whom it hurts least, the last one ends."""
+        """KV is full and nothing was computed: set aside whom it hurts least, the last one ends."""
         self._drop_fillers()
+        if self.prefix.has_residents:
+            self.prefix.drop_all()
+            return []
         if len(self._running) > 1:
-            self._preempt(max(self._running, key=lambda one: (one.priority, one.order)))
-            self._is_full = True
-        elif plan.num_tokens == 1:
+            self._park(max(self._running, key=lambda one: (one.priority, one.order)))
+        elif plan.num_tokens - plan.num_drafted == 1:
             last = self._running[0]
             if last.num_generated:
-                return [self._end(last, last.end(FinishReason.LENGTH))]
+                return [self._end(last, FinishReason.LENGTH)]
             reason = f"the KV cache is full after {last.num_computed} of {last.num_prompt} tokens"
-            return [self._end(last, last.end(FinishReason.ERROR, error=reason))]
+            return [self._end(last, FinishReason.ERROR, reason)]
         return []
 
     def _reduced(self, plan: BatchPlan) -> Budget:
         """Half of a plan that found no room, for this step alone."""
         tokens = max(1, plan.num_tokens // 2)
-        return Budget(tokens, min(tokens, self._budget.prefill_tokens), fill_holes=False)
+        return Budget(tokens, min(tokens, self._config.prefill_tokens), fill_holes=False)
 
-    def _preempt(self, sequence: Sequence) -> None:
-        """Take the sequence's cells away; it computes them again when there is room."""
-        assert sequence.slot is not None
-        self._backend.seq_rm(sequence.slot)
+    def _park(self, sequence: Sequence) -> None:
+        """Set a running sequence aside in the host tier; it goes on when there is room."""
+        self.prefix.park(sequence)
         self._running.remove(sequence)
         sequence.slot = None
         sequence.num_computed = 0
+        sequence.draft.clear()
         self._waiting.push_front(sequence)
 
-    def _end(self, sequence: Sequence, output: RequestOutput) -> RequestOutput:
-        """Forget a sequence and give its slot, cells and sampler back."""
+    def _end(self, sequence: Sequence, finish: FinishReason, error: str = "") -> RequestOutput:
+        """Forget a sequence, give its slot and sampler back; its cells stay for whoever comes."""
+        output = sequence.end(finish, error=error)
         del self._by_id[sequence.id]
-        if sequence.slot is None:
-            self._waiting.remove(sequence)
-        else:
+        if sequence.slot is not None:
             self._running.remove(sequence)
-            self._backend.seq_rm(sequence.slot)
+            self.prefix.leave(sequence)
+            sequence.slot = None
+        elif sequence in self._held:
+            self._held.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+        self.prefix.gone(sequence)
+        if self.speculator is not None:
+            self.speculator.forget(sequence)
         if sequence.sampler is not None:
             sequence.sampler.close()
         if not self._running:
             self._drop_fillers()
         self._shares.leave(sequence.tenant)
-        self._is_full = False
         return output
 
 
 def _slot(sequence: Sequence) -> int:
     assert sequence.slot is not None
     return sequence.slot
+
+
+def _sequence_report(sequence: Sequence, now: float) -> SequenceReport:
+    return SequenceReport(
+        slot=_slot(sequence),
+        prompt_tokens=sequence.num_prompt,
+        computed_tokens=sequence.num_computed,
+        generated_tokens=sequence.num_generated,
+        cached_tokens=sequence.num_cached,
+        age_s=round(now - sequence.arrival, 3),
+    )

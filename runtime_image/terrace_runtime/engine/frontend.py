@@ -13,8 +13,17 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from terrace_runtime.contract import EngineReport
 from terrace_runtime.engine.intake import check_request
-from terrace_runtime.engine.messages import Abort, Failed, Ready, Rejected, Stepped, Submit
+from terrace_runtime.engine.messages import (
+    Abort,
+    Failed,
+    Ready,
+    Rejected,
+    Reported,
+    Stepped,
+    Submit,
+)
 from terrace_runtime.engine.request import (
     EngineError,
     EngineStats,
@@ -44,6 +53,7 @@ class EngineFrontend(ABC):
         self._config = config
         self._streams: dict[str, OutputStream] = {}
         self._stats = EngineStats()
+        self._report = EngineReport()
         self._error = ""
         self._info: ModelInfo | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -72,6 +82,11 @@ class EngineFrontend(ABC):
         """The last step's picture with the requests that are open now."""
         running = min(self._stats.running, len(self._streams))
         return replace(self._stats, running=running, waiting=len(self._streams) - running)
+
+    @property
+    def report(self) -> EngineReport:
+        """Tiers, sequences and speeds, at most a second old."""
+        return self._report
 
     @property
     def error(self) -> str:
@@ -167,16 +182,21 @@ class EngineFrontend(ABC):
                         if output.finish is not None:
                             self._forget(output.id)
             case Rejected(request_id, message, param):
-                stream = self._streams.get(request_id)
-                if stream is not None:
-                    stream.refuse(InvalidRequestError(message, param))
-                    self._forget(request_id)
+                self._reject(request_id, InvalidRequestError(message, param))
             case Ready(info):
                 self._info = info
                 if self._ready is not None and not self._ready.done():
                     self._ready.set_result(None)
             case Failed(reason):
                 self._fail(reason)
+            case Reported(report):
+                self._report = report
+
+    def _reject(self, request_id: str, error: InvalidRequestError) -> None:
+        stream = self._streams.get(request_id)
+        if stream is not None:
+            stream.refuse(error)
+            self._forget(request_id)
 
     def _fail(self, reason: str) -> None:
         """Health is red from here on; everybody ends with ERROR. The first reason stays."""

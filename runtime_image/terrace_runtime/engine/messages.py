@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from terrace_runtime.backend import Grammar
-from terrace_runtime.contract import Capabilities
+from terrace_runtime.contract import Capabilities, EngineReport
 from terrace_runtime.engine.request import (
     EngineStats,
     FinishReason,
@@ -72,7 +72,14 @@ class Failed:
     reason: str
 
 
-Event = Ready | Stepped | Rejected | Failed
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Tiers, sequences and speeds, a few times per second at most."""
+
+    report: EngineReport
+
+
+Event = Ready | Stepped | Rejected | Failed | Reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,8 @@ def encode_event(event: Event) -> bytes:
             return frame(("rejected", request_id, message, param))
         case Failed(reason):
             return frame(("failed", reason))
+        case Reported(report):
+            return frame(("reported", report.model_dump(mode="json")))
 
 
 def decode_event(value: Any) -> Event:
@@ -161,6 +170,8 @@ def decode_event(value: Any) -> Event:
             return Rejected(request_id, message, param)
         case ["failed", reason]:
             return Failed(reason)
+        case ["reported", report]:
+            return Reported(EngineReport.model_validate(report))
         case _:
             raise ValueError(f"unknown event: {value!r:.80}")
 

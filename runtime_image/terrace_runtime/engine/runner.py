@@ -17,9 +17,19 @@ from typing import TYPE_CHECKING
 from terrace_runtime.backend import BackendError
 from terrace_runtime.engine.core import EngineCore
 from terrace_runtime.engine.intake import make_sequence
-from terrace_runtime.engine.messages import Abort, Event, Failed, Ready, Rejected, Stepped, Submit
+from terrace_runtime.engine.messages import (
+    Abort,
+    Event,
+    Failed,
+    Ready,
+    Rejected,
+    Reported,
+    Stepped,
+    Submit,
+)
 from terrace_runtime.engine.request import InvalidRequestError, ModelInfo
 from terrace_runtime.engine.sampling import MAX_SEED
+from terrace_runtime.engine.tiers import Tiers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +40,10 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.sequence import Sequence
 
 _LOG = logging.getLogger(__name__)
+_FLUSH_S = 3.0
+"""For KV blocks on their way to the disk when the engine stops."""
+_BLOCKED_S = 0.05
+_REPORT_S = 0.5
 _INTAKE_STACK_BYTES = 64 * 1024 * 1024
 """std::regex, which splits text for some vocabularies, recurses once per character."""
 
@@ -56,6 +70,8 @@ class EngineRunner:
         self._wake = threading.Condition()
         self._inbox: list[Sequence | str] = []
         self._is_stopping = False
+        self._has_blocks = False
+        self._report_at = 0.0
         self._intake: threading.Thread | None = None
         self._engine = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -95,9 +111,13 @@ class EngineRunner:
 
     def _load(self) -> EngineCore:
         self._backend.load(self._config)
+        self._tiers = Tiers(
+            self._backend, self._config, clock=self._clock, on_ready=self._blocks_came
+        )
         core = EngineCore(
             self._backend,
             self._config,
+            self._tiers,
             clock=self._clock,
             draw_seed=lambda: self._seeds.randrange(MAX_SEED + 1),
         )
@@ -107,11 +127,7 @@ class EngineRunner:
 
     def _serve(self, core: EngineCore) -> None:
         while True:
-            with self._wake:
-                while not (self._inbox or core.has_work or self._is_stopping):
-                    self._wake.wait()
-                inbox, self._inbox = self._inbox, []
-                is_stopping = self._is_stopping
+            inbox, is_stopping = self._next(core)
             for item in inbox:
                 if isinstance(item, str):
                     core.abort(item)
@@ -123,7 +139,43 @@ class EngineRunner:
                 outputs = core.step()
                 self._emit(Stepped(outputs, core.stats))
             if is_stopping:
+                while core.chore():
+                    pass
+                self._tiers.close(_FLUSH_S)
                 return
+            self._report(core)
+
+    def _next(self, core: EngineCore) -> tuple[list[Sequence | str], bool]:
+        """What came in; waits for it, or for blocks from disk, and does chores while idle."""
+        while True:
+            with self._wake:
+                is_waited_for = core.is_blocked and not self._has_blocks
+                if not self._inbox and not self._is_stopping and is_waited_for:
+                    # A deadline may pass meanwhile, and nobody else tells of that.
+                    self._wake.wait(_BLOCKED_S)
+                if self._inbox or self._is_stopping or core.has_work:
+                    inbox, self._inbox = self._inbox, []
+                    self._has_blocks = False
+                    return inbox, self._is_stopping
+            if core.chore():
+                continue
+            self._report(core, is_idle=True)
+            with self._wake:
+                while not (self._inbox or self._is_stopping):
+                    self._wake.wait()
+
+    def _blocks_came(self) -> None:
+        """On the disk tier's thread."""
+        with self._wake:
+            self._has_blocks = True
+            self._wake.notify()
+
+    def _report(self, core: EngineCore, *, is_idle: bool = False) -> None:
+        """Tell of tiers and sequences, seldom: reports are read seldom, steps are many."""
+        now = self._clock()
+        if is_idle or now >= self._report_at:
+            self._report_at = now + _REPORT_S
+            self._emit(Reported(core.report(now)))
 
     # The intake's thread --------------------------------------------------------------------------
 
@@ -141,6 +193,7 @@ class EngineRunner:
                         _LOG.exception("tokenizing failed")
                         self._emit(Rejected(request.id, f"cannot be tokenized: {error}", "prompt"))
                     else:
+                        core.prepare(sequence)
                         self._put(sequence)
 
     def _put(self, item: Sequence | str) -> None:

@@ -6,6 +6,7 @@ Owns: the state of a sequence and its rules of ending. Does not own: which token
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from terrace_runtime.engine.detokenizer import Detokenizer, PieceTable
@@ -13,28 +14,42 @@ from terrace_runtime.engine.request import FinishReason, RequestOutput
 
 if TYPE_CHECKING:
     from terrace_runtime.backend import SamplerChain
-    from terrace_runtime.engine.request import Request
+    from terrace_runtime.engine.request import Request, TokenLogprobs
 
 
 class Sequence:
     """A request with its prompt as tokens; lives from admission to its one last output."""
 
     __slots__ = (
+        "_num_new",
+        "_text",
+        "adapter",
         "arrival",
+        "cached_tier",
+        "deadline",
         "detokenizer",
+        "draft",
         "id",
         "is_aborted",
+        "is_restoring",
+        "keys",
         "limit",
+        "logprobs",
+        "num_cached",
         "num_computed",
         "num_prompt",
         "order",
         "priority",
         "request",
+        "root",
         "sampler",
         "slot",
         "started",
+        "stop_at",
         "tenant",
         "tokens",
+        "waits_for",
+        "wants_logprobs",
     )
 
     def __init__(
@@ -54,15 +69,38 @@ class Sequence:
         """Tokens whose KV cells exist."""
         self.slot: int | None = None
         """llama.cpp's sequence id while it runs."""
+        self.adapter = request.adapter
+        self.root = b""
+        """Root of its block keys: model, settings, adapter and tenant."""
+        self.keys: list[bytes] = []
+        """Keys of the full blocks of its tokens, as far as they were needed."""
+        self.num_cached = 0
+        """Prompt tokens that were found in a tier when it was placed first."""
+        self.cached_tier = ""
+        self.is_restoring = False
+        """It has a slot, and its cells are on their way there."""
+        self.waits_for: tuple[Sequence, int] | None = None
+        """It waits until this one has computed so many tokens, which are its own first ones."""
+        self.stop_at = 0
+        """Its next chunk ends here at the latest, for a checkpoint; 0: no bound."""
+        self.draft: list[int] = []
+        """Tokens guessed for this step."""
         self.sampler: SamplerChain | None = None
         self.detokenizer = Detokenizer(table, request.stop)
         self.arrival = 0.0
         """Seconds on the engine's clock."""
+        self.deadline = 0.0
+        """Seconds on the same clock."""
         self.order = 0
         """Position among all arrivals."""
         self.is_aborted = False
         self.started = False
         """An output was handed out."""
+        self.wants_logprobs = request.sampling.logprobs is not None
+        self.logprobs: list[TokenLogprobs] = []
+        """Of the tokens since the last output."""
+        self._text = ""
+        self._num_new = 0
 
     @property
     def num_pending(self) -> int:
@@ -74,27 +112,40 @@ class Sequence:
         """Tokens of the answer so far."""
         return len(self.tokens) - self.num_prompt
 
-    def append(self, token: int, *, is_eog: bool) -> RequestOutput:
-        """Take the sampled ``token``; the output ends the sequence when ``finish`` is set."""
+    def append(self, token: int, *, is_eog: bool) -> FinishReason | None:
+        """Take the sampled ``token``; says whether it is the last one."""
         self.tokens.append(token)
-        text = self.detokenizer.add(token)
-        finish: FinishReason | None = None
+        self._text += self.detokenizer.add(token)
+        self._num_new += 1
         if self.detokenizer.stopped or (is_eog and not self.request.sampling.ignore_eos):
-            finish = FinishReason.STOP
-        elif len(self.tokens) >= self.limit:
-            finish = FinishReason.LENGTH
-        if finish is not None:
-            return self.end(finish, text=text, num_tokens=1)
-        if self.started:
-            return RequestOutput(self.id, text, 1)
-        self.started = True
-        return RequestOutput(self.id, text, 1, self.num_prompt)
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(self.tokens) >= self.limit else None
 
-    def end(
-        self, finish: FinishReason, *, text: str = "", num_tokens: int = 0, error: str = ""
-    ) -> RequestOutput:
+    def output(self) -> RequestOutput:
+        """What the tokens since the last output brought."""
+        text, count = self._text, self._num_new
+        self._text, self._num_new = "", 0
+        if self.started and not self.wants_logprobs:
+            return RequestOutput(self.id, text, count)
+        self.started = True
+        return self._counted(text, count)
+
+    def end(self, finish: FinishReason, *, error: str = "") -> RequestOutput:
         """The one last output, with all text that was held back."""
-        text += self.detokenizer.finish()
+        text, count = self._text + self.detokenizer.finish(), self._num_new
         if self.detokenizer.stopped and finish is FinishReason.LENGTH:
             finish = FinishReason.STOP
-        return RequestOutput(self.id, text, num_tokens, self.num_prompt, 0, finish, error)
+        return replace(self._counted(text, count), finish=finish, error=error)
+
+    def _counted(self, text: str, count: int) -> RequestOutput:
+        logprobs = tuple(self.logprobs)
+        self.logprobs.clear()
+        return RequestOutput(
+            self.id,
+            text,
+            count,
+            self.num_prompt,
+            self.num_cached,
+            cached_tier=self.cached_tier,
+            logprobs=logprobs,
+        )

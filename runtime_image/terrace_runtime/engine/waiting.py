@@ -76,16 +76,21 @@ class WaitingQueue:
         self._lines[key] = {sequence.id: sequence, **self._lines.get(key, {})}
         self._size += 1
 
-    def pop(self, now: float) -> Sequence | None:
+    def head(self, now: float) -> Sequence | None:
         """The next one to run, or None when nobody waits. Looks at the head of each line alone."""
         heads = [next(iter(line.values())) for line in self._lines.values()]
         if not heads:
             return None
-        first = min(
+        return min(
             heads,
             key=lambda head: (urgency(head, now), self._shares.served(head.tenant), head.order),
         )
-        self.remove(first)
+
+    def pop(self, now: float) -> Sequence | None:
+        """Take the next one to run out of the queue."""
+        first = self.head(now)
+        if first is not None:
+            self.remove(first)
         return first
 
     def remove(self, sequence: Sequence) -> None:

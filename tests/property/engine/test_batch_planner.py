@@ -12,7 +12,7 @@ from terrace_runtime.engine.batch_planner import (
     MAX_GAP,
     BatchPlan,
     Budget,
-    lowest_free_slot,
+    free_slots,
     plan_batch,
 )
 from terrace_runtime.engine.detokenizer import PieceTable
@@ -103,9 +103,10 @@ def test_with_arrivals_and_departures_slots_are_unique_and_the_lowest_free_one_i
     for order, move in enumerate(moves):
         if move and running:
             running.pop(order % len(running))
-        slot = lowest_free_slot(running, parallel)
-        assert (slot is None) == (len(running) == parallel)
-        if slot is not None:
+        free = free_slots(running, parallel)
+        assert len(free) == parallel - len(running)
+        if free:
+            slot = free[0]
             assert slot not in {one.slot for one in running}
             assert {one.slot for one in running} >= set(range(slot))
             running.append(sequence(slot, 1, 0, order=order))

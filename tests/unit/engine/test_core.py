@@ -18,12 +18,18 @@ from terrace_runtime.backend.fake import FakeBackend, Fault
 from terrace_runtime.engine.request import FinishReason, InvalidRequestError, SamplingParams
 
 CONFIG = runtime_config()
+HOST = {"host_bytes": 1 << 20, "block_tokens": 8}
+TIERED = runtime_config(kv=HOST)
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("parallel", [1, 3, 16])
-def test_requests_that_run_together_get_what_each_gets_alone(seed: int, parallel: int) -> None:
-    config = runtime_config(parallel=parallel)
+@pytest.mark.parametrize("unified", [False, True])
+@pytest.mark.parametrize("kv", [{}, HOST, {"host_bytes": 600, "block_tokens": 8}])
+def test_requests_that_run_together_get_what_each_gets_alone(
+    seed: int, parallel: int, unified: bool, kv: dict[str, int]
+) -> None:
+    config = runtime_config(parallel=parallel, kv_unified=unified, kv=kv)
     chance = random.Random(seed)
     requests = [random_request(f"r{number}", chance) for number in range(24)]
     driver = CoreDriver(config)
@@ -212,7 +218,7 @@ def test_a_broken_backend_raises_with_the_reason(fault: Fault) -> None:
 
 
 def test_holes_between_decoding_slots_are_filled_with_throw_away_tokens() -> None:
-    driver = CoreDriver(CONFIG, FakeBackend(eos_odds=10**9))
+    driver = CoreDriver(TIERED, FakeBackend(eos_odds=10**9))
     lengths = {"a": 60, "b": 5, "c": 60, "d": 60}
     driver.submit(*(text_request(name, "hi", max_tokens=n) for name, n in lengths.items()))
     while not driver.answers["b"].ends:
@@ -260,4 +266,5 @@ def test_when_all_is_done_every_cell_slot_and_tenant_is_free() -> None:
     stats = driver.core.stats
     assert (stats.waiting, stats.running, stats.kv_used_tokens) == (0, 0, 0)
     assert driver.core._shares._served == {}
+    driver.core.prefix.drop_all()
     assert [driver.backend.seq_pos_max(slot) for slot in range(4)] == [-1] * 4

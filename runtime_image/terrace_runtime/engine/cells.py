@@ -1,0 +1,285 @@
+"""Moving KV blocks between a slot's cells and the store, for both cell layouts.
+
+Owns: the one staging buffer through which every byte goes, and a restore's progress. Does not own:
+which blocks are worth moving (``prefix.py``) or where they are kept (``kv``). On the engine's
+thread; a restore goes on a slice per step, so that other streams' tokens stay evenly spaced.
+
+Split cells: llama.cpp hands out and takes in a sequence as a whole, so blocks are cut from and
+joined to a state of the whole sequence. Unified cells: a scratch sequence shares any range of cells
+with a slot, so a few blocks at a time suffice. Next: ``prefix.py``.
+"""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Seq
+
+    from numpy.typing import NDArray
+
+    from terrace_runtime.backend import Backend
+    from terrace_runtime.engine.sequence import Sequence
+    from terrace_runtime.kv.blob import StateLayout
+    from terrace_runtime.kv.checkpoints import CheckpointStore
+    from terrace_runtime.kv.reading import Reading
+    from terrace_runtime.kv.store import KvStore
+
+UNIFIED_BLOCKS = 16
+"""Blocks that go through the scratch sequence at once."""
+
+
+class Restore:
+    """The way of a sequence's first blocks into its slot."""
+
+    def __init__(self, sequence: Sequence, keys: list[bytes]) -> None:
+        """``keys`` of the blocks from the start on."""
+        self.sequence = sequence
+        self.keys = keys
+        self.reading: Reading | None = None
+        self.num_joined = 0
+        """Blocks that are staged or already in the slot."""
+        self.num_tokens = 0
+        """Tokens that are in the slot: what the restore came to when it is done."""
+
+    @property
+    def slot(self) -> int:
+        """Where to."""
+        assert self.sequence.slot is not None
+        return self.sequence.slot
+
+    def close(self) -> None:
+        """Give the blocks back; safe to call twice."""
+        if self.reading is not None:
+            self.reading.close()
+            self.reading = None
+
+
+class CellMover(ABC):
+    """See the module. One restore is under way at a time."""
+
+    def __init__(self, backend: Backend, store: KvStore, layout: StateLayout, tokens: int) -> None:
+        """``tokens``: the most that are staged at once."""
+        self._backend = backend
+        self._store = store
+        self._layout = layout
+        self._block_tokens = store.block_tokens
+        # Anonymous memory of its own: pages that were never needed are never taken.
+        memory = mmap.mmap(-1, max(1, layout.state_bytes(tokens)))
+        self._staging: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
+
+    @property
+    def can_save(self) -> bool:
+        """No restore holds the staging buffer."""
+        return True
+
+    @abstractmethod
+    def save(self, slot: int, keys: Seq[bytes]) -> None:
+        """Put those blocks of ``keys``, the slot's first ones, into the store that it lacks."""
+
+    @abstractmethod
+    def advance(self, restore: Restore, budget_bytes: int) -> bool:
+        """Go on with ``restore`` for about ``budget_bytes``; True: it is done."""
+
+    def give_up(self, restore: Restore) -> None:
+        """Forget a restore that is under way."""
+        restore.close()
+
+    def _missing(self, keys: Seq[bytes]) -> list[int]:
+        return [index for index, key in enumerate(keys) if not self._store.has(key)]
+
+    def _cut(self, indices: Seq[int], keys: Seq[bytes], num_tokens: int, first: int) -> None:
+        """Cut blocks out of the staged state, which begins with block ``first``.
+
+        The last block goes first: where room is short, the beginning of a prefix, without which
+        the rest is worth nothing, is the one that stays.
+        """
+        for index in reversed(indices):
+            block = self._store.put(keys[index])
+            if block is None:
+                return
+            start = first * self._block_tokens
+            at_token = index * self._block_tokens - start
+            self._layout.cut(self._staging, num_tokens, at_token, block, self._block_tokens, start)
+            self._store.commit(keys[index])
+
+    def _take(self, restore: Restore, until: int, budget_bytes: int, first: int, total: int) -> int:
+        """Join blocks as they come, up to block ``until``; returns what is left of the budget."""
+        reading = restore.reading
+        assert reading is not None
+        while restore.num_joined < until and budget_bytes > 0:
+            found = reading.take()
+            if found is None:
+                break
+            index, block = found
+            at_token = (index - first) * self._block_tokens
+            self._layout.join(self._staging, total, at_token, block, self._block_tokens)
+            restore.num_joined = index + 1
+            budget_bytes -= block.nbytes
+        return budget_bytes
+
+
+class SplitMover(CellMover):
+    """Whole sequences at once. The last state that was joined is kept for the next who wants it."""
+
+    def __init__(self, backend: Backend, store: KvStore, layout: StateLayout, tokens: int) -> None:
+        super().__init__(backend, store, layout, tokens)
+        self._busy: Restore | None = None
+        self._staged: list[bytes] = []
+
+    @property
+    @override
+    def can_save(self) -> bool:
+        return self._busy is None
+
+    @override
+    def save(self, slot: int, keys: Seq[bytes]) -> None:
+        assert self._busy is None, "the staging buffer is taken"
+        missing = self._missing(keys)
+        if not missing:
+            return
+        self._staged = []
+        num_tokens = self._backend.seq_pos_max(slot) + 1
+        if self._backend.state_get(slot, self._staging):
+            self._cut(missing, keys, num_tokens, 0)
+        self._store.touch(keys)
+
+    @override
+    def advance(self, restore: Restore, budget_bytes: int) -> bool:
+        if self._busy not in (None, restore):
+            return False
+        total = len(restore.keys) * self._block_tokens
+        if self._busy is None:
+            if self._staged == restore.keys:
+                self._store.open(restore.keys, restore.sequence.id).close()
+                return self._set(restore, total)
+            self._begin(restore, total)
+        self._take(restore, len(restore.keys), budget_bytes, 0, total)
+        assert restore.reading is not None
+        if restore.num_joined == len(restore.keys):
+            restore.close()
+            self._staged = restore.keys
+            return self._set(restore, total)
+        if restore.reading.is_failed:
+            # What came before the lost block is good; in a shorter state its rows lie elsewhere.
+            keys = restore.keys[: restore.num_joined]
+            self.give_up(restore)
+            restore.keys, restore.num_joined = keys, 0
+            return not keys
+        return False
+
+    @override
+    def give_up(self, restore: Restore) -> None:
+        super().give_up(restore)
+        if self._busy is restore:
+            self._busy = None
+
+    def _begin(self, restore: Restore, total: int) -> None:
+        self._busy = restore
+        self._staged = []
+        restore.reading = self._store.open(restore.keys, restore.sequence.id)
+        self._layout.begin(self._staging, total)
+
+    def _set(self, restore: Restore, total: int) -> bool:
+        self._busy = None
+        state = self._staging[: self._layout.state_bytes(total)]
+        if self._backend.state_set(restore.slot, state):
+            restore.num_tokens = total
+        return True
+
+
+class UnifiedMover(CellMover):
+    """A few blocks at a time through the scratch sequence."""
+
+    def __init__(self, backend: Backend, store: KvStore, layout: StateLayout) -> None:
+        super().__init__(backend, store, layout, UNIFIED_BLOCKS * store.block_tokens)
+        assert backend.scratch is not None
+        self._scratch = backend.scratch
+
+    @override
+    def save(self, slot: int, keys: Seq[bytes]) -> None:
+        missing = self._missing(keys)
+        while missing:
+            # From the end on, as in _cut, and only neighbours that fit the buffer together.
+            last = missing.pop()
+            group = [last]
+            while missing and missing[-1] > last - UNIFIED_BLOCKS:
+                group.append(missing.pop())
+            first = group[-1]
+            self._backend.seq_cp(
+                slot, self._scratch, first * self._block_tokens, (last + 1) * self._block_tokens
+            )
+            if self._backend.state_get(self._scratch, self._staging):
+                num_tokens = (last + 1 - first) * self._block_tokens
+                self._cut(group[::-1], keys, num_tokens, first)
+            self._backend.seq_rm(self._scratch)
+        self._store.touch(keys)
+
+    @override
+    def advance(self, restore: Restore, budget_bytes: int) -> bool:
+        if restore.reading is None:
+            restore.reading = self._store.open(restore.keys, restore.sequence.id)
+        while budget_bytes > 0:
+            first = restore.num_tokens // self._block_tokens
+            until = min(first + UNIFIED_BLOCKS, len(restore.keys))
+            total = (until - first) * self._block_tokens
+            if restore.num_joined == first:
+                self._layout.begin(self._staging, total, first * self._block_tokens)
+            budget_bytes = self._take(restore, until, budget_bytes, first, total)
+            if restore.num_joined < until:
+                if restore.reading.is_failed:
+                    restore.close()
+                    return True
+                return False
+            if not self._set(restore, first, until) or until == len(restore.keys):
+                restore.close()
+                return True
+        return False
+
+    def _set(self, restore: Restore, first: int, until: int) -> bool:
+        start, stop = first * self._block_tokens, until * self._block_tokens
+        state = self._staging[: self._layout.state_bytes(stop - start)]
+        is_set = self._backend.state_set(self._scratch, state)
+        if is_set:
+            self._backend.seq_cp(self._scratch, restore.slot, start, stop)
+            restore.num_tokens = stop
+        self._backend.seq_rm(self._scratch)
+        return is_set
+
+
+class CheckpointMover(CellMover):
+    """Whole states at chosen positions, for models whose cells cannot be cut into blocks."""
+
+    def __init__(self, backend: Backend, checkpoints: CheckpointStore, block_tokens: int) -> None:
+        # It stages nothing: a state goes straight into and out of its own buffer.
+        self._backend = backend
+        self._checkpoints = checkpoints
+        self._block_tokens = block_tokens
+
+    @override
+    def save(self, slot: int, keys: Seq[bytes]) -> None:
+        """Keep the state when the slot holds exactly these blocks."""
+        num_tokens = len(keys) * self._block_tokens
+        if keys and self._backend.seq_pos_max(slot) + 1 == num_tokens:
+            self._checkpoints.save(
+                keys[-1],
+                num_tokens,
+                self._backend.state_size(slot),
+                lambda buffer: self._backend.state_get(slot, buffer),
+            )
+
+    @override
+    def advance(self, restore: Restore, budget_bytes: int) -> bool:
+        key = restore.keys[-1]
+        if not self._checkpoints.has(key):
+            return True
+        if self._backend.state_set(restore.slot, self._checkpoints.load(key)):
+            restore.num_tokens = len(restore.keys) * self._block_tokens
+        else:
+            self._checkpoints.drop(key)
+        return True

@@ -1,0 +1,180 @@
+"""The tiers below the device, as the engine uses them: opened once, asked in tokens.
+
+Owns: building the store, the disk tier and the mover that fits the model, the roots of block keys,
+and the report of it all. Does not own: who holds which prefix (``prefix.py``), the tiers (``kv``).
+Next: ``prefix.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from terrace_runtime.backend import DECODE_OK, BackendError
+from terrace_runtime.contract import CacheReport, TierReport, pod_path
+from terrace_runtime.engine.cells import CheckpointMover, SplitMover, UnifiedMover
+from terrace_runtime.kv.blob import StateLayout
+from terrace_runtime.kv.checkpoints import CheckpointStore
+from terrace_runtime.kv.keys import root_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from terrace_runtime.backend import Backend
+    from terrace_runtime.contract import RuntimeConfig
+    from terrace_runtime.engine.cells import CellMover
+    from terrace_runtime.kv.disk import DiskTier
+    from terrace_runtime.kv.store import KvStore
+
+_LOG = logging.getLogger(__name__)
+_ROTATION = "LLAMA_ATTN_ROT_DISABLE"
+"""llama.cpp turns quantised keys unless this is set, so their bytes depend on it."""
+
+
+class Tiers:
+    """Host and disk tier of one loaded model; all methods on the engine's thread but ``root``."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: RuntimeConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_ready`` is called from another thread when blocks came from the disk."""
+        self.store: KvStore | None = None
+        self.checkpoints: CheckpointStore | None = None
+        self.mover: CellMover | None = None
+        self.block_bytes = 0
+        self.note = ""
+        """Why a tier that was asked for is not there."""
+        self._config = config
+        self._build = f"{backend.info.build} rotation={os.environ.get(_ROTATION, '')}"
+        self._adapters = {
+            one.name: f"{one.name} {one.digest} {one.scale!r}" for one in config.adapters
+        }
+        self._roots: dict[tuple[str, str], bytes] = {}
+        reuse = backend.info.capabilities.reuse
+        if not config.kv.host_bytes or reuse == "none":
+            return
+        if reuse == "checkpoints":
+            kv = config.kv
+            self.checkpoints = CheckpointStore(kv.checkpoint_count, kv.host_bytes, kv.block_tokens)
+            self.mover = CheckpointMover(backend, self.checkpoints, kv.block_tokens)
+            return
+        from terrace_runtime.kv.store import KvStore  # noqa: PLC0415
+
+        layout = _layout(backend)
+        disk = self._open_disk(layout.block_bytes(config.kv.block_tokens))
+        self.store = KvStore(config.kv, layout, disk, clock, on_ready=on_ready)
+        self.block_bytes = self.store.block_bytes
+        if config.kv_unified:
+            self.mover = UnifiedMover(backend, self.store, layout)
+        else:
+            self.mover = SplitMover(backend, self.store, layout, config.context_tokens)
+
+    def _open_disk(self, block_bytes: int) -> DiskTier | None:
+        kv = self._config.kv
+        if not kv.disk_bytes:
+            return None
+        from terrace_runtime.kv.disk import DiskTier, DiskTierError  # noqa: PLC0415
+
+        try:
+            return DiskTier(pod_path(kv.disk_path), kv.disk_bytes, block_bytes, self.root("", ""))
+        except DiskTierError as error:
+            # A replica without its disk tier is slower, not wrong.
+            _LOG.warning("no disk tier: %s", error)
+            self.note = f"no disk tier: {error}"
+            return None
+
+    # Asked by prefix.py ---------------------------------------------------------------------------
+
+    def root(self, adapter: str, tenant: str) -> bytes:
+        """Root of the block keys of one adapter and, unless they share, one tenant."""
+        salt = tenant if self._config.kv.isolation == "tenant" else ""
+        found = self._roots.get((adapter, salt))
+        if found is None:
+            config = self._config
+            found = root_key(
+                config.model_digest,
+                (config.kv_key_type, config.kv_value_type),
+                self._build,
+                config.kv.block_tokens,
+                adapter=self._adapters.get(adapter, adapter),
+                salt=salt,
+            )
+            if len(self._roots) < _MAX_ROOTS:
+                self._roots[adapter, salt] = found
+        return found
+
+    @property
+    def can_save(self) -> bool:
+        """The staging buffer is free."""
+        return self.mover is None or self.mover.can_save
+
+    def find(self, keys: Sequence[bytes]) -> tuple[int, int]:
+        """(tokens that are kept of this prefix, of these on disk alone)."""
+        block_tokens = self._config.kv.block_tokens
+        if self.checkpoints is not None:
+            return self.checkpoints.find(keys) * block_tokens, 0
+        if self.store is None:
+            return 0, 0
+        match = self.store.match(keys)
+        return match.num_blocks * block_tokens, match.num_disk * block_tokens
+
+    def is_worth(self, stored: int, on_disk: int) -> bool:
+        """Whether restoring so many tokens, of these some from disk, is faster than computing."""
+        return stored > on_disk or on_disk > 0
+
+    def save(self, slot: int, keys: Sequence[bytes]) -> None:
+        """Keep those of the slot's first blocks that no tier has."""
+        if self.mover is not None:
+            self.mover.save(slot, keys)
+
+    def report(self) -> CacheReport:
+        """Tiers with bytes, hits and failures; the device's part is ``prefix.py``'s."""
+        if self.store is not None:
+            return self.store.report()
+        if self.checkpoints is not None:
+            kept = self.checkpoints
+            host = TierReport(
+                name="host",
+                used_bytes=kept.used_bytes,
+                limit_bytes=kept.max_bytes,
+                blocks=len(kept),
+                hits=kept.counters.hits,
+                spills=kept.counters.saves,
+                evictions=kept.counters.evictions,
+            )
+            return CacheReport(reuse="checkpoints", tiers=(host,))
+        return CacheReport()
+
+    def close(self, timeout_s: float) -> None:
+        """Write what is queued for the disk within ``timeout_s``, and stop."""
+        if self.store is not None:
+            self.store.flush(timeout_s)
+            self.store.close()
+
+
+_MAX_ROOTS = 4096
+
+
+def _layout(backend: Backend) -> StateLayout:
+    """Learn how a state looks from one real token."""
+    backend.batch.clear()
+    backend.batch.extend([0], 0, 0, outputs=1)
+    if backend.decode() != DECODE_OK:
+        raise BackendError("llama.cpp cannot decode one token")
+    state = np.zeros(backend.state_size(0), np.uint8)
+    written = backend.state_get(0, state)
+    backend.seq_rm(0)
+    backend.batch.clear()
+    try:
+        return StateLayout.read(state[:written])
+    except ValueError as error:
+        raise BackendError(f"llama.cpp's sequence state is not the known one: {error}") from error
