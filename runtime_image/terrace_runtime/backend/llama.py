@@ -285,6 +285,13 @@ class LlamaBackend(Backend):
         return self._logits.read(self._context, self.batch.num_outputs)
 
     @override
+    def prepare(self, settings: SamplerSettings) -> None:
+        assert self._samplers is not None
+        self._samplers.prepare(settings)
+        if settings.grammar is not None:
+            self._grammars.compile(settings.grammar)
+
+    @override
     def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> SamplerChain:
         assert self._samplers is not None
         chain = LlamaSampler(self._samplers, self._context, settings, prompt)
