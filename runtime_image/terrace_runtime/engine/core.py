@@ -208,11 +208,11 @@ class EngineCore:
                 return
             for slot in free:
                 self._drop_filler(slot)
-            slot = self.prefix.place(sequence, free)
-            if slot is None:
+            place = self.prefix.place(sequence, free)
+            if place is None:
                 self._held.append(sequence)
-                continue
-            self._start(sequence, slot)
+            else:
+                self._start(sequence, place)
 
     def _start(self, sequence: Sequence, slot: int) -> None:
         sequence.slot = slot

@@ -19,7 +19,9 @@ from terrace_runtime.contract import CacheReport, TierReport, pod_path
 from terrace_runtime.engine.cells import CheckpointMover, SplitMover, UnifiedMover
 from terrace_runtime.kv.blob import StateLayout
 from terrace_runtime.kv.checkpoints import CheckpointStore
+from terrace_runtime.kv.disk import DiskTier
 from terrace_runtime.kv.keys import root_key
+from terrace_runtime.kv.store import KvStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     from terrace_runtime.backend import Backend
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.cells import CellMover
-    from terrace_runtime.kv.disk import DiskTier
-    from terrace_runtime.kv.store import KvStore
-
 _LOG = logging.getLogger(__name__)
 _ROTATION = "LLAMA_ATTN_ROT_DISABLE"
 """llama.cpp turns quantised keys unless this is set, so their bytes depend on it."""
@@ -51,8 +50,6 @@ class Tiers:
         self.checkpoints: CheckpointStore | None = None
         self.mover: CellMover | None = None
         self.block_bytes = 0
-        self.note = ""
-        """Why a tier that was asked for is not there."""
         self._config = config
         self._build = f"{backend.info.build} rotation={os.environ.get(_ROTATION, '')}"
         self._adapters = {
@@ -67,8 +64,6 @@ class Tiers:
             self.checkpoints = CheckpointStore(kv.checkpoint_count, kv.host_bytes, kv.block_tokens)
             self.mover = CheckpointMover(backend, self.checkpoints, kv.block_tokens)
             return
-        from terrace_runtime.kv.store import KvStore  # noqa: PLC0415
-
         layout = _layout(backend)
         disk = self._open_disk(layout.block_bytes(config.kv.block_tokens))
         self.store = KvStore(config.kv, layout, disk, clock, on_ready=on_ready)
@@ -82,15 +77,11 @@ class Tiers:
         kv = self._config.kv
         if not kv.disk_bytes:
             return None
-        from terrace_runtime.kv.disk import DiskTier, DiskTierError  # noqa: PLC0415
-
-        try:
-            return DiskTier(pod_path(kv.disk_path), kv.disk_bytes, block_bytes, self.root("", ""))
-        except DiskTierError as error:
-            # A replica without its disk tier is slower, not wrong.
-            _LOG.warning("no disk tier: %s", error)
-            self.note = f"no disk tier: {error}"
-            return None
+        # A tier that cannot use its folder holds nothing and says why; the replica serves.
+        disk = DiskTier(pod_path(kv.disk_path), kv.disk_bytes, block_bytes, self.root("", ""))
+        if disk.problem:
+            _LOG.warning("no disk tier for now: %s", disk.problem)
+        return disk
 
     # Asked by prefix.py ---------------------------------------------------------------------------
 

@@ -24,12 +24,12 @@ TIERED = runtime_config(kv=HOST)
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("parallel", [1, 3, 16])
-@pytest.mark.parametrize("unified", [False, True])
+@pytest.mark.parametrize("layout", ["split", "unified"])
 @pytest.mark.parametrize("kv", [{}, HOST, {"host_bytes": 600, "block_tokens": 8}])
 def test_requests_that_run_together_get_what_each_gets_alone(
-    seed: int, parallel: int, unified: bool, kv: dict[str, int]
+    seed: int, parallel: int, layout: str, kv: dict[str, int]
 ) -> None:
-    config = runtime_config(parallel=parallel, kv_unified=unified, kv=kv)
+    config = runtime_config(parallel=parallel, kv_unified=layout == "unified", kv=kv)
     chance = random.Random(seed)
     requests = [random_request(f"r{number}", chance) for number in range(24)]
     driver = CoreDriver(config)
