@@ -16,7 +16,7 @@ from terrace_runtime.api.chat_template import Renderer
 from terrace_runtime.api.server import QuietServer, server_config
 from terrace_runtime.api.text_guard import TextGuard, split
 from terrace_runtime.backend.fake import TEMPLATE
-from terrace_runtime.contract import RuntimeConfig
+from terrace_runtime.contract import DeviceMemory, RuntimeConfig
 from terrace_runtime.engine.request import (
     EngineError,
     EngineStats,
@@ -111,6 +111,7 @@ class ScriptedEngine:
             special_tokens=SPECIAL,
             build="fake-1",
             weights_bytes=1000,
+            devices=(DeviceMemory(name="CPU", weights_bytes=1000),),
         )
 
     async def start(self) -> None:

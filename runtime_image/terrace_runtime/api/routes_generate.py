@@ -52,6 +52,7 @@ async def chat(http: Request) -> Response:
             stop=body.stops,
             tenant=tenant,
             priority=priority,
+            adapter=state.adapter(body.model),
             add_bos=False,
         )
     wire = ChatWire(
@@ -85,6 +86,7 @@ async def completions(http: Request) -> Response:
                 stop=body.stops,
                 tenant=tenant,
                 priority=priority,
+                adapter=state.adapter(body.model),
                 add_bos=is_text,
             )
             requests += copies(request, body.n or 1)

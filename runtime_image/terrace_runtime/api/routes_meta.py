@@ -26,7 +26,7 @@ router = APIRouter()
 async def models(http: Request) -> Response:
     """All names under which the model is served."""
     state = _state(http)
-    data = [_model(state, name) for name in state.config.served_names]
+    data = [_model(state, name) for name in state.names]
     return _json({"object": "list", "data": data})
 
 
@@ -34,7 +34,7 @@ async def models(http: Request) -> Response:
 async def model(http: Request, name: str) -> Response:
     """One of them."""
     state = _state(http)
-    if name not in state.config.served_names:
+    if name not in state.names:
         raise ApiError(
             404,
             f"the model {name[:128]!r} is not served here",

@@ -111,15 +111,24 @@ class ServerState:
         ours = f"{self.config.namespace}/{self.config.model}"
         if identity is not None and identity.model == ours:
             return identity.tenant, PRIORITIES[identity.priority]
-        if identity is None and model in self.config.served_names:
+        if identity is None and model in self.names:
             return "", PRIORITIES["interactive"]
         raise ApiError(
             404,
             f"the model {model[:128]!r} is not served here; "
-            f"this replica serves {', '.join(self.config.served_names)}",
+            f"this replica serves {', '.join(self.names)}",
             param="model",
             code="model_not_found",
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that a request may write as its ``model``: the model's names and its adapters'."""
+        return (*self.config.served_names, *(one.name for one in self.config.adapters))
+
+    def adapter(self, model: str) -> str:
+        """The LoRA adapter that a request for ``model`` is computed with; empty: none."""
+        return model if any(model == one.name for one in self.config.adapters) else ""
 
     def report(self) -> RuntimeReport:
         """The answer of /v1/runtime."""
@@ -140,6 +149,7 @@ class ServerState:
                 kv_bytes=info.kv_bytes if info else None,
                 compute_bytes=info.compute_bytes if info else None,
                 anonymous_peak_bytes=self.memory.peak_bytes or None,
+                devices=info.devices if info else (),
             ),
             capabilities=info.capabilities if info else Capabilities(),
             waiting=stats.waiting,

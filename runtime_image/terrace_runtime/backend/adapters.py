@@ -39,8 +39,6 @@ class Adapters:
         self._lib = lib
         self._settings = {one.name: one for one in adapters}
         self._loaded: dict[str, Any] = {}
-        if len(self._settings) < len(adapters):
-            raise BackendError("adapters: two of them have the same name")
 
     def load(self, model: Any, architecture: str, log: LoadLog) -> None:
         """Before any context is opened, which reserves for them; raises BackendError."""

@@ -6,9 +6,9 @@ Owns: RuntimeConfig, its parts and their bounds. Does not own: what the settings
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from terrace_runtime.contract.values import Digest, KvType, Value
 
@@ -131,6 +131,15 @@ class RuntimeConfig(Value):
     trust_key: str = Field(default="", max_length=256)
     """Public Ed25519 key (base64url of the 32 raw bytes) that signs Identity; empty: none known,
     then every identity header is refused."""
+
+    @model_validator(mode="after")
+    def _adapters_have_names_of_their_own(self) -> Self:
+        taken = list(self.served_names)
+        for adapter in self.adapters:
+            if adapter.name in taken:
+                raise ValueError(f"adapters: the name {adapter.name} is taken; give it another")
+            taken.append(adapter.name)
+        return self
 
     @property
     def max_outputs(self) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from support.engine_builders import runtime_config
 from support.lora_files import adapter, lora_file
@@ -145,5 +146,7 @@ def test_a_truncated_or_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_two_adapters_of_one_name_are_refused(tmp_path: Path) -> None:
     one = adapter("poet", lora_file(tmp_path / "poet.gguf"))
-    with pytest.raises(BackendError, match="same name"):
-        load(one, one)
+    with pytest.raises(ValidationError, match="the name poet is taken"):
+        runtime_config(adapters=(one, one))
+    with pytest.raises(ValidationError, match="the name poet is taken"):
+        runtime_config(adapters=(one,), served_names=("chat", "poet"))

@@ -151,3 +151,25 @@ def test_the_memory_meter_sees_children_and_keeps_the_peak() -> None:
     assert together - alone > 80_000_000
     assert meter.sample() < together
     assert meter.peak_bytes == together
+
+
+async def test_an_adapter_is_asked_for_by_its_name_as_the_model() -> None:
+    engine = ScriptedEngine()
+    poet = {"name": "poet", "path": "/models/blobs/poet.gguf", "digest": "e" * 64}
+    async with running(engine, config(adapters=(poet,), trust_key=PUBLIC)) as site:
+        listed = orjson.loads((await raw(site.port, "GET", "/v1/models")).body)["data"]
+        assert [one["id"] for one in listed] == ["demo", "chat", "poet"]
+        assert (await raw(site.port, "GET", "/v1/models/poet")).status == 200
+        for name in ("demo", "poet"):
+            assert await ask(site, None, name) == 200
+        assert await ask(site, token(), "poet") == 200
+        assert await ask(site, None, "lawyer") == 404
+        body = orjson.dumps({"model": "poet", "prompt": "Hi"})
+        assert (await raw(site.port, "POST", "/v1/completions", body)).status == 200
+    assert [request.adapter for request in engine.requests] == ["", "poet", "poet", "poet"]
+
+
+async def test_the_report_shows_the_memory_of_each_device() -> None:
+    async with running(ScriptedEngine(), config()) as site:
+        told = RuntimeReport.model_validate_json((await raw(site.port, "GET", "/v1/runtime")).body)
+    assert [(one.name, one.weights_bytes) for one in told.memory.devices] == [("CPU", 1000)]
