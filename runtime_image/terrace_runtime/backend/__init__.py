@@ -7,13 +7,13 @@ the real backend and the only importer of llama_cpp; ``fake.py`` is a determinis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,7 +47,11 @@ class BackendInfo:
     eos: str = ""
     special_tokens: tuple[str, ...] = ()
     """Texts of all control tokens; the longest first."""
+    controls: Mapping[int, str] = field(default_factory=dict)
+    """How control tokens are written, by id."""
     build: str = ""
+    decoder_start: int = -1
+    """Encoder-decoder: the token that a decoded answer begins with."""
     weights_bytes: int | None = None
     kv_bytes: int | None = None
     compute_bytes: int | None = None
@@ -256,6 +260,18 @@ class Backend(Protocol):
         """Evaluate ``batch``: DECODE_OK, DECODE_NO_ROOM, or another code: the backend is broken.
 
         Raises BackendError for a batch that must not reach llama.cpp, which would abort.
+        """
+
+    def encode(self, tokens: Sequence[int]) -> None:
+        """Encoder-decoder: have slot 0 look at this prompt from here on.
+
+        Raises BackendError; at most ``batch.capacity`` tokens, and the batch is empty afterwards.
+        """
+
+    def embedding(self, slot: int) -> NDArray[np.float32]:
+        """(width,) pooled vector of what ``slot`` held in the last decode, not normalised; a copy.
+
+        For models that embed; all their rows are outputs.
         """
 
     def logits(self) -> NDArray[np.float32]:

@@ -41,6 +41,8 @@ def context_params(lib: Any, config: RuntimeConfig, threads: int) -> Any:
     params.type_v = KV_TYPES[config.kv_value_type]
     params.offload_kqv = config.offload.kv_on_device
     params.kv_unified = config.kv_unified
+    # Layers with a window keep no more than it; their prefixes are reused from checkpoints.
+    params.swa_full = False
     params.no_perf = True
     return params
 

@@ -29,8 +29,9 @@ from terrace_runtime.backend import (
     SamplerSettings,
     TokenChooser,
 )
-from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.fake_state import decode_state, encode_state
+from terrace_runtime.backend.grammar import Grammars
+from terrace_runtime.backend.vocabulary import by_length
 from terrace_runtime.contract import Capabilities
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class FakeBackend(Backend):
             chat_template=TEMPLATE,
             bos="<|bos|>",
             eos="<|endoftext|>",
-            special_tokens=tuple(sorted(_CONTROLS, key=lambda text: (-len(text), text))),
+            special_tokens=by_length(_CONTROLS),
+            controls={token: text for text, token in _CONTROLS.items()},
             build="fake",
         )
 
@@ -141,6 +143,7 @@ class FakeBackend(Backend):
         if self.load_error:
             raise BackendError(self.load_error)
         self._config = config
+        self._slots = config.parallel
         self._grammars = Grammars(self.info, self._tokens_of)
         self._batch = Batch(config.batch_tokens)
         self._drafter = FakeDrafter(self) if config.speculation.mode == "draft" else None
@@ -202,7 +205,7 @@ class FakeBackend(Backend):
         """llama.cpp's own rules: known sequence ids, each position one after the one before."""
         expected = {slot: len(tokens) for slot, tokens in self._cells.items()}
         for slot, position in zip(slots, positions, strict=True):
-            if not 0 <= slot < self._config.parallel or position != expected.get(slot, 0):
+            if not 0 <= slot < self._slots or position != expected.get(slot, 0):
                 return False
             expected[slot] = position + 1
         return all(count <= self._config.context_tokens for count in expected.values())
@@ -234,6 +237,14 @@ class FakeBackend(Backend):
             return EOS
         starts = [b for b in _WORDS if b < 128 or b >= 192]  # noqa: PLR2004 - not continuations
         return starts[(digest >> 8) % len(starts)]
+
+    @override
+    def encode(self, tokens: Sequence[int]) -> None:
+        raise BackendError("this model has no encoder")
+
+    @override
+    def embedding(self, slot: int) -> NDArray[np.float32]:
+        raise BackendError("this model does not embed")
 
     @override
     def logits(self) -> NDArray[np.float32]:

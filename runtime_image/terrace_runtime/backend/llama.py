@@ -25,18 +25,19 @@ from terrace_runtime.backend import (
     SamplerSettings,
 )
 from terrace_runtime.backend.adapters import Adapters
-from terrace_runtime.backend.capabilities import probe
+from terrace_runtime.backend.capabilities import kind_of, probe
 from terrace_runtime.backend.chain import LlamaSampler, SamplerCalls
-from terrace_runtime.backend.context import context_params, num_slots
+from terrace_runtime.backend.context import context_params
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.devices import Devices
 from terrace_runtime.backend.draft import LlamaDrafter, draft_file
+from terrace_runtime.backend.embedding import evaluation, fit_context, read_embedding
 from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.loadlog import LoadLog
 from terrace_runtime.backend.offload import ModelShape, Placement, check_attention, check_context
 from terrace_runtime.backend.openmp import limit_spinning
 from terrace_runtime.backend.rows import LogitRows, RawBatch
-from terrace_runtime.backend.vocabulary import Vocabulary
+from terrace_runtime.backend.vocabulary import Vocabulary, by_length
 from terrace_runtime.contract import RuntimeConfig, pod_path
 
 limit_spinning()
@@ -133,7 +134,6 @@ class LlamaBackend(Backend):
     def __init__(self) -> None:
         self._model: Any = None
         self._context: Any = None
-        self._config: RuntimeConfig | None = None
         self._samplers: SamplerCalls | None = None
         self._drafter: LlamaDrafter | None = None
         self._adapters = Adapters(lib, ())
@@ -168,12 +168,10 @@ class LlamaBackend(Backend):
         log = LoadLog()
         _LOG.install(log)
         lib.llama_backend_init()
-        self._config = config
         threads = config.threads or usable_threads()
         try:
             self._load_model(path, config, log)
             self._open_context(config, threads, log)
-            self._raw = RawBatch(lib, config.batch_tokens)
             self._logits = LogitRows(_get_logits, self._max_outputs, self._vocabulary.size)
             self._warm_up()
             self._load_drafter(config, threads)
@@ -194,6 +192,8 @@ class LlamaBackend(Backend):
             why = log.complaint or "it gave no reason"
             raise BackendError(f"llama.cpp cannot load {path}: {why}")
         placement.check_loaded(log)
+        self._kind = kind_of(lib, self._model)
+        self._evaluate = evaluation(lib, self._model, self._kind, _decode)
         check_context(config.context_tokens, lib.llama_model_n_ctx_train(self._model))
         shape = ModelShape(lib, self._model)
         check_attention(config, self._devices, shape)
@@ -203,15 +203,16 @@ class LlamaBackend(Backend):
 
     def _open_context(self, config: RuntimeConfig, threads: int, log: LoadLog) -> None:
         params = context_params(lib, config, threads)
-        self._num_slots = num_slots(config)
-        self._max_outputs = params.n_outputs_max
+        has_scratch = fit_context(params, config, self._kind)
+        self._num_slots = params.n_seq_max
+        self._scratch = self._num_slots - 1 if has_scratch else None
+        self._max_outputs = params.n_outputs_max or params.n_batch
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
             why = log.complaint or "it gave no reason; is the memory limit too low?"
             raise BackendError(f"llama.cpp cannot open a context: {why}")
         self._memory = lib.llama_get_memory(self._context)
-        if not self._memory:
-            raise BackendError("this model keeps no KV cache, so it cannot generate text")
+        self._raw = RawBatch(lib, max(config.batch_tokens, params.n_batch))
 
     def _load_drafter(self, config: RuntimeConfig, threads: int) -> None:
         if config.speculation.mode != "draft":
@@ -224,12 +225,13 @@ class LlamaBackend(Backend):
 
     def _read_info(self, threads: int, log: LoadLog) -> BackendInfo:
         vocabulary = self._vocabulary
+        controls = vocabulary.controls()
         template = lib.llama_model_chat_template(self._model, None)
-        draft = self._drafter and self._drafter.log
+        draft = LoadLog() if self._drafter is None else self._drafter.log
         return BackendInfo(
             vocabulary=vocabulary.size,
             threads=threads,
-            capabilities=probe(lib, self._model, self).model_copy(
+            capabilities=probe(lib, self._model, self._context, self._kind, self).model_copy(
                 update={"has_devices": bool(self._devices.gpus)}
             ),
             eog=vocabulary.eog(),
@@ -237,11 +239,13 @@ class LlamaBackend(Backend):
             chat_template=(template or b"").decode("utf-8", "replace"),
             bos=vocabulary.text(vocabulary.bos),
             eos=vocabulary.text(lib.llama_vocab_eos(vocabulary.pointer)),
-            special_tokens=vocabulary.special_tokens(),
+            special_tokens=by_length(controls.values()),
+            controls=controls,
             build=f"llama.cpp-{LLAMA_COMMIT}",
-            weights_bytes=_together(log.weights_bytes, draft and draft.weights_bytes),
-            kv_bytes=_together(log.kv_bytes, draft and draft.kv_bytes),
-            compute_bytes=_together(log.compute_bytes, draft and draft.compute_bytes),
+            decoder_start=int(lib.llama_model_decoder_start_token(self._model)),
+            weights_bytes=_together(log.weights_bytes, draft.weights_bytes),
+            kv_bytes=_together(log.kv_bytes, draft.kv_bytes),
+            compute_bytes=_together(log.compute_bytes, draft.compute_bytes),
             devices=self._devices.report(log),
             adapter_switch_s=self._adapters.warm_up(self),
         )
@@ -250,12 +254,15 @@ class LlamaBackend(Backend):
         """Decode once, so that a build that does not fit this CPU dies here and not in service."""
         count = min(_WARM_UP_TOKENS, self.batch.capacity)
         self.batch.clear()
-        self.batch.extend([0] * count, 0, 0, outputs=1)
+        if self._kind.model_class == "encoder-decoder":
+            self.encode([0] * count)
+        self.batch.extend([0] * count, 0, 0, outputs=count if self._kind.pooling else 1)
         code = self.decode()
-        if code != DECODE_OK or not np.isfinite(self.logits()).all():
-            why = f"code {code}; {_LOG.sink.complaint}" if code else "its logits are not numbers"
+        read = self.logits if not self._kind.pooling else lambda: self.embedding(0)
+        if code != DECODE_OK or not np.isfinite(read()).all():
+            why = f"code {code}; {_LOG.sink.complaint}" if code else "its results are not numbers"
             raise BackendError(f"llama.cpp cannot decode its first batch: {why}")
-        lib.llama_memory_clear(self._memory, False)
+        self.seq_rm(0)
         self.batch.clear()
 
     # Serving --------------------------------------------------------------------------------------
@@ -269,16 +276,30 @@ class LlamaBackend(Backend):
 
     @override
     def decode(self) -> int:
-        batch, config = self.batch, self._config
-        assert config is not None
+        batch = self.batch
         size = batch.size
         slots = batch.sequences[:size]
         # Each of these would be a GGML_ASSERT, and that ends the process.
         if not 0 < size <= batch.capacity or batch.num_outputs > self._max_outputs:
             raise BackendError(f"bad batch: {size} tokens, {batch.num_outputs} outputs")
-        if slots.min() < 0 or slots.max() >= config.parallel:
-            raise BackendError(f"bad batch: a sequence id is not in 0..{config.parallel - 1}")
-        return int(_decode(self._context, self._raw.raw))
+        slots_end = self._num_slots if self._scratch is None else self._scratch
+        if slots.min() < 0 or slots.max() >= slots_end:
+            raise BackendError(f"bad batch: a sequence id is not in 0..{slots_end - 1}")
+        return int(self._evaluate(self._context, self._raw.raw))
+
+    @override
+    def encode(self, tokens: Sequence[int]) -> None:
+        self.batch.clear()
+        self.batch.extend(tokens, 0, 0, outputs=len(tokens))
+        code = lib.llama_encode(self._context, self._raw.raw)
+        self.batch.clear()
+        if code != DECODE_OK:
+            raise BackendError(f"llama.cpp cannot encode the prompt: code {code}")
+
+    @override
+    def embedding(self, slot: int) -> NDArray[np.float32]:
+        self._check_slot(slot)
+        return read_embedding(lib, self._model, self._context, slot)
 
     @override
     def logits(self) -> NDArray[np.float32]:
@@ -300,7 +321,8 @@ class LlamaBackend(Backend):
     @override
     def seq_rm(self, slot: int, start: int = 0) -> bool:
         self._check_slot(slot)
-        return bool(lib.llama_memory_seq_rm(self._memory, slot, start, -1))
+        # Encoders keep nothing between two batches.
+        return not self._memory or bool(lib.llama_memory_seq_rm(self._memory, slot, start, -1))
 
     @override
     def seq_pos_max(self, slot: int) -> int:
@@ -318,8 +340,7 @@ class LlamaBackend(Backend):
     @property
     @override
     def scratch(self) -> int | None:
-        assert self._config is not None
-        return self._config.parallel if self._config.kv_unified else None
+        return self._scratch
 
     @override
     def state_size(self, slot: int) -> int:
