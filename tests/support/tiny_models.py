@@ -76,24 +76,30 @@ class _Model:
         self.matrix(f"{at}ffn_down", WIDTH, FEED_FORWARD)
 
     def byte_vocabulary(self) -> None:
-        """One token per byte and control tokens behind them; merges join nothing."""
-        tokens = _byte_alphabet()
-        tokens += [f"<|control_{i}|>" for i in range(_TOKENS - len(tokens))]
-        kinds = [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * (_TOKENS - 256)
-        self.writer.add_tokenizer_model("gpt2")
-        self.writer.add_tokenizer_pre("gpt-2")
-        self.writer.add_token_list(tokens)
-        self.writer.add_token_types(kinds)
-        self.writer.add_token_merges(["q q"])
-        self.writer.add_bos_token_id(256)
-        self.writer.add_eos_token_id(257)
-        self.writer.add_add_bos_token(False)
+        """One token per byte and control tokens behind them."""
+        byte_vocabulary(self.writer)
 
     def write(self) -> None:
         self.writer.write_header_to_file()
         self.writer.write_kv_data_to_file()
         self.writer.write_tensors_to_file()
         self.writer.close()
+
+
+def byte_vocabulary(writer: gguf.GGUFWriter) -> int:
+    """One token per byte, then control tokens; merges join nothing. Returns their count."""
+    tokens = _byte_alphabet()
+    tokens += [f"<|control_{i}|>" for i in range(_TOKENS - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
+    writer.add_token_types([normal] * 256 + [control] * (_TOKENS - 256))
+    writer.add_token_merges(["q q"])
+    writer.add_bos_token_id(256)
+    writer.add_eos_token_id(257)
+    writer.add_add_bos_token(False)
+    return _TOKENS
 
 
 def _byte_alphabet() -> list[str]:
@@ -105,7 +111,7 @@ def _byte_alphabet() -> list[str]:
     return [stand_ins[byte] for byte in range(256)]
 
 
-def _llama_like(path: Path, architecture: str, *, norms: bool = False) -> _Model:
+def llama_like(path: Path, architecture: str, *, norms: bool = False) -> _Model:
     """A plain decoder without its end: who asks adds keys and writes."""
     model = _Model(path, architecture)
     model.writer.add_head_count_kv(1)
@@ -126,12 +132,12 @@ def _llama_like(path: Path, architecture: str, *, norms: bool = False) -> _Model
 
 def llama(path: Path) -> None:
     """A plain decoder."""
-    _llama_like(path, "llama").write()
+    llama_like(path, "llama").write()
 
 
 def qwen3_embedding(path: Path) -> None:
     """A decoder whose last token's state is the embedding."""
-    model = _llama_like(path, "qwen3", norms=True)
+    model = llama_like(path, "qwen3", norms=True)
     model.writer.add_pooling_type(gguf.PoolingType.LAST)
     model.write()
 
