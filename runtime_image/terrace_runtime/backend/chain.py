@@ -102,17 +102,23 @@ class SamplerCalls:
         lib, breakers = self.lib, settings.dry_sequence_breakers
         window = _window(settings.dry_penalty_last_n)
         shape = (settings.dry_multiplier, settings.dry_base, settings.dry_allowed_length, window)
+        key = (*shape, breakers)
         with self._lock:
-            key = (*shape, breakers)
-            if key not in self._dry:
-                texts = (ctypes.c_char_p * len(breakers))(*(text.encode() for text in breakers))
-                self._dry[key] = lib.llama_sampler_init_dry(
-                    self.vocabulary.pointer, *shape, texts, len(breakers)
-                )
-                if len(self._dry) > _DRY_PROTOTYPES:
-                    lib.llama_sampler_free(self._dry.popitem(last=False)[1])
-            self._dry.move_to_end(key)
-            return lib.llama_sampler_clone(self._dry[key])
+            if key in self._dry:
+                self._dry.move_to_end(key)
+                return lib.llama_sampler_clone(self._dry[key])
+        # Outside of the lock, for which the engine's thread may wait.
+        texts = (ctypes.c_char_p * len(breakers))(*(text.encode() for text in breakers))
+        made = lib.llama_sampler_init_dry(self.vocabulary.pointer, *shape, texts, len(breakers))
+        own = lib.llama_sampler_clone(made)
+        with self._lock:
+            stale = self._dry.pop(key, None)
+            self._dry[key] = made
+            if len(self._dry) > _DRY_PROTOTYPES:
+                stale = self._dry.popitem(last=False)[1]
+            if stale is not None:
+                lib.llama_sampler_free(stale)
+        return own
 
     def close(self) -> None:
         """Free what is shared."""
@@ -130,6 +136,7 @@ class LlamaSampler(TokenChooser):
         self._calls = calls
         self._context = context
         self._is_argmax = settings.is_greedy
+        self._has_bias = bool(settings.logit_bias)
         self._num_top = _short_list_of(settings, calls.vocabulary.size)
         lib = calls.lib
         params = lib.llama_sampler_chain_default_params()
@@ -154,6 +161,11 @@ class LlamaSampler(TokenChooser):
             return int(best)
         if allowed is None and self._num_top:
             allowed = top_candidates(logits, self._num_top)
+        elif allowed is not None and self._has_bias:
+            # llama.cpp finds a biased token at once only where each stands at its own index.
+            masked = np.full_like(logits, -np.inf)
+            masked[allowed] = logits[allowed]
+            logits, allowed = masked, None
         return self._calls.choose(self._chain, logits, allowed)
 
     @override

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from terrace_runtime.backend import BackendInfo, TokenChooser
 
 MAX_GRAMMAR_CHARS = 65_536
-_MAX_COMPILED = 32
+_MAX_COMPILED = 128
 """Compiled grammars kept: requests of one client mostly share theirs."""
 _LIMITS = LLParserLimits(
     step_lexer_fuel=100_000,  # about 7 ms of a step
@@ -70,12 +70,16 @@ class Grammars:
     def compile(self, grammar: Grammar) -> LLMatcher:
         """One that nobody advances; raises GrammarError with the reason."""
         with self._lock:
-            if grammar not in self._compiled:
-                self._compiled[grammar] = self._new(grammar)
-                if len(self._compiled) > _MAX_COMPILED:
-                    self._compiled.popitem(last=False)
-            self._compiled.move_to_end(grammar)
-            return self._compiled[grammar]
+            if grammar in self._compiled:
+                self._compiled.move_to_end(grammar)
+                return self._compiled[grammar]
+        # Outside of the lock, for which the engine's thread may wait.
+        compiled = self._new(grammar)
+        with self._lock:
+            self._compiled[grammar] = compiled
+            if len(self._compiled) > _MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        return compiled
 
     def hold(self, chain: TokenChooser, grammar: Grammar | None) -> SamplerChain:
         """``chain``, held to ``grammar`` if there is one."""

@@ -7,9 +7,12 @@ the binding in, for it alone imports it. Reading is thread-safe. Next: ``engine.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terrace_runtime.backend import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _PIECE_BYTES = 256
 
@@ -35,12 +38,11 @@ class Vocabulary:
         is_eog = self._lib.llama_vocab_is_eog
         return frozenset(token for token in range(self.size) if is_eog(self.pointer, token))
 
-    def special_tokens(self) -> tuple[str, ...]:
-        """Texts of all control tokens; the longest first."""
+    def controls(self) -> dict[int, str]:
+        """How control tokens are written, by id."""
         is_control = self._lib.llama_vocab_is_control
-        controls = (token for token in range(self.size) if is_control(self.pointer, token))
-        texts = {self.text(token) for token in controls} - {""}
-        return tuple(sorted(texts, key=lambda text: (-len(text), text)))
+        found = (token for token in range(self.size) if is_control(self.pointer, token))
+        return {token: self.text(token) for token in found}
 
     def text(self, token: int) -> str:
         """How ``token`` is written, control tokens too; empty for one that does not exist."""
@@ -70,3 +72,8 @@ class Vocabulary:
             if count >= 0:
                 return buffer.raw[:count]
             room = -count
+
+
+def by_length(texts: Iterable[str]) -> tuple[str, ...]:
+    """Each of ``texts`` once, the longest first."""
+    return tuple(sorted(set(texts) - {""}, key=lambda text: (-len(text), text)))

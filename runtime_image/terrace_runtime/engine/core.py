@@ -346,7 +346,7 @@ class EngineCore:
             self._meter.generated += accepted + 1
             if self.speculator is not None and drafted:
                 self.speculator.observe(sequence, drafted, accepted)
-            outputs.append(self._end(sequence, finish) if finish else sequence.output())
+            outputs.append(self._end(sequence, finish, sequence.error) if finish else sequence.output())
         self.prefix.computed(plan)
         return outputs
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from terrace_runtime.engine.sampling import pick, sample
+from terrace_runtime.engine.request import FinishReason
+from terrace_runtime.engine.sampling import logprobs_of, pick, sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,11 +73,10 @@ class Harvest:
         self, sequence: Sequence, token: int, logits: NDArray[np.float32], row: int
     ) -> FinishReason | None:
         if sequence.wants_logprobs:
-            from terrace_runtime.engine.sampling import logprobs_of  # noqa: PLC0415
-
             count = sequence.request.sampling.logprobs or 0
             sequence.logprobs.append(logprobs_of(logits[row], token, count, self._backend.info))
-        return sequence.append(token, is_eog=token in self._eog)
+        finish = sequence.append(token, is_eog=token in self._eog)
+        return FinishReason.ERROR if sequence.error else finish
 
     def _verify(self, row: _Row, logits: NDArray[np.float32]) -> Gain:
         slot, sequence, _, num_drafted = row.work

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from terrace_runtime.engine.request import InvalidRequestError
-from terrace_runtime.engine.sampling import check_sampling
+from terrace_runtime.engine.sampling import check_sampling, prepare_sampler
 from terrace_runtime.engine.sequence import Sequence
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MAX_STOP_CHARS = 512
 
 def check_request(request: Request, vocabulary: int, config: RuntimeConfig) -> None:
     """Raise InvalidRequestError for all that shows without tokenizing."""
-    check_sampling(request.sampling)
+    check_sampling(request.sampling, vocabulary)
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InvalidRequestError(
             f"max_tokens is {request.max_tokens}, not 1 or more", "max_tokens"
@@ -51,6 +51,7 @@ def make_sequence(
     if not prompt:
         raise InvalidRequestError("the prompt is empty", "prompt")
     _check_length(len(prompt), config)
+    prepare_sampler(backend, request.sampling)
     room = config.context_tokens - len(prompt)
     bounds = (request.max_tokens, config.max_tokens)
     return Sequence(request, prompt, min([room, *(bound for bound in bounds if bound)]), table)

@@ -108,6 +108,11 @@ class Sequence:
         return len(self.tokens) - self.num_computed
 
     @property
+    def error(self) -> str:
+        """Why its sampler cannot go on; empty while it can."""
+        return "" if self.sampler is None else self.sampler.error
+
+    @property
     def num_generated(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - self.num_prompt
