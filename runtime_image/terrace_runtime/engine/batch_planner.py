@@ -143,10 +143,14 @@ def _window(work: list[Work], size: int, turn: int) -> list[Work]:
 def _prompt_chunks(
     prompts: list[Sequence], room: int, shares: TenantShares, now: float
 ) -> list[Work]:
-    """Prompts in their order, each as far as the room goes."""
+    """Prompts in their order, each as far as the room goes.
+
+    Short ones go first, within half of the room: what they take hardly delays a long one, which
+    would delay them by all of its steps.
+    """
     chunks = []
     prompts.sort(key=lambda one: (urgency(one, now), shares.served(one.tenant), one.order))
-    for sequence in prompts:
+    for sequence in _short_ones_first(prompts, room):
         count = min(room, sequence.num_pending)
         if count <= 0:
             break
@@ -156,6 +160,16 @@ def _prompt_chunks(
         chunks.append(Work(sequence.slot, sequence, count))
         room -= count
     return chunks
+
+
+def _short_ones_first(prompts: list[Sequence], room: int) -> list[Sequence]:
+    left = room // 2
+    short = []
+    for sequence in prompts:
+        if sequence.num_pending <= min(left, room // 4):
+            short.append(sequence)
+            left -= sequence.num_pending
+    return [*short, *(one for one in prompts if one not in short)] if short else prompts
 
 
 def _fillers(

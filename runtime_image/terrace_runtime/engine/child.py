@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.messages import Event
 
 _READ_BYTES = 256 * 1024
+_STOP_S = 4.0
 
 
 def main(fd: int) -> int:
@@ -37,11 +39,9 @@ def main(fd: int) -> int:
 
     def emit(event: Event) -> None:
         data = encode_event(event)
-        try:
-            with lock:
-                parent.sendall(data)
-        except OSError:
-            os._exit(0)  # The parent is gone, and with it everybody who asked.
+        # When the parent is gone the frames below end too, and with them this process.
+        with suppress(OSError), lock:
+            parent.sendall(data)
 
     frames = _frames(parent)
     start = next(frames, None)
@@ -59,7 +59,9 @@ def main(fd: int) -> int:
     for value in frames:
         for command in decode_commands(value):
             runner.send(command)
-    # Nobody listens any more. A step may last long: leave without waiting for it.
+    # Nobody listens any more. KV blocks on their way to the disk get a moment; a step may last
+    # long, so whoever does not stop in time is left.
+    runner.stop(_STOP_S)
     os._exit(0)
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.sequence import Sequence
     from terrace_runtime.engine.tiers import Tiers
 
+_MIN_MOVE_TOKENS = 32
+"""A slot further up is taken for the cells in it when they are worth so many tokens."""
 _RESTORE_SLICE_BYTES = 48 * 1024 * 1024
 """Bytes joined in a step while others decode: some milliseconds."""
 
@@ -160,7 +162,9 @@ class PrefixCache:
             # Cells that cannot be cut serve only when all of them are wanted.
             if common < len(resident.tokens) and not self._capabilities.can_cut:
                 continue
-            if common > found.resident:
+            # A few tokens (a template's head) are no reason to leave the lowest slot free.
+            is_worth = slot == free[0] or common >= _MIN_MOVE_TOKENS
+            if is_worth and common > found.resident:
                 found.resident_slot, found.resident = slot, common
         for index, key in enumerate(keys):
             leader = self._computing.get(key)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.messages import Command
 
 LLAMA_BACKEND = "terrace_runtime.backend.llama:LlamaBackend"
-_EXIT_S = 5.0
+_EXIT_S = 6.0
+"""For the child to put its KV blocks on the disk and go."""
 
 
 class ChildEngine(EngineFrontend):
