@@ -37,6 +37,10 @@ class Budget:
     headroom_bytes: int
     """Kept free below the limit for them."""
 
+    def within(self, volume_bytes: int) -> Budget:
+        """The same on a volume that may be smaller than the limit."""
+        return make_budget(min(self.limit_bytes, volume_bytes), self.block_bytes)
+
     def charge(self, num_records: int) -> int:
         """Bytes that a segment of so many records counts, its future footer included."""
         size = layout.closed_bytes(num_records, self.block_bytes)

@@ -23,6 +23,7 @@ class Segment:
 
     serial: int
     seed: int
+    """Its head's checksum; 0: its head could not be read."""
     charged_bytes: int
     """What it counts against the limit."""
     is_ours: bool = True
@@ -66,6 +67,13 @@ class Index:
     def used_bytes(self) -> int:
         """Bytes of all segments, in whole pages."""
         return self._used_bytes
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._places.clear()
+            self._segments.clear()
+            self._used_bytes = 0
 
     def add_segment(self, segment: Segment) -> None:
         """Count a segment; its blocks follow by ``add``."""

@@ -133,7 +133,6 @@ class Reader:
             if place is None:
                 return False
             if self._is_sound(place, wanted):
-                self._index.touch((wanted.key,))
                 self._counters.count_read(wanted.into.nbytes, self._clock() - began)
                 return True
             # Unsound where it still should be: it is lost. Elsewhere by now: look again.

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from terrace_runtime.kv.disk import format as layout
-from terrace_runtime.kv.disk.budget import MAX_SEGMENT_BYTES
+from terrace_runtime.kv.disk.budget import MAX_SEGMENT_BYTES, PAGE_BYTES
 from terrace_runtime.kv.disk.index import Segment
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from terrace_runtime.kv.disk.volume import Volume
 
 _LOG = logging.getLogger(__name__)
-_PAGE_BYTES = 4096
 Entries = list[tuple[bytes, int]]
 """Key and heat of each record; an empty key where the record cannot be read."""
 
@@ -32,22 +31,27 @@ def recover(volume: Volume, index: Index, budget: Budget, fingerprint: bytes) ->
     Files with a segment's name that are none are removed; links, folders and the like stay.
     """
     serials, num_rejected = volume.serials()
+    last_serial = 0
     for serial in serials:
         try:
             found = _read_segment(volume, serial, budget, fingerprint)
+            if found is None:
+                volume.remove(serial)
         except OSError as error:
-            _LOG.warning("KV segment %012x cannot be read: %s", serial, error)
-            found = None
+            _LOG.warning("KV segment %012x cannot be used: %s", serial, error)
+            # It takes room as long as it is there, and is the first to go when room is wanted.
+            found = Segment(serial, 0, _pages(volume.size_of(serial)), is_ours=False), []
+            num_rejected += 1
         if found is None:
             num_rejected += 1
-            volume.discard(serial)
             continue
         segment, entries = found
         index.add_segment(segment)
+        last_serial = max(last_serial, serial if segment.seed else 0)
         for key, heat in entries:
             num_rejected += not key
             index.add(segment, key, heat)
-    return max(serials, default=0) + 1, num_rejected
+    return last_serial + 1, num_rejected
 
 
 def _read_segment(
@@ -65,20 +69,21 @@ def _read_segment(
         if head is None or head.serial != serial:
             return None
         is_ours = (head.fingerprint, head.block_bytes) == (fingerprint, budget.block_bytes)
-        charged_bytes = -(-file_bytes // _PAGE_BYTES) * _PAGE_BYTES
-        segment = Segment(serial, head.seed, charged_bytes, is_ours=is_ours)
-        entries: Entries = []
-        if is_ours:
-            entries = _read_footer(volume, fd, head, file_bytes) or _scan(
-                volume, fd, head, file_bytes
-            )
-            if not any(key for key, _ in entries):
-                return None
-            segment.can_grow = all(key for key, _ in entries)
-            segment.charged_bytes = max(charged_bytes, budget.charge(len(entries)))
+        segment = Segment(serial, head.seed, _pages(file_bytes), is_ours=is_ours)
+        if not is_ours:
+            return segment, []
+        entries = _read_footer(volume, fd, head, file_bytes) or _scan(volume, fd, head, file_bytes)
+        if not any(key for key, _ in entries):
+            return None
+        segment.can_grow = all(key for key, _ in entries)
+        segment.charged_bytes = max(segment.charged_bytes, budget.charge(len(entries)))
         return segment, entries
     finally:
         os.close(fd)
+
+
+def _pages(num_bytes: int) -> int:
+    return -(-num_bytes // PAGE_BYTES) * PAGE_BYTES
 
 
 def _read_footer(volume: Volume, fd: int, head: layout.Head, file_bytes: int) -> Entries | None:

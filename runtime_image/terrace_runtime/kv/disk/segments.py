@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from terrace_runtime.kv.disk.volume import Volume
 
 _LOG = logging.getLogger(__name__)
+_MAX_TAKEN_NAMES = 1000
 
 
 class NewBlock(NamedTuple):
@@ -46,6 +47,7 @@ class SegmentLog:
     def __init__(
         self, volume: Volume, index: Index, budget: Budget, fingerprint: bytes, counters: Counters
     ) -> None:
+        """``fingerprint`` is 32 bytes."""
         self._volume = volume
         self._index = index
         self._budget = budget
@@ -56,18 +58,26 @@ class SegmentLog:
         self._fd = -1
         self._scratch = np.empty(0, np.uint8)
 
+    @property
+    def limit_bytes(self) -> int:
+        """The most that the segments will use."""
+        return self._budget.limit_bytes
+
     def open(self) -> None:
         """Lock the folder and find what is in it; raises OSError."""
         self._volume.open()
         try:
+            self._budget = self._budget.within(self._volume.space()[1])
             found = recover(self._volume, self._index, self._budget, self._fingerprint)
             self._next_serial, num_rejected = found
             self._counters.count(rejected=num_rejected)
             self._shrink()
-            self._resume()
         except OSError:
+            self._index.clear()
             self._volume.close()
             raise
+        with contextlib.suppress(OSError):
+            self._resume()
 
     def append(self, blocks: Sequence[NewBlock]) -> None:
         """Write ``blocks`` and index each; raises OSError when the rest could not be written."""
@@ -96,21 +106,25 @@ class SegmentLog:
 
     def _make_room(self) -> int:
         """Evict until a record, in a new segment if need be, fits; returns what may be used."""
-        budget = self._budget
+        needed_bytes = self._budget.charge(1)
         while True:
-            free_bytes, volume_bytes = self._volume.space()
             used_bytes = self._index.used_bytes
-            allowance = budget.allowance(used_bytes, free_bytes, volume_bytes)
-            if used_bytes + budget.charge(1) <= allowance:
+            allowance = self._budget.allowance(used_bytes, *self._volume.space())
+            if used_bytes + needed_bytes <= allowance:
                 return allowance
-            victim = self._index.next_victim(keep=self._current)
-            if victim is None and self._current is not None and self._current.keys:
-                victim = self._current
-                self._seal(victim)
+            # Nothing is evicted where even all of it would not make room.
+            victim = self._choose_victim() if needed_bytes <= allowance else None
             if victim is None:
                 raise OSError(errno.ENOSPC, "no room for one KV block within maxDisk and the disk")
             self._carry_over(victim)
             self._remove(victim)
+
+    def _choose_victim(self) -> Segment | None:
+        victim = self._index.next_victim(keep=self._current)
+        if victim is None and self._current is not None and self._current.keys:
+            victim = self._current
+            self._seal(victim)
+        return victim
 
     def _carry_over(self, victim: Segment) -> None:
         """Copy the hottest blocks of ``victim`` into the segment being written."""
@@ -119,7 +133,12 @@ class SegmentLog:
             if block is None:
                 self._counters.count(rejected=int(self._index.drop(key, place)))
                 continue
-            self._put([NewBlock(key, block, place.heat // 2)], self._budget.limit_bytes)
+            try:
+                self._put([NewBlock(key, block, place.heat // 2)], self._budget.limit_bytes)
+            except OSError as error:
+                # The disk may be full just because the victim is still there.
+                _LOG.warning("KV blocks cannot be carried over: %s", error)
+                return
             self._counters.count(carried=1)
 
     def _read(self, segment: Segment, slot: int, key: bytes) -> Block | None:
@@ -150,7 +169,7 @@ class SegmentLog:
 
     def _put(self, blocks: Sequence[NewBlock], ceiling_bytes: int) -> int:
         """Write as many of ``blocks`` as the segment and ``ceiling_bytes`` allow; at least one."""
-        segment = self._writable()
+        segment = self._writable(ceiling_bytes)
         before = len(segment.keys)
         room_bytes = ceiling_bytes - self._index.used_bytes + segment.charged_bytes
         count = min(len(blocks), self._budget.slots - before)
@@ -183,7 +202,7 @@ class SegmentLog:
                 self._leave()
             raise
 
-    def _writable(self) -> Segment:
+    def _writable(self, ceiling_bytes: int) -> Segment:
         """The segment being written, or a new one when it is full or lost its file."""
         current = self._current
         if current is not None and not (current.is_gone or self._volume.is_linked(self._fd)):
@@ -192,23 +211,32 @@ class SegmentLog:
             self._leave()
         elif current is not None and len(current.keys) >= self._budget.slots:
             self._seal(current)
-        return self._current or self._begin()
+        return self._current or self._begin(ceiling_bytes)
 
-    def _begin(self) -> Segment:
-        serial = self._next_serial
-        self._next_serial += 1
+    def _begin(self, ceiling_bytes: int) -> Segment:
+        if self._index.used_bytes + self._budget.charge(1) > ceiling_bytes:
+            raise OSError(errno.ENOSPC, "no room below maxDisk")
+        serial, fd = self._create()
         head = layout.encode_head(serial, self._budget.block_bytes, self._fingerprint)
         segment = Segment(serial, layout.head_seed(head), self._budget.charge(0))
-        fd = self._volume.create(serial)
         try:
             self._volume.write(fd, [head], 0)
         except OSError:
             os.close(fd)
-            self._volume.discard(serial)
+            with contextlib.suppress(OSError):
+                self._volume.remove(serial)
             raise
         self._index.add_segment(segment)
         self._current, self._fd = segment, fd
         return segment
+
+    def _create(self) -> tuple[int, int]:
+        """A new file under the next free name: others may have put something under a few."""
+        for _ in range(_MAX_TAKEN_NAMES):
+            serial, self._next_serial = self._next_serial, self._next_serial + 1
+            with contextlib.suppress(FileExistsError):
+                return serial, self._volume.create(serial)
+        raise OSError(errno.EEXIST, "files with the names of new KV segments are in the way")
 
     def _resume(self) -> None:
         """Go on with the newest segment if it has room, so that restarts do not leave stubs."""

@@ -49,18 +49,18 @@ class DiskTier:
         volume: Volume | None = None,
     ) -> None:
         """Rebuilds the index from the folder; ``volume`` stands in for it where faults are made."""
-        self._budget = make_budget(limit_bytes, block_bytes)
+        self._block_bytes = block_bytes
         self._volume = volume or Volume(folder)
         self._counters = Counters()
         self._index = Index()
-        log = SegmentLog(
+        self._log = SegmentLog(
             self._volume,
             self._index,
-            self._budget,
+            make_budget(limit_bytes, block_bytes),
             fingerprint_digest(fingerprint),
             self._counters,
         )
-        self._writer = Writer(log, self._index, self._counters, clock)
+        self._writer = Writer(self._log, self._index, self._counters, clock)
         self._reader = Reader(self._volume, self._index, self._counters, block_bytes, clock)
         self._writer.start()
         self._reader.start()
@@ -75,8 +75,8 @@ class DiskTier:
 
     @property
     def limit_bytes(self) -> int:
-        """The most that ``used_bytes`` will be."""
-        return self._budget.limit_bytes
+        """The most that ``used_bytes`` will be: maxDisk, or the volume where that is less."""
+        return self._log.limit_bytes
 
     @property
     def problem(self) -> str:
@@ -98,16 +98,16 @@ class DiskTier:
         ``block`` must not change. ``heat``: how often the block was used so far.
         """
         assert len(key) == KEY_BYTES
-        assert block.nbytes == self._budget.block_bytes
+        assert block.nbytes == self._block_bytes
         return self._writer.add(Spill(NewBlock(key, block, heat), done))
 
     def read(self, key: bytes, into: Block, done: Done) -> None:
         """Queue a read into ``into``; ``done(key, is_read)`` follows once.
 
         It comes from the reader's thread, or at once after ``close``. True: ``into`` holds the
-        very bytes that were written; False: it holds nothing of use. A read makes the block hotter.
+        very bytes that were written; False: nothing of use. It counts as no use: ``touch`` does.
         """
-        assert into.nbytes == self._budget.block_bytes
+        assert into.nbytes == self._block_bytes
         if not self._reader.add(Wanted(key, into, done)):
             done(key, False)
 
@@ -115,9 +115,9 @@ class DiskTier:
         """These blocks were used again: they outlive the segment that they lie in."""
         self._index.touch(keys)
 
-    def flush(self, timeout_s: float) -> bool:
-        """Wait until all that is queued is written or refused; False: it took longer."""
-        return self._writer.flush(timeout_s)
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all that is queued is written or refused, but no longer."""
+        self._writer.flush(timeout_s)
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """Fail the reads that wait, write what is queued if time allows, leave the folder."""

@@ -106,10 +106,13 @@ class Volume:
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(_name(serial), dir_fd=self._folder_fd)
 
-    def discard(self, serial: int) -> None:
-        """Remove a file that is no segment; one that cannot be removed stays."""
-        with contextlib.suppress(OSError):
-            os.unlink(_name(serial), dir_fd=self._folder_fd)
+    def size_of(self, serial: int) -> int:
+        """Bytes of a segment's file; 0: there is none."""
+        try:
+            name = _name(serial)
+            return os.stat(name, dir_fd=self._folder_fd, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return 0
 
     def space(self) -> tuple[int, int]:
         """Bytes that we may still write to the volume, and its size."""

@@ -93,7 +93,7 @@ class Writer:
             self._changed.notify_all()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self._tell(self._take_all(), is_written=False)
+            self._tell(self._take_all())
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -133,9 +133,12 @@ class Writer:
             if fresh:
                 num_bytes = sum(new.block.nbytes for new in fresh.values())
                 self._counters.time_write(num_bytes, self._clock() - began)
-        self._tell(group, is_written=True)
+        refused = self._take_all() if self._problem else []
         if self._problem:
-            self._tell(self._take_all(), is_written=False)
+            num_lost = sum(key not in self._index for key in fresh)
+            self._counters.count(failures=num_lost + len(refused))
+        self._tell(group)
+        self._tell(refused)
 
     def _pause(self, error: OSError) -> None:
         """Leave a disk alone that refused; twice as long each time, up to a minute."""
@@ -154,12 +157,9 @@ class Writer:
             self._changed.notify_all()
         return taken
 
-    def _tell(self, spills: Iterable[Spill], *, is_written: bool) -> None:
+    def _tell(self, spills: Iterable[Spill]) -> None:
         for spill in spills:
-            is_there = is_written and spill.new.key in self._index
-            if not is_there:
-                self._counters.count(failures=1)
             try:
-                spill.done(spill.new.key, is_there)
+                spill.done(spill.new.key, spill.new.key in self._index)
             except Exception:  # noqa: BLE001 - the fault is the owner's; the thread serves others
                 _LOG.exception("the owner of a spilled block failed")
