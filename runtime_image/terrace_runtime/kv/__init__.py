@@ -16,9 +16,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from terrace_runtime.kv.disk.stats import DiskStats
+
 
 class BlockDisk(Protocol):
     """Blocks on a disk. No method waits for it but ``flush`` and ``close``."""
+
+    def __len__(self) -> int:
+        """Blocks that it holds."""
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes that it takes of the volume."""
+
+    @property
+    def limit_bytes(self) -> int:
+        """The most of them."""
+
+    def stats(self) -> DiskStats:
+        """Counters since start."""
 
     def has(self, key: bytes) -> bool:
         """Known to be there; reading it may still fail."""
@@ -43,8 +59,8 @@ class BlockDisk(Protocol):
     def touch(self, keys: Iterable[bytes]) -> None:
         """These were used again."""
 
-    def flush(self, timeout_s: float) -> None:
-        """Return when what was queued is written, or after the time."""
+    def flush(self, timeout_s: float) -> bool:
+        """Return when what was queued is written or refused, or after the time (False)."""
 
     def close(self) -> None:
         """End the threads; each ``done`` was called when this returns."""

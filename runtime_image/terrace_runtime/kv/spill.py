@@ -45,6 +45,11 @@ class WriteBehind:
         """Blocks that are not written yet."""
         return len(self._backlog) + len(self._writing)
 
+    @property
+    def num_writing(self) -> int:
+        """Those of them that the disk has in its queue."""
+        return len(self._writing)
+
     def add(self, key: bytes) -> None:
         """A block is new in the host tier."""
         if not self._disk.has(key):
@@ -63,6 +68,11 @@ class WriteBehind:
             self._retry_at = 0.0
         if self._backlog:
             self._hand_over()
+
+    def retry(self) -> None:
+        """Ask the disk again at once, however lately it refused."""
+        self._retry_at = 0.0
+        self._hand_over()
 
     def _hand_over(self) -> None:
         if self._retry_at and self._clock() < self._retry_at:

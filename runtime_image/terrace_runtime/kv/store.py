@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from terrace_runtime.contract import CacheReport, TierReport
 from terrace_runtime.kv.arena import Arena
 from terrace_runtime.kv.host_tier import HostTier
+from terrace_runtime.kv.policy import RestorePolicy
 from terrace_runtime.kv.reading import Landings, Reading
 from terrace_runtime.kv.reserve import Reserve
 from terrace_runtime.kv.spill import WriteBehind
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from terrace_runtime.kv.host_tier import Entry
 
 _NEEDED_NOW = 2
-"""Landing buffers beyond the prefetch window, so that prefetches never hold up a restore."""
+"""Landing buffers that prefetches leave free, so that they never hold up a restore."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,15 @@ class KvStore:
         self.block_tokens = config.block_tokens
         self.block_bytes = layout.block_bytes(config.block_tokens)
         max_blocks = config.host_bytes // self.block_bytes
-        max_ahead = config.prefetch_bytes // self.block_bytes if disk else 0
-        max_guests = max_ahead + _NEEDED_NOW if disk else 0
+        max_ahead = _max_ahead(config.prefetch_bytes // self.block_bytes)
+        max_guests = 0 if disk is None else max_ahead + _NEEDED_NOW
+        self.policy = RestorePolicy(clock, self._disk_rate)
         self._disk = disk
         self._arena = Arena(max_blocks + max_guests, self.block_bytes)
         self._host = HostTier(self._arena, max_blocks, max_guests, self._evicted)
-        self._spill = WriteBehind(self._host, disk, clock, on_ready) if disk else None
+        self._spill = None
+        if disk is not None:
+            self._spill = WriteBehind(self._host, disk, clock, on_ready)
         self._landings = Landings(self._host, disk, max_ahead, on_ready)
         self._prefetches: dict[str, Reading] = {}
         self._held = Reserve(self._host, max_blocks // 2)
@@ -87,7 +91,7 @@ class KvStore:
         num_blocks = num_disk = 0
         num_host: int | None = None
         is_ready = self._host.is_ready
-        on_disk = self._disk.has if self._disk else _nowhere
+        on_disk = _nowhere if self._disk is None else self._disk.has
         for key in keys:
             if not is_ready(key):
                 if not on_disk(key):
@@ -191,13 +195,15 @@ class KvStore:
 
     def flush(self, timeout_s: float) -> None:
         """Wait until what is to be written is on disk, or for so long."""
+        if self._disk is None or self._spill is None:
+            return
         deadline = self._clock() + timeout_s
-        while self._spill is not None and self._disk is not None and self._spill.num_pending:
-            pending = self._spill.num_pending
-            self._disk.flush(max(0.0, deadline - self._clock()))
+        while self._spill.num_pending and self._clock() < deadline:
+            self._spill.retry()
+            if not self._spill.num_writing:
+                return  # the disk refuses what is left
+            self._disk.flush(deadline - self._clock())
             self._spill.poll()
-            if self._clock() >= deadline or self._spill.num_pending == pending:
-                return
 
     def close(self) -> None:
         """End the threads of both tiers; what is not written yet is lost."""
@@ -217,7 +223,36 @@ class KvStore:
             spills=self._num_spills,
             evictions=self._host.num_evictions,
         )
-        return CacheReport(reuse="blocks", block_tokens=self.block_tokens, tiers=(host,))
+        report = CacheReport(
+            reuse="blocks",
+            block_tokens=self.block_tokens,
+            restore_bytes_per_second=self.policy.restore_bytes_per_second,
+            tiers=(host,),
+        )
+        if self._disk is None:
+            return report
+        stats = self._disk.stats()
+        disk = TierReport(
+            name="disk",
+            used_bytes=self._disk.used_bytes,
+            limit_bytes=self._disk.limit_bytes,
+            blocks=len(self._disk),
+            hits=self._num_disk_hits,
+            hit_tokens=self._num_disk_hits * self.block_tokens,
+            spills=stats.written,
+            evictions=stats.evictions,
+        )
+        return report.model_copy(
+            update={
+                "rejected_blocks": stats.rejected,
+                "spill_failures": stats.failures,
+                "disk_read_bytes_per_second": stats.read_bytes_per_second,
+                "tiers": (host, disk),
+            }
+        )
+
+    def _disk_rate(self) -> float:
+        return self._disk.stats().read_bytes_per_second if self._disk is not None else 0.0
 
     def _count_hits(self, keys: Sequence[bytes]) -> None:
         for key in keys:
@@ -230,6 +265,11 @@ class KvStore:
     def _evicted(self, key: bytes) -> None:
         if self._spill is not None:
             self._spill.discard(key)
+
+
+def _max_ahead(num_window: int) -> int:
+    """Blocks that prefetches may land: with the free ones and the arena's spare, the window."""
+    return max(num_window - _NEEDED_NOW - 1, min(num_window, 1))
 
 
 def _nowhere(_key: bytes) -> bool:

@@ -1,0 +1,96 @@
+"""What is used again outlives what was seen once; what is pinned stays."""
+
+from __future__ import annotations
+
+from support.kv_blocks import keys_of, make_store, read_all, save
+from support.waiting import wait_for
+from terrace_runtime.kv.arena import Arena
+
+
+def test_a_full_tier_drops_the_block_that_was_saved_first() -> None:
+    store = make_store(4)
+    first, *rest = [keys_of(1, token)[0] for token in range(5)]
+    save(store, [first, *rest])
+    assert not store.has(first)
+    assert all(store.has(key) for key in rest)
+    store.close()
+
+
+def test_a_block_used_again_outlives_many_that_were_seen_once() -> None:
+    store = make_store(8)
+    shared = keys_of(3)
+    save(store, shared)
+    assert read_all(store, shared) == 3
+    for token in range(100, 140):
+        save(store, keys_of(1, token))
+    assert read_all(store, shared) == 3
+    store.close()
+
+
+def test_blocks_used_long_ago_leave_in_the_end() -> None:
+    store = make_store(8)
+    old = keys_of(4)
+    save(store, old)
+    read_all(store, old)
+    for token in range(100, 130):
+        save(store, keys_of(1, token))
+        read_all(store, keys_of(1, token))
+    assert not store.has(old[0])
+    store.close()
+
+
+def test_a_prompt_larger_than_the_tier_keeps_its_beginning() -> None:
+    store = make_store(8)
+    keys = keys_of(20)
+    for count in range(20):
+        save(store, [keys[count]])
+        store.touch(keys[: count + 1])
+    assert store.match(keys).num_blocks == 7
+    store.close()
+
+
+def test_the_end_of_a_prompt_that_was_read_leaves_before_its_beginning() -> None:
+    store = make_store(6)
+    keys = keys_of(4)
+    save(store, keys)
+    read_all(store, keys)
+    for token in range(100, 104):
+        save(store, keys_of(1, token))
+        read_all(store, keys_of(1, token))
+    assert 0 < store.match(keys).num_blocks < 4
+    store.close()
+
+
+def test_a_tier_too_small_for_a_block_holds_none() -> None:
+    store = make_store(0)
+    assert save(store, keys_of(2)) == []
+    assert store.match(keys_of(2)).num_blocks == 0
+    assert read_all(store, keys_of(2)) == 0
+    store.close()
+
+
+def test_the_arena_is_touched_ahead_of_use() -> None:
+    arena = Arena(15, 1 << 20)
+    wait_for("all is touched", lambda: arena.num_untouched == 0, every=0.01)
+    numbers = {arena.take() for _ in range(15)}
+    assert len(numbers) == 15
+    assert arena.buffer(numbers.pop()).nbytes == 1 << 20
+    arena.close()
+
+
+def test_a_touched_buffer_goes_before_an_untouched_one() -> None:
+    arena = Arena(4000, 1 << 20)
+    wait_for("some are touched", lambda: arena.num_untouched < 3990, every=0.001)
+    arena.close()
+    untouched = arena.num_untouched
+    number = arena.take()
+    assert arena.num_untouched == untouched > 0
+    arena.give(number)
+    assert arena.take() == number, "what was used last is warm in the processor's caches"
+
+
+def test_every_buffer_can_be_taken_while_the_arena_is_being_touched() -> None:
+    for _ in range(20):
+        arena = Arena(50, 1 << 16)
+        assert len({arena.take() for _ in range(50)}) == 50
+        arena.close()
