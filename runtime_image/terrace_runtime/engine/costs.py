@@ -8,13 +8,12 @@ Next: ``speculation/controller.py`` weighs guesses with it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import NamedTuple
 
-BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096)
-"""Smallest number of rows of each moving average; rows between two of them are interpolated."""
+_EXACT_ROWS = 64
+"""Up to here each number of rows has an average of its own; above, an eighth more shares one."""
 _WEIGHT = 0.1
 """Of a new measurement in its average."""
-_OUTLIER = 3.0
+_OUTLIER = 1.25
 """A step that another process disturbed counts as so many times the average at most."""
 _FIRST = 3
 """The first measurements of an average, of which the least counts: they meet cold caches."""
@@ -45,13 +44,6 @@ class Average:
         self.value += _WEIGHT * (min(value, _OUTLIER * self.value) - self.value)
 
 
-class Point(NamedTuple):
-    """``seconds`` of a step with ``rows`` rows; rows are a mean and so not whole."""
-
-    rows: float
-    seconds: float
-
-
 class StepCosts:
     """Measured costs of steps; everything is 0 until something was measured."""
 
@@ -60,19 +52,21 @@ class StepCosts:
         self._prefill_tokens = prefill_tokens
         self._averages: dict[int, Average] = {}
         self._token_seconds = Average()
-        self._points: list[Point] = []
+        self._buckets: list[int] = []
 
     def record(self, num_rows: int, num_prompt_tokens: int, seconds: float) -> None:
-        """One step: its rows that are no prompt tokens (guesses and fillers too), and those that are.
+        """One step: rows that decode (guesses and fillers too) and prompt tokens.
 
         ``seconds`` are those of the evaluation and the sampling, without the making of guesses.
         """
         if seconds <= 0:
             return
         if num_prompt_tokens == 0 and num_rows > 0:
-            bucket = bisect_right(BUCKETS, num_rows) - 1
-            self._averages.setdefault(bucket, Average()).add(num_rows, seconds)
-            self._points = [Point(one.size, one.value) for _, one in sorted(self._averages.items())]
+            average = self._averages.get(_bucket(num_rows))
+            if average is None:
+                average = self._averages[_bucket(num_rows)] = Average()
+                self._buckets = sorted(self._averages)
+            average.add(num_rows, seconds)
         elif num_prompt_tokens >= MIN_CHUNK:
             # Shorter chunks measure the reading of the weights and not the tokens.
             left = max(seconds - self.decode_seconds(num_rows), seconds / 4)
@@ -80,7 +74,7 @@ class StepCosts:
 
     def measurements(self, num_rows: int) -> int:
         """How often the average that holds ``num_rows`` was measured."""
-        average = self._averages.get(bisect_right(BUCKETS, num_rows) - 1)
+        average = self._averages.get(_bucket(num_rows))
         return 0 if average is None else average.count
 
     def decode_seconds(self, num_rows: int) -> float:
@@ -89,22 +83,28 @@ class StepCosts:
         Linear between two measured points; fewer rows than any cost what the fewest cost, more
         rows than any grow as the last two points do (in proportion if there is one only).
         """
-        points = self._points
-        if num_rows <= 0 or not points:
+        if num_rows <= 0 or not self._buckets:
             return 0.0
-        above = bisect_right(points, float(num_rows), key=lambda point: point.rows)
+        bucket = _bucket(num_rows)
+        if bucket <= _EXACT_ROWS and (exact := self._averages.get(bucket)) is not None:
+            return exact.value
+        place = bisect_right(self._buckets, bucket)
+        around = [self._averages[one] for one in self._buckets[max(0, place - 2) : place + 1]]
+        above = next(
+            (index for index, one in enumerate(around) if one.size > num_rows), len(around)
+        )
         if above == 0:
-            return points[0].seconds
-        low = points[above - 1]
-        if above < len(points):
-            high = points[above]
-            share = (num_rows - low.rows) / (high.rows - low.rows)
-            return low.seconds + share * (high.seconds - low.seconds)
-        if len(points) == 1:
-            return low.seconds * num_rows / low.rows
-        before = points[-2]
-        slope = max(0.0, (low.seconds - before.seconds) / (low.rows - before.rows))
-        return low.seconds + slope * (num_rows - low.rows)
+            return around[0].value
+        low = around[above - 1]
+        if above < len(around):
+            high = around[above]
+            share = (num_rows - low.size) / (high.size - low.size)
+            return low.value + share * (high.value - low.value)
+        if above == 1:
+            return low.value * num_rows / low.size
+        before = around[-2]
+        slope = max(0.0, (low.value - before.value) / (low.size - before.size))
+        return low.value + slope * (num_rows - low.size)
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -118,11 +118,20 @@ class StepCosts:
         and long ones the others. This is the shortest that leaves the prompt 88 % of the time.
         """
         most = self._prefill_tokens
-        if num_decodes == 0 or not self._points or not self._token_seconds.count:
+        if num_decodes == 0 or not self._buckets or not self._token_seconds.count:
             return most
         wanted = CHUNK_RATIO * self.decode_seconds(num_decodes) * self.prefill_tokens_per_second
         return max(min(MIN_CHUNK, most), min(most, int(wanted) + 1))
 
     def table(self) -> dict[str, float]:
         """Measured seconds by rows, for ``RuntimeReport.step_seconds``."""
-        return {str(round(point.rows)): point.seconds for point in self._points}
+        averages = [self._averages[bucket] for bucket in self._buckets]
+        return {str(round(one.size)): one.value for one in averages}
+
+
+def _bucket(num_rows: int) -> int:
+    """The average that ``num_rows`` belong to, by its least number of rows."""
+    if num_rows <= _EXACT_ROWS:
+        return num_rows
+    step = 1 << (num_rows.bit_length() - 4)
+    return num_rows - num_rows % step

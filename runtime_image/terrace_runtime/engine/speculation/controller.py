@@ -25,16 +25,16 @@ _MARGIN = 1.02
 """Gains below this are within the noise of a measurement."""
 _ALLOWANCE = 0.015
 """Share of the time that guesses may lose in the long run."""
-_SAVINGS = 16.0
+_SAVINGS = 8.0
 """Most that the account holds, in steps without guesses."""
-_OVERDRAFT = 48.0
+_OVERDRAFT = 32.0
 """How far a choice that promises a gain may overdraw the account, in such steps."""
 _REFRESH_STEPS = 48
 """Steps with guesses between two without, which keep the measured cost of those true."""
 _PROBE_STEPS = 16
 """Steps between two tries while guessing loses; doubles with each lost try."""
 _MAX_PROBE_STEPS = 256
-_OUTLIER = 2.0
+_OUTLIER = 1.25
 """A step that another process disturbed is judged as so many times what was expected at most."""
 
 
