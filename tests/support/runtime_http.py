@@ -16,7 +16,7 @@ from terrace_runtime.api.chat_template import Renderer
 from terrace_runtime.api.server import QuietServer, server_config
 from terrace_runtime.api.text_guard import TextGuard, split
 from terrace_runtime.backend.fake import TEMPLATE
-from terrace_runtime.contract import DeviceMemory, RuntimeConfig
+from terrace_runtime.contract import DeviceMemory, EngineReport, RuntimeConfig
 from terrace_runtime.engine.request import (
     EngineError,
     EngineStats,
@@ -97,6 +97,8 @@ class ScriptedEngine:
             kv_used_tokens=4,
         )
     )
+
+    report: EngineReport = field(default_factory=EngineReport)
 
     @property
     def info(self) -> ModelInfo:

@@ -61,10 +61,13 @@ class Answer(Response):
                     async for index, output in outputs:
                         self._wire.collect(index, output)
                 body = self._wire.document(generation)
+                headers = generation.cache_headers()
         except ApiError as error:
             await self._timed(error.response()(scope, receive, send))
             return
-        await self._timed(Response(body, media_type="application/json")(scope, receive, send))
+        response = Response(body, media_type="application/json")
+        response.raw_headers.extend(headers)
+        await self._timed(response(scope, receive, send))
 
     async def _send_stream(self, send: Send) -> None:
         has_begun = False
@@ -75,7 +78,8 @@ class Answer(Response):
                         event = self._wire.event(index, output)
                         if not has_begun:
                             has_begun = True
-                            await self._timed(send(_start(200, _STREAM_HEADERS)))
+                            headers = [*_STREAM_HEADERS, *generation.cache_headers()]
+                            await self._timed(send(_start(200, headers)))
                         if event:
                             await self._timed(send(_body(event, more=True)))
                 await self._timed(send(_body(self._wire.last_event(generation) + _DONE)))

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
 
+    from terrace_runtime.contract import RuntimeConfig
+
 _TYPES: Final = {401: "authentication_error", 429: "rate_limit_error"}
 _SERVER_ERRORS: Final = 500
 _UNAVAILABLE: Final = 503
+_TIMEOUT: Final = 504
 
 
 class ApiError(Exception):
@@ -69,12 +72,22 @@ def unavailable(message: str, code: str, retry_after_s: int = 5) -> ApiError:
     return ApiError(_UNAVAILABLE, message, code=code, retry_after_s=retry_after_s)
 
 
+def timed_out(timeout_s: float | None, config: RuntimeConfig) -> ApiError:
+    """504: the request is older than it may be."""
+    bound = config.request_timeout_s
+    if timeout_s is not None and timeout_s <= bound:
+        message, param = f"the request's own timeout of {timeout_s:g} s has passed", "timeout"
+    else:
+        message, param = f"the request took longer than {bound:g} s, the most allowed here", None
+    return ApiError(_TIMEOUT, message, param=param, code="timeout")
+
+
 def from_engine(error: QueueFullError | InvalidRequestError | EngineError) -> ApiError:
     """What an engine's refusal means on the wire."""
     if isinstance(error, QueueFullError):
         return ApiError(
             429,
-            f"{error.waiting} requests wait already; try again later",
+            f"{error}; try again later",
             code="queue_full",
             retry_after_s=error.retry_after_s,
         )

@@ -12,7 +12,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from terrace_runtime.api.errors import from_engine, unavailable
+from terrace_runtime.api.errors import from_engine, timed_out, unavailable
+from terrace_runtime.contract import CACHED_TIER_HEADER, CACHED_TOKENS_HEADER
 from terrace_runtime.engine.request import (
     EngineError,
     FinishReason,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.client import RequestOutputs
     from terrace_runtime.engine.request import Request, RequestOutput
 
+_TIERS = ("", "device", "host", "disk")
+"""From warm to cold."""
 _SEEDS = 2**32 - 1
 """Seeds of the engine; the number itself stands for "draw one" in llama.cpp."""
 
@@ -85,6 +88,7 @@ class Generation:
         self._open = set(range(len(requests)))
         self.num_generated_tokens = 0
         self._prompts: dict[int, tuple[int, int]] = {}
+        self._tiers: set[str] = set()
 
     async def __aenter__(self) -> Self:
         """Submit everything; raises ApiError, and then nothing runs."""
@@ -113,6 +117,15 @@ class Generation:
         """How many of them were not computed anew."""
         return sum(count for index, (_, count) in self._prompts.items() if self._is_first(index))
 
+    def cache_headers(self) -> list[tuple[bytes, bytes]]:
+        """How deep the prompts were found and in which tier, for the gateway's routing."""
+        tier = max(self._tiers, key=_TIERS.index, default="") or "none"
+        depth = str(self.num_cached_tokens)
+        return [
+            (CACHED_TOKENS_HEADER.encode(), depth.encode()),
+            (CACHED_TIER_HEADER.encode(), tier.encode()),
+        ]
+
     def _is_first(self, index: int) -> bool:
         return index % self._choices == 0
 
@@ -123,6 +136,8 @@ class Generation:
                 self._count(index, output)
                 if output.finish is FinishReason.ERROR:
                     raise from_engine(EngineError(output.error or "no reason given"))
+                if output.finish is FinishReason.TIMEOUT:
+                    raise timed_out(self._requests[index].timeout_s, self._state.config)
                 if output.finish is FinishReason.ABORT:
                     raise unavailable("this replica is shutting down", "draining", 1)
                 yield index, output
@@ -169,6 +184,7 @@ class Generation:
     def _count(self, index: int, output: RequestOutput) -> None:
         if output.num_prompt_tokens:
             self._prompts[index] = (output.num_prompt_tokens, output.num_cached_tokens)
+            self._tiers.add(output.cached_tier)
         self._meters[index].tokens(output.num_tokens, self._prompts.get(index, (0, 0))[0])
         self.num_generated_tokens += output.num_tokens
         stats = self._state.engine.stats

@@ -52,6 +52,7 @@ async def chat(http: Request) -> Response:
             stop=body.stops,
             tenant=tenant,
             priority=priority,
+            timeout_s=body.timeout,
             adapter=state.adapter(body.model),
             add_bos=False,
         )
@@ -86,6 +87,7 @@ async def completions(http: Request) -> Response:
                 stop=body.stops,
                 tenant=tenant,
                 priority=priority,
+                timeout_s=body.timeout,
                 adapter=state.adapter(body.model),
                 add_bos=is_text,
             )

@@ -97,6 +97,7 @@ class _Body(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
+    timeout: float | None = Field(default=None, gt=0, le=86_400)
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -152,6 +152,7 @@ class ServerState:
                 devices=info.devices if info else (),
             ),
             capabilities=info.capabilities if info else Capabilities(),
+            engine=self.engine.report,
             waiting=stats.waiting,
             running=stats.running,
             prompt_tokens_per_second=_rate(stats.prompt_tokens, stats.prompt_seconds),

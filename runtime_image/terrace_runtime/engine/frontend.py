@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from terrace_runtime.contract import EngineReport
-from terrace_runtime.engine.intake import check_request
+from terrace_runtime.engine.intake import check_class, check_request
 from terrace_runtime.engine.messages import (
     Abort,
     Failed,
@@ -112,12 +112,11 @@ class EngineFrontend(ABC):
     def submit(self, request: Request) -> OutputStream:
         """Queue ``request``; see the port for what it raises."""
         self._refuse_new_work()
+        check_class(request, self.info.capabilities)
         check_request(request, self.info.vocabulary, self._config)
         if request.id in self._streams:
             raise InvalidRequestError(f"a request with the id {request.id} runs already", "id")
-        num_waiting = len(self._streams) - self._config.parallel
-        if num_waiting >= self._config.max_waiting:
-            raise QueueFullError(max(0, num_waiting), self._retry_after_s())
+        self._refuse_long_waits()
         stream = OutputStream(request.id, self.abort)
         self._streams[request.id] = stream
         self._started_at[request.id] = asyncio.get_running_loop().time()
@@ -226,6 +225,16 @@ class EngineFrontend(ABC):
             raise EngineError(self._error)
         if self._is_draining:
             raise EngineError("the server is shutting down")
+
+    def _refuse_long_waits(self) -> None:
+        """429 before the queue is so long that those inside it suffer."""
+        num_waiting = max(0, len(self._streams) - self._config.parallel)
+        is_busy = len(self._streams) >= self._config.parallel
+        # Slots free themselves at this pace, so this is when the next in line would begin.
+        wait_s = (num_waiting + 1) * self._service_s / self._config.parallel if is_busy else 0.0
+        is_full = len(self._streams) - self._config.parallel >= self._config.max_waiting
+        if is_full or wait_s > self._config.max_wait_s:
+            raise QueueFullError(num_waiting, self._retry_after_s(), wait_s)
 
     def _retry_after_s(self) -> int:
         """Seconds in which the queue of now is served: what requests took lately, waiting too."""
