@@ -15,7 +15,7 @@ from terrace_runtime.engine.sequence import Sequence
 
 if TYPE_CHECKING:
     from terrace_runtime.backend import Backend
-    from terrace_runtime.contract import RuntimeConfig
+    from terrace_runtime.contract import Capabilities, RuntimeConfig
     from terrace_runtime.engine.detokenizer import PieceTable
     from terrace_runtime.engine.request import Request
 
@@ -40,7 +40,7 @@ def check_request(request: Request, vocabulary: int, config: RuntimeConfig) -> N
             message = f"token {token} is not in the model's vocabulary of {vocabulary}"
             raise InvalidRequestError(message, "prompt")
     if request.prompt_tokens:
-        _check_length(len(request.prompt_tokens), config)
+        _check_length(len(request.prompt_tokens), config, embeds=request.embed)
 
 
 def make_sequence(
@@ -50,11 +50,34 @@ def make_sequence(
     prompt = _tokenize(request, backend, table, config)
     if not prompt:
         raise InvalidRequestError("the prompt is empty", "prompt")
-    _check_length(len(prompt), config)
+    _check_length(len(prompt), config, embeds=request.embed)
+    if request.embed:
+        return Sequence(request, prompt, 0, table)
     prepare_sampler(backend, request.sampling)
     room = config.context_tokens - len(prompt)
     bounds = (request.max_tokens, config.max_tokens)
-    return Sequence(request, prompt, min([room, *(bound for bound in bounds if bound)]), table)
+    limit = min([room, *(bound for bound in bounds if bound)])
+    if backend.info.capabilities.model_class != "encoder-decoder":
+        return Sequence(request, prompt, limit, table)
+    sequence = Sequence(request, [backend.info.decoder_start], limit, table)
+    sequence.encoded = prompt
+    return sequence
+
+
+def check_class(request: Request, found: Capabilities) -> None:
+    """Raise InvalidRequestError when a model of this class cannot do what is asked."""
+    if request.embed and not found.can_embed:
+        message = (
+            "this model generates text and gives no embeddings: its architecture is no encoder's "
+            "and its file names no pooling type"
+        )
+        raise InvalidRequestError(message, "model")
+    if not request.embed and found.can_embed:
+        message = (
+            f"this model gives embeddings ({found.model_class}, pooling {found.pooling}) and "
+            "generates no text: use /v1/embeddings"
+        )
+        raise InvalidRequestError(message, "model")
 
 
 def _tokenize(
@@ -63,8 +86,10 @@ def _tokenize(
     if request.prompt_tokens:
         return list(request.prompt_tokens)
     # A token is at most so long, hence a text too long to fit is refused without tokenizing it.
-    num_bytes = sum(len(part.text) for part in request.prompt)
-    _check_length(-(-num_bytes // table.longest), config, "at least ")
+    # Not so with an encoder's vocabulary, which drops spaces and takes any word it does not know.
+    if not request.embed:
+        num_bytes = sum(len(part.text) for part in request.prompt)
+        _check_length(-(-num_bytes // table.longest), config, "at least ", embeds=False)
     tokens: list[int] = []
     for index, part in enumerate(request.prompt):
         add_bos = request.add_bos and index == 0
@@ -72,8 +97,16 @@ def _tokenize(
     return tokens
 
 
-def _check_length(num_tokens: int, config: RuntimeConfig, qualifier: str = "") -> None:
-    if num_tokens >= config.context_tokens:
+def _check_length(
+    num_tokens: int, config: RuntimeConfig, qualifier: str = "", *, embeds: bool
+) -> None:
+    if embeds and num_tokens > config.context_tokens:
+        raise InvalidRequestError(
+            f"the input has {qualifier}{num_tokens} tokens, but the context holds "
+            f"{config.context_tokens}",
+            "prompt",
+        )
+    if not embeds and num_tokens >= config.context_tokens:
         raise InvalidRequestError(
             f"the prompt has {qualifier}{num_tokens} tokens, but the context holds "
             f"{config.context_tokens} and the answer needs one of them",

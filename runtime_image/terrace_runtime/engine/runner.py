@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from terrace_runtime.backend import BackendError
 from terrace_runtime.engine.core import EngineCore
+from terrace_runtime.engine.embedding import EmbeddingCore
+from terrace_runtime.engine.encoder_decoder import EncoderDecoderCore
 from terrace_runtime.engine.intake import make_sequence
 from terrace_runtime.engine.messages import (
     Abort,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.messages import Command
     from terrace_runtime.engine.sequence import Sequence
 
+Core = EngineCore | EmbeddingCore
 _LOG = logging.getLogger(__name__)
 _FLUSH_S = 3.0
 """For KV blocks on their way to the disk when the engine stops."""
@@ -109,23 +112,30 @@ class EngineRunner:
                 self._intake.join()
             self._backend.close()
 
-    def _load(self) -> EngineCore:
+    def _load(self) -> Core:
         self._backend.load(self._config)
         self._tiers = Tiers(
             self._backend, self._config, clock=self._clock, on_ready=self._blocks_came
         )
-        core = EngineCore(
-            self._backend,
-            self._config,
-            self._tiers,
-            clock=self._clock,
-            draw_seed=lambda: self._seeds.randrange(MAX_SEED + 1),
-        )
+        core = self._make_core()
         self._intake = _thread_with_stack(lambda: self._take_in(core), _INTAKE_STACK_BYTES)
         self._emit(Ready(_model_info(self._backend, self._config)))
         return core
 
-    def _serve(self, core: EngineCore) -> None:
+    def _make_core(self) -> Core:
+        found = self._backend.info.capabilities
+        if found.can_embed:
+            return EmbeddingCore(self._backend, self._config, clock=self._clock)
+        is_pair = found.model_class == "encoder-decoder"
+        return (EncoderDecoderCore if is_pair else EngineCore)(
+            self._backend,
+            self._config.model_copy(update={"parallel": 1}) if is_pair else self._config,
+            self._tiers,
+            clock=self._clock,
+            draw_seed=lambda: self._seeds.randrange(MAX_SEED + 1),
+        )
+
+    def _serve(self, core: Core) -> None:
         while True:
             inbox, is_stopping = self._next(core)
             for item in inbox:
@@ -145,7 +155,7 @@ class EngineRunner:
                 return
             self._report(core)
 
-    def _next(self, core: EngineCore) -> tuple[list[Sequence | str], bool]:
+    def _next(self, core: Core) -> tuple[list[Sequence | str], bool]:
         """What came in; waits for it, or for blocks from disk, and does chores while idle."""
         while True:
             with self._wake:
@@ -170,7 +180,7 @@ class EngineRunner:
             self._has_blocks = True
             self._wake.notify()
 
-    def _report(self, core: EngineCore, *, is_idle: bool = False) -> None:
+    def _report(self, core: Core, *, is_idle: bool = False) -> None:
         """Tell of tiers and sequences, seldom: reports are read seldom, steps are many."""
         now = self._clock()
         if is_idle or now >= self._report_at:
@@ -179,7 +189,7 @@ class EngineRunner:
 
     # The intake's thread --------------------------------------------------------------------------
 
-    def _take_in(self, core: EngineCore) -> None:
+    def _take_in(self, core: Core) -> None:
         while (command := self._commands.get()) is not None:
             match command:
                 case Abort(request_id):
@@ -228,5 +238,6 @@ def _model_info(backend: Backend, config: RuntimeConfig) -> ModelInfo:
         weights_bytes=info.weights_bytes,
         kv_bytes=info.kv_bytes,
         compute_bytes=info.compute_bytes,
+        devices=info.devices,
         capabilities=info.capabilities,
     )

@@ -29,6 +29,7 @@ class Sequence:
         "deadline",
         "detokenizer",
         "draft",
+        "encoded",
         "id",
         "is_aborted",
         "is_restoring",
@@ -85,6 +86,8 @@ class Sequence:
         """Its next chunk ends here at the latest, for a checkpoint; 0: no bound."""
         self.draft: list[int] = []
         """Tokens guessed for this step."""
+        self.encoded: list[int] = []
+        """Encoder-decoder: the prompt, whose answer ``tokens`` is from the start token on."""
         self.sampler: SamplerChain | None = None
         self.detokenizer = Detokenizer(table, request.stop)
         self.arrival = 0.0
@@ -149,7 +152,7 @@ class Sequence:
             self.id,
             text,
             count,
-            self.num_prompt,
+            len(self.encoded) or self.num_prompt,
             self.num_cached,
             cached_tier=self.cached_tier,
             logprobs=logprobs,

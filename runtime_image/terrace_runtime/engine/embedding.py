@@ -1,0 +1,211 @@
+"""The loop body of a model that embeds: inputs share batches, each ends with its one vector.
+
+Owns: which inputs make up a batch, their slots and ends, and the vectors' length of 1. Does not
+own: the order of waiting (``waiting.py``), pooling (llama.cpp, ``backend.embedding``). The same
+surface as ``core.EngineCore``; one thread uses it. Next: ``runner.py`` calls ``step``.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from terrace_runtime.backend import DECODE_OK, BackendError
+from terrace_runtime.backend.embedding import EMBEDDING_SEQUENCES
+from terrace_runtime.contract import EngineReport
+from terrace_runtime.engine.detokenizer import PieceTable
+from terrace_runtime.engine.request import EngineStats, FinishReason
+from terrace_runtime.engine.waiting import TenantShares, WaitingQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from terrace_runtime.backend import Backend
+    from terrace_runtime.contract import RuntimeConfig
+    from terrace_runtime.engine.request import RequestOutput
+    from terrace_runtime.engine.sequence import Sequence
+
+
+class EmbeddingCore:
+    """All inputs of one backend, a batch at a time."""
+
+    is_blocked = False
+    """Nothing is ever waited for but inputs."""
+
+    def __init__(
+        self, backend: Backend, config: RuntimeConfig, *, clock: Callable[[], float]
+    ) -> None:
+        """``backend`` is loaded and embeds; ``clock`` gives seconds."""
+        self.table = PieceTable(backend.info.pieces)
+        self._backend = backend
+        self._config = config
+        self._clock = clock
+        self._capacity = backend.batch.capacity
+        self._max_inputs = min(EMBEDDING_SEQUENCES, self._capacity)
+        found = backend.info.capabilities
+        self._can_split = found.model_class == "decoder" and found.pooling == "last"
+        """The last token's state comes in steps; what attends to later tokens needs all at once."""
+        self._shares = TenantShares()
+        self._waiting = WaitingQueue(self._shares)
+        self._running: list[Sequence] = []
+        """Those of this step; afterwards at most one, computed in part."""
+        self._by_id: dict[str, Sequence] = {}
+        self._cancelled: list[Sequence] = []
+        self._deadlines: list[tuple[float, int, str]] = []
+        self._arrivals = 0
+        self._stats = EngineStats(kv_total_tokens=self._capacity)
+
+    @property
+    def has_work(self) -> bool:
+        """Requests are open."""
+        return bool(self._by_id)
+
+    @property
+    def stats(self) -> EngineStats:
+        """After the last step."""
+        return replace(self._stats, waiting=len(self._waiting), running=len(self._running))
+
+    def report(self, _: float) -> EngineReport:
+        """No tiers, no sequences that last."""
+        return EngineReport()
+
+    def chore(self) -> bool:
+        """Nothing can wait for an idle moment."""
+        return False
+
+    def prepare(self, sequence: Sequence) -> None:
+        """Nothing to do beforehand."""
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence whose prompt is the input. Its id must not be in use."""
+        assert sequence.id not in self._by_id, "request ids are unique while they run"
+        sequence.arrival = self._clock()
+        sequence.order = self._arrivals
+        self._arrivals += 1
+        self._by_id[sequence.id] = sequence
+        bound = self._config.request_timeout_s
+        sequence.deadline = sequence.arrival + min(sequence.request.timeout_s or bound, bound)
+        heappush(self._deadlines, (sequence.deadline, sequence.order, sequence.id))
+        self._shares.enter(sequence.tenant)
+        self._waiting.push(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """End a request at the start of the next step; unknown ids are ignored."""
+        sequence = self._by_id.get(request_id)
+        if sequence is not None and not sequence.is_aborted:
+            sequence.is_aborted = True
+            self._cancelled.append(sequence)
+
+    def abort_all(self) -> None:
+        """End everybody at the start of the next step."""
+        for request_id in list(self._by_id):
+            self.abort(request_id)
+
+    def step(self) -> list[RequestOutput]:
+        """Evaluate one batch; raises BackendError when the backend is broken."""
+        started = self._clock()
+        outputs = self._apply_cancels() + self._apply_deadlines(started)
+        counts = self._fill(started)
+        if not counts:
+            return outputs
+        code = self._backend.decode()
+        if code != DECODE_OK:
+            raise BackendError(f"llama.cpp cannot go on: decode returned code {code}")
+        for sequence, count in zip(list(self._running), counts, strict=True):
+            sequence.num_computed += count
+            self._shares.charge(sequence.tenant, count)
+            if not sequence.num_pending:
+                outputs.append(self._embedded(sequence))
+        self._record(sum(counts), self._clock() - started)
+        return outputs
+
+    # The parts of a step --------------------------------------------------------------------------
+
+    def _apply_cancels(self) -> list[RequestOutput]:
+        cancelled, self._cancelled = self._cancelled, []
+        alive = [sequence for sequence in cancelled if sequence.id in self._by_id]
+        return [self._end(sequence, FinishReason.ABORT) for sequence in alive]
+
+    def _apply_deadlines(self, now: float) -> list[RequestOutput]:
+        outputs = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, order, request_id = heappop(self._deadlines)
+            sequence = self._by_id.get(request_id)
+            if sequence is not None and sequence.order == order:
+                outputs.append(self._end(sequence, FinishReason.TIMEOUT))
+        return outputs
+
+    def _fill(self, now: float) -> list[int]:
+        """Put inputs into the batch, in order; how many tokens of each of ``_running``."""
+        batch = self._backend.batch
+        batch.clear()
+        counts = [self._put(one) for one in self._running]
+        while batch.size < self._capacity and len(counts) < self._max_inputs:
+            sequence = self._waiting.head(now)
+            if sequence is None:
+                break
+            if not self._can_split and batch.size + sequence.num_pending > self._capacity:
+                break
+            self._waiting.remove(sequence)
+            taken = {one.slot for one in self._running}
+            sequence.slot = next(i for i in range(self._max_inputs) if i not in taken)
+            self._running.append(sequence)
+            counts.append(self._put(sequence))
+        return counts
+
+    def _put(self, sequence: Sequence) -> int:
+        batch = self._backend.batch
+        start = sequence.num_computed
+        count = min(sequence.num_pending, self._capacity - batch.size)
+        assert sequence.slot is not None
+        tokens = sequence.tokens[start : start + count]
+        batch.extend(tokens, sequence.slot, start, outputs=count)
+        return count
+
+    def _embedded(self, sequence: Sequence) -> RequestOutput:
+        assert sequence.slot is not None
+        vector = unit(self._backend.embedding(sequence.slot))
+        if vector is None:
+            error = "the model's embedding of this input is not a vector of numbers"
+            return self._end(sequence, FinishReason.ERROR, error=error)
+        text = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+        return replace(self._end(sequence, FinishReason.STOP), embedding=text)
+
+    def _end(self, sequence: Sequence, finish: FinishReason, *, error: str = "") -> RequestOutput:
+        """Forget a sequence and give its slot and cells back."""
+        del self._by_id[sequence.id]
+        if sequence.slot is None:
+            self._waiting.remove(sequence)
+        else:
+            self._running.remove(sequence)
+            self._backend.seq_rm(sequence.slot)
+        self._shares.leave(sequence.tenant)
+        if not self._by_id:
+            self._deadlines.clear()
+        return sequence.end(finish, error=error)
+
+    def _record(self, num_tokens: int, seconds: float) -> None:
+        before = self._stats
+        self._stats = replace(
+            before,
+            steps=before.steps + 1,
+            batch_tokens=num_tokens,
+            step_seconds=seconds,
+            prompt_tokens=before.prompt_tokens + num_tokens,
+            prompt_seconds=before.prompt_seconds + seconds,
+        )
+
+
+def unit(vector: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """``vector`` with length 1; None for one of no length or not of numbers."""
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    if not np.isfinite(length) or not length:
+        return None
+    scaled: NDArray[np.float32] = (vector / length).astype(np.float32)
+    return scaled
