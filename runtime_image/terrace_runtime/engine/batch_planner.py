@@ -56,6 +56,8 @@ class BatchPlan:
     num_tokens: int = 0
     num_prompt_tokens: int = 0
     num_drafted: int = 0
+    filler_tokens: int = 1
+    """Tokens of each filler: as many as everybody else has, or it would be an evaluation apart."""
 
     @property
     def num_decodes(self) -> int:
@@ -117,9 +119,11 @@ def plan_batch(
         work = sorted([*work, *chunks])
     num_tokens = num_decodes + num_drafted + num_prompt_tokens
     fillers: list[int] = []
+    filler_tokens = min((item.num_tokens for item in work), default=1)
     if budget.fill_holes and num_decodes > 1:
-        fillers = _fillers(work, running, budget.batch_tokens - num_tokens, occupied)
-    return BatchPlan(work, fillers, num_tokens, num_prompt_tokens, num_drafted)
+        room = (budget.batch_tokens - num_tokens) // filler_tokens
+        fillers = _fillers(work, running, room, occupied)
+    return BatchPlan(work, fillers, num_tokens, num_prompt_tokens, num_drafted, filler_tokens)
 
 
 def _with_drafts(work: list[Work], room: int) -> tuple[list[Work], int]:

@@ -16,7 +16,7 @@ from terrace_runtime.backend import DECODE_NO_ROOM, DECODE_OK, BackendError
 from terrace_runtime.contract import EngineReport, SequenceReport, SpeculationReport
 from terrace_runtime.engine.adapters import AdapterTurns
 from terrace_runtime.engine.batch_planner import BatchPlan, Budget, free_slots, plan_batch
-from terrace_runtime.engine.costs import StepCosts
+from terrace_runtime.engine.costs import MIN_CHUNK, StepCosts
 from terrace_runtime.engine.detokenizer import PieceTable
 from terrace_runtime.engine.harvest import Harvest
 from terrace_runtime.engine.meter import StepMeter
@@ -60,7 +60,7 @@ class EngineCore:
         """``backend`` is loaded. ``clock`` gives seconds; ``draw_seed`` a seed for who has none."""
         self.table = PieceTable(backend.info.pieces)
         self.costs = costs or StepCosts(config.prefill_tokens)
-        self.prefix = PrefixCache(backend, config, tiers)
+        self.prefix = PrefixCache(backend, config, tiers, clock)
         self.speculator = speculator
         self._backend = backend
         self._config = config
@@ -312,21 +312,21 @@ class EngineCore:
         fillers = list(plan.fillers)
         for slot, sequence, count, num_drafted in plan.work:
             while fillers and fillers[0] < slot:
-                self._add_filler(fillers.pop(0))
+                self._add_filler(fillers.pop(0), plan.filler_tokens)
             start = sequence.num_computed
             stop = start + count - num_drafted
             tokens = sequence.tokens[start:stop] + sequence.draft[:num_drafted]
             outputs = 1 + num_drafted if stop == len(sequence.tokens) else 0
             batch.extend(tokens, slot, start, outputs=outputs)
 
-    def _add_filler(self, slot: int) -> None:
+    def _add_filler(self, slot: int, num_tokens: int) -> None:
         base, count = self._fillers.get(slot, (0, _FILLER_CELLS))
-        if count >= _FILLER_CELLS:
+        if count + num_tokens > _FILLER_CELLS:
             self._drop_filler(slot)
             longest = max(one.num_computed for one in self._running)
             base, count = self.prefix.filler_base(slot, longest, _FILLER_CELLS), 0
-        self._backend.batch.extend([0], slot, base + count, outputs=0)
-        self._fillers[slot] = (base, count + 1)
+        self._backend.batch.extend([0] * num_tokens, slot, base + count, outputs=0)
+        self._fillers[slot] = (base, count + num_tokens)
 
     def _drop_fillers(self) -> None:
         for slot in list(self._fillers):
@@ -346,25 +346,34 @@ class EngineCore:
             self._meter.generated += accepted + 1
             if self.speculator is not None and drafted:
                 self.speculator.observe(sequence, drafted, accepted)
-            outputs.append(self._end(sequence, finish, sequence.error) if finish else sequence.output())
+            outputs.append(
+                self._end(sequence, finish, sequence.error) if finish else sequence.output()
+            )
         self.prefix.computed(plan)
         return outputs
 
     def _note(self, plan: BatchPlan, seconds: float) -> None:
-        rows = plan.num_decodes + plan.num_drafted + len(plan.fillers)
+        rows = plan.num_decodes + plan.num_drafted + len(plan.fillers) * plan.filler_tokens
         self.costs.record(rows, plan.num_prompt_tokens, seconds)
+        if plan.num_prompt_tokens >= MIN_CHUNK and not plan.num_decodes:
+            self.prefix.tiers.observe_prefill(plan.num_prompt_tokens, seconds)
         if self.speculator is not None and plan.num_decodes and not plan.num_prompt_tokens:
             self.speculator.step(rows, seconds)
 
     def _make_room(self, plan: BatchPlan) -> list[RequestOutput]:
         """KV is full and nothing was computed: set aside whom it hurts least, the last one ends."""
         self._drop_fillers()
+        if plan.num_drafted:
+            # Without its guesses the step may fit, and nobody need be set aside for them.
+            for item in plan.work:
+                item.sequence.draft.clear()
+            return []
         if self.prefix.has_residents:
             self.prefix.drop_all()
             return []
         if len(self._running) > 1:
             self._park(max(self._running, key=lambda one: (one.priority, one.order)))
-        elif plan.num_tokens - plan.num_drafted == 1:
+        elif plan.num_tokens == 1:
             last = self._running[0]
             if last.num_generated:
                 return [self._end(last, FinishReason.LENGTH)]

@@ -105,7 +105,7 @@ def _rows(plan: BatchPlan) -> Iterator[_Row]:
     filler = next(fillers, None)
     for work in plan.work:
         while filler is not None and filler < work.slot:
-            batch += 1
+            batch += plan.filler_tokens
             filler = next(fillers, None)
         sequence = work.sequence
         sequence.num_computed += work.num_tokens

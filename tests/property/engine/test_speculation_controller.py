@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from terrace_runtime.engine.costs import StepCosts
 from terrace_runtime.engine.speculation.controller import Candidate, Controller
 
@@ -51,7 +52,7 @@ class World:
         controller = Controller(
             costs, MAX_TOKENS, needs_equal_lengths=self.is_split, draft_costs=draft_costs
         )
-        left = {key: self.answer_tokens for key in range(self.num_sequences)}
+        left = dict.fromkeys(range(self.num_sequences), self.answer_tokens)
         for step in range(steps):
             rate = self.chances[step // self.phase_steps % len(self.chances)]
             self._step(controller, costs, draft_costs, left, rate, chance)

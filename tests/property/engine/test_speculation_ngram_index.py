@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from terrace_runtime.engine.speculation.ngram import LONGEST, NgramIndex
 
 TOKENS = st.lists(st.integers(0, 3), max_size=80)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from support.engine_builders import Clock, runtime_config
 from terrace_runtime.backend.fake import FakeBackend, Fault
 from terrace_runtime.contract import Speculation
@@ -62,7 +63,7 @@ def test_one_disturbed_step_hardly_moves_an_average() -> None:
 
 def test_a_lasting_change_is_followed() -> None:
     costs = measured(*[(4, 0.010)] * 10, *[(4, 0.020)] * 40)
-    assert costs.decode_seconds(4) == pytest.approx(0.020, rel=0.02)
+    assert costs.decode_seconds(4) == pytest.approx(0.020, rel=0.05)
 
 
 def test_a_step_that_took_no_time_is_not_a_measurement() -> None:

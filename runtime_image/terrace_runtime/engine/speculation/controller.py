@@ -55,8 +55,7 @@ class Candidate:
 class _Choice:
     """What was chosen for the step that runs."""
 
-    num_rows: int
-    """Fillers not counted."""
+    num_sequences: int
     num_guesses: int
 
 
@@ -106,28 +105,28 @@ class Controller:
             )
         return "guesses promised more than they gained; they are tried again from time to time"
 
-    def choose(self, candidates: Seq[Candidate], room: int) -> list[int]:
+    def choose(self, candidates: Seq[Candidate], room: int, num_fillers: int = 0) -> list[int]:
         """Number of guesses for each candidate, ``room`` in all at most; all 0: a plain step.
 
-        With equal lengths a candidate may get more than it has: fill up with any token.
+        With equal lengths a candidate may get more than it has: fill up with any token. Each of
+        ``num_fillers`` will have as many rows as a candidate.
         """
         self._choice, self._accepted = None, 0
         nothing = [0] * len(candidates)
-        base = self._costs.decode_seconds(len(candidates))
+        base = self._costs.decode_seconds(len(candidates) + num_fillers)
         if base <= 0:
             return nothing
         self._choice = _Choice(len(candidates), 0)
         if all(one.max_tokens <= 0 for one in candidates):
             return nothing
-        lengths, seconds, rate = self._best(candidates, room)
+        lengths, seconds, rate = self._best(candidates, room, num_fillers)
         if not any(lengths):
             return nothing
         self._ratio = rate * base / len(candidates)
         is_new = any(one.max_tokens and not self._acceptance.knows(one.key) for one in candidates)
         if not self._is_allowed(seconds / base - 1, is_new=is_new):
             return nothing
-        rows = len(candidates) + sum(lengths)
-        self._choice = _Choice(rows, sum(lengths))
+        self._choice = _Choice(len(candidates), sum(lengths))
         return lengths
 
     def observe(self, key: Hashable, strength: int, drafted: int, accepted: int) -> None:
@@ -145,7 +144,7 @@ class Controller:
         More rows than were chosen are fillers; fewer: guesses were given up, and nothing is learnt.
         """
         choice, self._choice = self._choice, None
-        if choice is None or num_rows < choice.num_rows:
+        if choice is None or num_rows < choice.num_sequences + choice.num_guesses:
             return
         if not choice.num_guesses:
             self._since_plain = 0
@@ -153,8 +152,10 @@ class Controller:
             self._pay(_ALLOWANCE)
             return
         self._since_plain += 1
-        num_sequences = choice.num_rows - choice.num_guesses
-        base = self._costs.decode_seconds(num_rows - choice.num_guesses)
+        num_sequences = choice.num_sequences
+        rows_each = 1 + choice.num_guesses // num_sequences if self._equal else 1
+        num_fillers = (num_rows - num_sequences - choice.num_guesses) // rows_each
+        base = self._costs.decode_seconds(num_sequences + num_fillers)
         expected = self._costs.decode_seconds(num_rows)
         spent = min(seconds, _OUTLIER * expected) + draft_seconds
         gained = 1 + self._accepted / num_sequences - spent / base
@@ -201,27 +202,37 @@ class Controller:
     def _pay(self, steps: float) -> None:
         self._account = min(_SAVINGS, self._account + steps)
 
-    def _best(self, candidates: Seq[Candidate], room: int) -> tuple[list[int], float, float]:
+    def _best(
+        self, candidates: Seq[Candidate], room: int, num_fillers: int = 0
+    ) -> tuple[list[int], float, float]:
         """Lengths with the highest rate among those with guesses: (lengths, seconds, tokens/s)."""
         survivals = [
             self._acceptance.survival(one.key, one.strength, min(one.max_tokens, self._max_tokens))
             for one in candidates
         ]
         if self._equal:
-            return self._best_equal(candidates, survivals, room)
+            return self._best_equal(candidates, survivals, room, num_fillers)
         return self._best_free(survivals, room)
 
     def _best_equal(
-        self, candidates: Seq[Candidate], survivals: list[list[float]], room: int
+        self,
+        candidates: Seq[Candidate],
+        survivals: list[list[float]],
+        room: int,
+        num_fillers: int,
     ) -> tuple[list[int], float, float]:
-        count = len(candidates)
-        most = min(max(map(len, survivals)), room // count, *(one.max_rows for one in candidates))
+        count, wide = len(candidates), len(candidates) + num_fillers
+        most = min(
+            max(map(len, survivals)),
+            (room - num_fillers) // wide,
+            *(one.max_rows for one in candidates),
+        )
         num_drafting = sum(1 for one in survivals if one)
         best, best_seconds, best_rate = 0, 0.0, 0.0
         tokens = float(count)
         for length in range(1, most + 1):
             tokens += sum(one[length - 1] for one in survivals if len(one) >= length)
-            seconds = self._seconds(count * (1 + length), num_drafting, length)
+            seconds = self._seconds(wide * (1 + length), num_drafting, length)
             if tokens / seconds > best_rate:
                 best, best_seconds, best_rate = length, seconds, tokens / seconds
         return [best] * count, best_seconds, best_rate

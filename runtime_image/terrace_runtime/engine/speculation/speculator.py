@@ -7,10 +7,12 @@ verification (``core.py``). Used by the engine's thread alone.
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, assert_never
 
 from terrace_runtime.backend import BackendError
 from terrace_runtime.contract import SpeculationReport
+from terrace_runtime.engine.batch_planner import MAX_GAP
 from terrace_runtime.engine.costs import StepCosts
 from terrace_runtime.engine.speculation.controller import Candidate, Controller
 from terrace_runtime.engine.speculation.sources import DraftSource, NgramSource
@@ -34,9 +36,9 @@ class Speculator:
     """Order of calls in a step: ``propose``, the decode, ``observe`` each sequence, ``step``.
 
     In split KV llama.cpp evaluates sequences together only as far as they have equally many rows,
-    so there all drafts of a step have the same length, filled up with worthless tokens; the core
-    must not shorten single ones, and fillers between the slots need as many rows. The core gives
-    up on drafts by emptying ``sequence.draft``; then the step is not judged.
+    so there all drafts of a step have the same length, filled up with worthless tokens, and so
+    have fillers between the slots. The core gives up on drafts by emptying ``sequence.draft``;
+    then the step is not judged.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Speculator:
             self._candidate(sequence, len(guess.tokens), guess.strength)
             for sequence, guess in zip(decoding, guesses, strict=True)
         ]
-        lengths = self._controller.choose(candidates, room)
+        lengths = self._controller.choose(candidates, room, self._num_fillers(decoding))
         for sequence, guess, length in zip(decoding, guesses, lengths, strict=True):
             self._draft(sequence, guess.tokens, length, guess.strength)
 
@@ -122,7 +124,7 @@ class Speculator:
         candidates = [
             self._candidate(one, self._most(one) if one.id in ready else 0) for one in decoding
         ]
-        lengths = self._controller.choose(candidates, room)
+        lengths = self._controller.choose(candidates, room, self._num_fillers(decoding))
         drafting = [
             sequence
             for sequence, candidate, length in zip(decoding, candidates, lengths, strict=True)
@@ -161,6 +163,14 @@ class Speculator:
             0,
             min(self._config.speculation.max_tokens, sequence.limit - len(sequence.tokens) - 1),
         )
+
+    def _num_fillers(self, decoding: list[Sequence]) -> int:
+        """Free slots between those that decode, as far as the batch planner fills them."""
+        if self._config.kv_unified:
+            return 0
+        slots = [one.slot for one in decoding if one.slot is not None]
+        gaps = [after - before - 1 for before, after in pairwise(slots)]
+        return min(len(slots), sum(gap for gap in gaps if gap <= MAX_GAP))
 
     def _draft(self, sequence: Sequence, guess: list[int], length: int, strength: int) -> None:
         real = guess[:length]
