@@ -54,7 +54,7 @@ class StateLayout:
     """1 with unified KV, one per slot with split KV, where all but one of them are empty."""
     num_layers: int
     num_tensors: int
-    """Keys and values of all layers; some layers keep no values of their own."""
+    """Keys and values of all layers; with latent attention (MLA) there are keys alone."""
     token_bytes: int
     """Bytes of one token's rows in all tensors."""
     runs: tuple[_Run, ...]
@@ -253,7 +253,7 @@ def _read_layout(state: NDArray[np.uint8]) -> StateLayout:
     if transposed:
         raise ValueError("values are stored transposed: flash attention is off")
     heads = _read_heads(state, at + _LAYERS.size, end, count)
-    if not num_layers <= len(heads) <= 2 * num_layers:
+    if len(heads) not in {num_layers, 2 * num_layers}:
         raise ValueError(f"{len(heads)} tensors are not keys and values of {num_layers} layers")
     return _layout(num_streams, num_layers, heads)
 

@@ -139,7 +139,8 @@ def test_take_never_waits_and_the_engine_is_woken() -> None:
     store = make_store(8, disk, on_ready=lambda: wakes.append(1))
     reading = store.open(keys, "reader")
     assert reading.take() is None
-    assert not (reading.is_done or reading.is_failed)
+    assert not reading.is_done
+    assert not reading.is_failed
     disk.run(1)
     assert len(wakes) == 1
     assert reading.take() is not None
