@@ -46,6 +46,8 @@ class Restore:
         """Blocks that are staged or already in the slot."""
         self.num_tokens = 0
         """Tokens that are in the slot: what the restore came to when it is done."""
+        self.seconds = 0.0
+        """Of the engine's time, waiting for the disk not counted."""
 
     @property
     def slot(self) -> int:

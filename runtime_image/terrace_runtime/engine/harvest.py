@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from terrace_runtime.engine.request import FinishReason
+from terrace_runtime.engine.request import FinishReason
 from terrace_runtime.engine.sampling import logprobs_of, pick, sample
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from terrace_runtime.backend import Backend
     from terrace_runtime.engine.batch_planner import BatchPlan, Work
-    from terrace_runtime.engine.request import FinishReason
     from terrace_runtime.engine.sequence import Sequence
 
 

@@ -22,7 +22,7 @@ from terrace_runtime.kv.checkpoints import next_checkpoint
 from terrace_runtime.kv.keys import block_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
     from collections.abc import Sequence as Seq
 
     from terrace_runtime.backend import Backend
@@ -75,6 +75,8 @@ class _Found:
     stored: int = 0
     on_disk: int = 0
     """Of ``stored``."""
+    in_host: int = 0
+    """The first of ``stored``."""
 
 
 @dataclass
@@ -96,6 +98,7 @@ class PrefixCache:
     backend: Backend
     config: RuntimeConfig
     tiers: Tiers
+    clock: Callable[[], float]
     counters: PrefixCounters = field(default_factory=PrefixCounters)
 
     def __post_init__(self) -> None:
@@ -144,7 +147,7 @@ class PrefixCache:
         if found.resident_slot is not None and found.resident >= found.stored:
             return self._continue_in(sequence, found.resident_slot, found.resident)
         slot = self._clear_slot(free)
-        if found.stored and self.tiers.is_worth(found.stored, found.on_disk):
+        if found.stored:
             self._restore(sequence, found)
         return self._taken(sequence, slot)
 
@@ -175,7 +178,7 @@ class PrefixCache:
         if found.leader is not None:
             computed = found.leader.num_computed // self._block_tokens * self._block_tokens
             found.leader_has = min(found.leader_will_have, computed)
-        found.stored, found.on_disk = self.tiers.find(keys)
+        found.stored, found.on_disk, found.in_host = self.tiers.find(keys)
         return found
 
     def _usable(self, sequence: Sequence) -> list[bytes]:
@@ -203,7 +206,7 @@ class PrefixCache:
             self._hit_device(sequence, count)
         else:
             self.tiers.save(leader.slot, sequence.keys[: count // self._block_tokens])
-            found.stored, found.on_disk = self.tiers.find(self._usable(sequence))
+            found.stored, found.on_disk, found.in_host = self.tiers.find(self._usable(sequence))
             if found.stored:
                 self._restore(sequence, found)
         return self._taken(sequence, slot)
@@ -237,10 +240,13 @@ class PrefixCache:
         return slot
 
     def _restore(self, sequence: Sequence, found: _Found) -> None:
-        keys = sequence.keys[: found.stored // self._block_tokens]
+        count = self.tiers.worth_restoring(found.stored, found.on_disk, found.in_host)
+        if not count:
+            return
+        keys = sequence.keys[: count // self._block_tokens]
         sequence.is_restoring = True
         if not sequence.num_generated:
-            sequence.cached_tier = "disk" if found.on_disk else "host"
+            sequence.cached_tier = "disk" if count > found.in_host else "host"
         self._restores.append(Restore(sequence, keys))
         self.counters.restores += 1
 
@@ -288,9 +294,13 @@ class PrefixCache:
         while self._restores:
             restore = self._restores[0]
             assert self.tiers.mover is not None
-            if not self.tiers.mover.advance(restore, budget):
+            started = self.clock()
+            is_done = self.tiers.mover.advance(restore, budget)
+            restore.seconds += self.clock() - started
+            if not is_done:
                 return
             self._restores.pop(0)
+            self.tiers.observe_restore(restore.num_tokens, restore.seconds)
             self._finish(restore)
             if others_run:
                 budget -= len(restore.keys) * self.tiers.block_bytes

@@ -108,19 +108,44 @@ class Tiers:
         """The staging buffer is free."""
         return self.mover is None or self.mover.can_save
 
-    def find(self, keys: Sequence[bytes]) -> tuple[int, int]:
-        """(tokens that are kept of this prefix, of these on disk alone)."""
+    def find(self, keys: Sequence[bytes]) -> tuple[int, int, int]:
+        """(tokens kept of this prefix, of these on disk alone, of the first in host memory)."""
         block_tokens = self._config.kv.block_tokens
         if self.checkpoints is not None:
-            return self.checkpoints.find(keys) * block_tokens, 0
+            found = self.checkpoints.find(keys) * block_tokens
+            return found, 0, found
         if self.store is None:
-            return 0, 0
+            return 0, 0, 0
         match = self.store.match(keys)
-        return match.num_blocks * block_tokens, match.num_disk * block_tokens
+        return (
+            match.num_blocks * block_tokens,
+            match.num_disk * block_tokens,
+            match.num_host * block_tokens,
+        )
 
-    def is_worth(self, stored: int, on_disk: int) -> bool:
-        """Whether restoring so many tokens, of these some from disk, is faster than computing."""
-        return stored > on_disk or on_disk > 0
+    def worth_restoring(self, stored: int, on_disk: int, in_host: int) -> int:
+        """How many of ``stored`` first tokens to restore, because that beats computing them.
+
+        ``on_disk`` of them only the disk has; the first ``in_host`` need no disk.
+        """
+        if self.store is None:
+            return stored
+        per_token = self.block_bytes // self._config.kv.block_tokens
+        policy = self.store.policy
+        if policy.worth_restoring(stored - on_disk, on_disk, per_token):
+            return stored
+        return in_host if on_disk and policy.worth_restoring(in_host, 0, per_token) else 0
+
+    def observe_restore(self, num_tokens: int, seconds: float) -> None:
+        """So many tokens came back from host memory in so much of the engine's time."""
+        if self.store is not None:
+            num_bytes = num_tokens * self.block_bytes // self._config.kv.block_tokens
+            self.store.policy.observe_restore(num_bytes, seconds)
+
+    def observe_prefill(self, num_tokens: int, seconds: float) -> None:
+        """So many prompt tokens were computed in a step of their own."""
+        if self.store is not None:
+            self.store.policy.observe_prefill(num_tokens, seconds)
 
     def save(self, slot: int, keys: Sequence[bytes]) -> None:
         """Keep those of the slot's first blocks that no tier has."""
