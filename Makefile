@@ -114,9 +114,16 @@ hooks: init ## Run the fast checks before each commit
 demo: init ## From kubectl apply to a streamed answer, on this machine (KEEP=1 leaves it up)
 	@$(PY) -m terrace.cli demo $(if $(filter-out 0,$(KEEP)),--keep)
 
+# CASES='decode-*,cancel' runs some, LAYOUT=both tells of the other KV layout too, ROUNDS=9 takes longer.
 .PHONY: bench-engine
-bench-engine: init ## Our runtime against llama-server, tokens per second (QUICK=1 for a glance)
-	@$(BENCH).engine $(if $(filter-out 0,$(QUICK)),--quick)
+bench-engine: $(if $(REPORT),plots,init) ## Our runtime against llama-server, case by case (QUICK=1: a glance; REPORT=DIR)
+	@$(BENCH).engine $(if $(filter-out 0,$(QUICK)),--quick) $(if $(CASES),--cases '$(CASES)') \
+		$(if $(LAYOUT),--layout $(LAYOUT)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(REPORT),--report $(REPORT))
+
+.PHONY: plots
+plots: init
+	@{ $(FIND_PYTHON); $(FIND_UV); \
+	"$$uv" sync --quiet --frozen --inexact --group bench --no-install-package llama-cpp-python --python "$$python"; } >&2
 
 .PHONY: bench-gateway
 bench-gateway: init ## What the gateway adds to a request (QUICK=1 for a glance)

@@ -12,20 +12,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
 from bench.models import model_file
+from bench.stepping import python_seconds_per_step, token_request
 from support.engine_builders import DEMO, runtime_config
 from terrace_runtime.backend.llama import LlamaBackend
-from terrace_runtime.engine.core import EngineCore
 from terrace_runtime.engine.inprocess import InProcessEngine
-from terrace_runtime.engine.intake import make_sequence
-from terrace_runtime.engine.messages import Stepped, encode_event
 from terrace_runtime.engine.process import ChildEngine
-from terrace_runtime.engine.request import Request, SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,22 +30,9 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.frontend import EngineFrontend
 
 STREAMS = (1, 8, 16)
-PROMPT_TOKENS, GENERATED_TOKENS = 64, 128
+GENERATED_TOKENS = 128
 SHAPE_TARGET = 0.95
 STEP_BUDGET_US = 150.0
-_WARM_STEPS, _MEASURED_STEPS = 8, 100
-
-
-class TimedBackend(LlamaBackend):
-    """Sums the CPU time that the calling thread spends in decode."""
-
-    decode_s = 0.0
-
-    def decode(self) -> int:
-        started = time.thread_time()
-        code = super().decode()
-        self.decode_s += time.thread_time() - started
-        return code
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,16 +60,6 @@ def _config(path: str, streams: int) -> RuntimeConfig:
     )
 
 
-def _request(name: str, seed: int) -> Request:
-    draw = random.Random(seed)
-    return Request(
-        id=name,
-        prompt_tokens=tuple(draw.randrange(300, 1500) for _ in range(PROMPT_TOKENS)),
-        sampling=SamplingParams(temperature=0, ignore_eos=True),
-        max_tokens=GENERATED_TOKENS,
-    )
-
-
 async def _shapes(config: RuntimeConfig, rounds: int) -> list[tuple[float, float]]:
     """Tokens/s of (child, in process), both loaded, in alternating order."""
     child, here = ChildEngine(config), InProcessEngine(config, LlamaBackend())
@@ -105,7 +78,8 @@ async def _shapes(config: RuntimeConfig, rounds: int) -> list[tuple[float, float
 
 async def _speed(engine: EngineFrontend, streams: int, seed: int) -> float:
     async def read(number: int) -> int:
-        request = _request(f"{seed}-{number}", 100 * seed + number)
+        name = f"{seed}-{number}"
+        request = token_request(name, 100 * seed + number, GENERATED_TOKENS)
         return sum([output.num_tokens async for output in engine.submit(request)])
 
     started = time.perf_counter()
@@ -115,25 +89,7 @@ async def _speed(engine: EngineFrontend, streams: int, seed: int) -> float:
 
 def _step_costs(config: RuntimeConfig, rounds: int) -> list[float]:
     """Microseconds of Python per decode-only step, encoding its frame included."""
-    backend = TimedBackend()
-    backend.load(config)
-    costs = []
-    for seed in range(rounds):
-        core = EngineCore(backend, config, clock=time.monotonic, draw_seed=lambda: 1)
-        for number in range(config.parallel):
-            core.add(make_sequence(_request(str(number), seed), backend, core.table, config))
-        while core.stats.generated_tokens < _WARM_STEPS * config.parallel:
-            core.step()
-        backend.decode_s = 0.0
-        started = time.thread_time()
-        for _ in range(_MEASURED_STEPS):
-            encode_event(Stepped(core.step(), core.stats))
-        spent = time.thread_time() - started - backend.decode_s
-        costs.append(1e6 * spent / _MEASURED_STEPS)
-        core.abort_all()
-        core.step()
-    backend.close()
-    return costs
+    return [1e6 * python_seconds_per_step(config, seed) for seed in range(rounds)]
 
 
 def _print(case: str, pairs: list[tuple[float, float]], unit: str, target: float) -> None:

@@ -1,9 +1,12 @@
-"""The client of the benchmarks: N streams at once over raw sockets, in a process of its own.
+"""The client of the benchmarks: users over raw sockets, in a process of its own.
 
-Owns: sending the prompts, reading server-sent events, and what a round measured. Does not own: the
-servers or what is compared (``engine.py``). It is the same for every server and does as little as
-it can per event, for it runs on the servers' own cores. A token counts when the server's ``usage``
-says so; a stream that was cut short or whose counts are not what was asked fails the round.
+Owns: sending the prompts in the order of a plan (at once, spread over time, turn by turn, or while
+others run), reading server-sent events, and what a round measured. Does not own: the plans
+(``plans.py``), the servers or what is compared (``cases``). It is the same for every server and
+does as little as it can per event, for it runs on the servers' own cores. A token counts when the
+server's ``usage`` says so; an answer that was cut short or whose counts are not what was asked
+fails the round, unless the plan counts failures. Usage: ``python -m bench.load HOST PORT``, the
+plan as JSON on stdin, the round as JSON on stdout.
 """
 
 from __future__ import annotations
@@ -12,124 +15,296 @@ import argparse
 import asyncio
 import itertools
 import json
-import random
-import string
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 _TIMEOUT_S = 300
 
 
 class RoundError(Exception):
-    """A stream did not bring what was asked; the message says what came."""
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round measured; seconds and counts over all of its streams."""
-
-    seconds: float
-    """From the first request to the end of the last stream."""
-    tokens: int
-    first_token_s: list[float]
-    gaps_s: list[float]
-    """Between two events that bring text, all streams together."""
+    """An answer is not what was asked for; the message says what came."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What every stream of a round asks for."""
+    """One request of a user."""
 
-    model: str
-    prompt_tokens: int
+    prompt: str
     generated_tokens: int
+    prompt_tokens: int = 0
+    """What ``usage`` must say of this prompt alone; 0: whatever it says."""
 
 
-def digits(seed: int, count: int) -> str:
-    """A prompt of ``count`` tokens of the benchmark models; other seeds give other prompts."""
-    return "".join(random.Random(seed).choices(string.digits, k=count))
+@dataclass(frozen=True)
+class User:
+    """Asks one thing after another, without a pause between an answer and the next question."""
+
+    asks: tuple[Ask, ...]
+    start_s: float = 0.0
+    """Seconds after the start of the round."""
+    after_events: int = 0
+    """Begins when everybody who does not wait like this has got so many events; 0: at once."""
+    keeps_history: bool = False
+    """A prompt begins with all earlier prompts and answers of this user."""
+    ends_round: bool = False
+    """When this user is done, the others are cut off and count as far as they got."""
 
 
-async def run_round(host: str, port: int, ask: Ask, streams: int, seed: int) -> Round:
-    """Run ``streams`` different prompts at once. Raises RoundError."""
-    prompts = [digits(seed * 1000 + index, ask.prompt_tokens) for index in range(streams)]
-    started = time.perf_counter()
-    async with asyncio.timeout(_TIMEOUT_S):
-        times = await asyncio.gather(*(_stream(host, port, ask, prompt) for prompt in prompts))
-    seconds = time.perf_counter() - started
-    return Round(
-        seconds=seconds,
-        tokens=streams * ask.generated_tokens,
-        first_token_s=[one[0] - started for one in times],
-        gaps_s=[late - early for one in times for early, late in itertools.pairwise(one)],
-    )
+@dataclass(frozen=True)
+class Plan:
+    """What a round does."""
+
+    users: tuple[User, ...]
+    model: str = "bench"
+    sampling: dict[str, float] = field(default_factory=lambda: {"temperature": 0.0})
+    ignore_eos: bool = True
+    """False: an answer may end before ``generated_tokens``."""
+    is_chat: bool = False
+    """What was said is messages, the user's first, and not one text to complete."""
+    timeout_s: float = _TIMEOUT_S
+    counts_failures: bool = False
+    """True: an answer that failed is one of the results, and the round goes on."""
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read what ``asdict`` and JSON made of a plan."""
+        values: dict[str, Any] = json.loads(text)
+        users = []
+        for user in values.pop("users"):
+            asks = tuple(Ask(**ask) for ask in user.pop("asks"))
+            users.append(User(asks, **user))
+        return cls(tuple(users), **values)
 
 
-async def _stream(host: str, port: int, ask: Ask, prompt: str) -> list[float]:
-    """When each event with text arrived, of one completion."""
-    reader, writer = await asyncio.open_connection(host, port)
+@dataclass
+class Answer:
+    """What one request got; times are seconds since the start of the round."""
+
+    user: int
+    turn: int
+    start_s: float
+    times: list[float] = field(default_factory=list)
+    """When each event that brings text arrived."""
+    end_s: float = 0.0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    error: str = ""
+    is_cut: bool = False
+
+    @property
+    def first_token_s(self) -> float:
+        """Seconds from sending the request to its first text."""
+        return self.times[0] - self.start_s
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round measured."""
+
+    seconds: float
+    """From its start to the end of the last answer."""
+    answers: list[Answer]
+
+    @classmethod
+    def from_json(cls, text: str) -> Round:
+        """Read what ``asdict`` and JSON made of a round."""
+        values = json.loads(text)
+        return cls(values["seconds"], [Answer(**answer) for answer in values["answers"]])
+
+    @property
+    def tokens(self) -> int:
+        """Generated by all answers."""
+        return sum(answer.tokens for answer in self.answers)
+
+    @property
+    def failed(self) -> int:
+        """Answers that are not what was asked for."""
+        return sum(bool(answer.error) for answer in self.answers)
+
+    @property
+    def first_token_s(self) -> list[float]:
+        """Time to first token of each answer that got one."""
+        return [answer.first_token_s for answer in self.answers if answer.times]
+
+    @property
+    def gaps_s(self) -> list[float]:
+        """Between two events that bring text, all answers together."""
+        return [
+            late - early
+            for answer in self.answers
+            for early, late in itertools.pairwise(answer.times)
+        ]
+
+
+async def run_round(host: str, port: int, plan: Plan) -> Round:
+    """Run a plan. Raises RoundError."""
+    client = _Client(host, port, plan)
     try:
-        writer.write(_request(host, port, ask, prompt))
-        status = await reader.readline()
-        if b" 200 " not in status:
-            raise RoundError(f"{status.decode().strip()}: {(await reader.read(2000)).decode()}")
-        times: list[float] = []
-        usage: dict[str, int] = {}
-        # Chunk sizes and headers stand on lines of their own and are passed over.
-        while line := await reader.readline():
-            if not line.startswith(b"data: "):
-                continue
-            if line.startswith(b"data: [DONE]"):
-                break
-            times.append(time.perf_counter())
-            if b'"usage":{' in line or b'"usage": {' in line:
-                event = json.loads(line[6:])
-                usage = event["usage"]
-                if not any(choice.get("text") for choice in event.get("choices", ())):
-                    times.pop()
-        got = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-        if got != (ask.prompt_tokens, ask.generated_tokens) or not times:
-            raise RoundError(f"asked for {ask}, got {got} tokens in {len(times)} events")
-        return times
-    finally:
-        writer.close()
+        async with asyncio.timeout(plan.timeout_s):
+            return await client.run()
+    except TimeoutError:
+        raise RoundError(f"the round is not done after {plan.timeout_s:.0f} s") from None
 
 
-def _request(host: str, port: int, ask: Ask, prompt: str) -> bytes:
-    body = json.dumps(
-        {
-            "model": ask.model,
-            "prompt": prompt,
-            "max_tokens": ask.generated_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    ).encode()
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+class _Client:
+    """All users of one round."""
+
+    def __init__(self, host: str, port: int, plan: Plan) -> None:
+        self._host = host
+        self._port = port
+        self._plan = plan
+        self._answers: list[Answer] = []
+        self._mark = max((user.after_events for user in plan.users), default=0)
+        self._ahead = sum(not user.after_events for user in plan.users)
+        self._is_underway = asyncio.Event()
+        self._started = time.perf_counter()
+
+    async def run(self) -> Round:
+        users = self._plan.users
+        self._started = time.perf_counter()
+        tasks = [asyncio.create_task(self._user(index)) for index in range(len(users))]
+        enders = [task for task, user in zip(tasks, users, strict=True) if user.ends_round]
+        try:
+            await asyncio.gather(*(enders or tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return Round(self._now(), self._answers)
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._started
+
+    async def _user(self, index: int) -> None:
+        user = self._plan.users[index]
+        if user.start_s:
+            await asyncio.sleep(user.start_s)
+        if user.after_events:
+            await self._is_underway.wait()
+        said: list[str] = []
+        said_tokens = 0
+        for turn, ask in enumerate(user.asks):
+            answer = Answer(index, turn, self._now())
+            self._answers.append(answer)
+            expected = ask.prompt_tokens and said_tokens + ask.prompt_tokens
+            try:
+                lines = await self._stream([*said, ask.prompt], ask.generated_tokens, answer)
+                self._check(answer, expected, ask.generated_tokens)
+            except asyncio.CancelledError:
+                answer.is_cut = True
+                raise
+            except (RoundError, OSError) as error:
+                if not self._plan.counts_failures:
+                    raise
+                answer.error = f"{type(error).__name__}: {error}"[:300]
+                return
+            if user.keeps_history:
+                said += [ask.prompt, _text(lines)]
+                said_tokens += ask.prompt_tokens + answer.tokens
+
+    async def _stream(self, said: list[str], generated_tokens: int, answer: Answer) -> list[bytes]:
+        """The events of one answer, whose times and counts go to ``answer``."""
+        reader, writer = await asyncio.open_connection(self._host, self._port)
+        try:
+            writer.write(self._request(said, generated_tokens))
+            status = await reader.readline()
+            if b" 200 " not in status:
+                raise RoundError(f"{status.decode().strip()}: {(await reader.read(2000)).decode()}")
+            times, lines, mark = answer.times, [], self._mark
+            clock, started = time.perf_counter, self._started
+            # Chunk sizes and headers stand on lines of their own and are passed over.
+            while line := await reader.readline():
+                if not line.startswith(b"data: "):
+                    continue
+                if line.startswith(b"data: [DONE]"):
+                    break
+                times.append(clock() - started)
+                lines.append(line)
+                if len(times) == mark:
+                    self._reached_mark(answer)
+            answer.end_s = self._now()
+            _read_usage(lines, answer)
+            return lines
+        finally:
+            writer.close()
+
+    def _reached_mark(self, answer: Answer) -> None:
+        if not self._plan.users[answer.user].after_events:
+            self._ahead -= 1
+            if not self._ahead:
+                self._is_underway.set()
+
+    def _check(self, answer: Answer, prompt_tokens: int, generated_tokens: int) -> None:
+        is_short = answer.tokens != generated_tokens if self._plan.ignore_eos else False
+        is_other = bool(prompt_tokens) and answer.prompt_tokens != prompt_tokens
+        if is_short or is_other or not answer.times:
+            raise RoundError(
+                f"asked for {prompt_tokens or 'some'} prompt and {generated_tokens} generated "
+                f"tokens, got {answer.prompt_tokens} and {answer.tokens} "
+                f"in {len(answer.times)} events"
+            )
+
+    def _request(self, said: list[str], generated_tokens: int) -> bytes:
+        plan = self._plan
+        asked: dict[str, object] = {"prompt": "".join(said)}
+        if plan.is_chat:
+            roles = itertools.cycle(("user", "assistant"))
+            turns = zip(said, roles, strict=False)
+            asked = {"messages": [{"role": role, "content": text} for text, role in turns]}
+        path = "/v1/chat/completions" if plan.is_chat else "/v1/completions"
+        body = json.dumps(
+            {
+                "model": plan.model,
+                **asked,
+                "max_tokens": generated_tokens,
+                **plan.sampling,
+                "ignore_eos": plan.ignore_eos,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+        ).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: {self._host}:{self._port}\r\nconnection: close\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+
+def _read_usage(lines: list[bytes], answer: Answer) -> None:
+    """Take the counts, and the times of a first and last event that bring no text away."""
+    for line in lines[-2:]:
+        usage = json.loads(line[6:]).get("usage")
+        if usage:
+            answer.tokens = usage.get("completion_tokens", 0)
+            answer.prompt_tokens = usage.get("prompt_tokens", 0)
+            details = usage.get("prompt_tokens_details") or {}
+            answer.cached_tokens = details.get("cached_tokens") or 0
+    while lines and not _text(lines[-1:]):
+        lines.pop()
+        answer.times.pop()
+    while lines and not _text(lines[:1]):
+        lines.pop(0)
+        answer.times.pop(0)
+
+
+def _text(lines: list[bytes]) -> str:
+    choices = [one for line in lines for one in json.loads(line[6:]).get("choices", ())]
+    return "".join(one.get("text") or one.get("delta", {}).get("content") or "" for one in choices)
 
 
 def main() -> None:
-    """Run one round against HOST PORT and print it as JSON."""
-    parser = argparse.ArgumentParser(prog="load.py", description="One round of N streams.")
+    """Run the plan on stdin against HOST PORT and print the round as JSON."""
+    parser = argparse.ArgumentParser(prog="load.py", description="One round, its plan on stdin.")
     parser.add_argument("host")
     parser.add_argument("port", type=int)
-    parser.add_argument("--model", default="bench")
-    parser.add_argument("--streams", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--prompt-tokens", type=int, default=64)
-    parser.add_argument("--generated-tokens", type=int, default=128)
     given = parser.parse_args()
-    ask = Ask(given.model, given.prompt_tokens, given.generated_tokens)
+    plan = Plan.from_json(sys.stdin.read())
     try:
-        result = asyncio.run(run_round(given.host, given.port, ask, given.streams, given.seed))
-    except (RoundError, OSError, TimeoutError) as error:
+        result = asyncio.run(run_round(given.host, given.port, plan))
+    except (RoundError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(json.dumps(asdict(result)))
 

@@ -1,13 +1,15 @@
-"""The two servers of a comparison, as processes of this machine on free loopback ports.
+"""The servers of a comparison, as processes of this machine on free loopback ports.
 
-Owns: their command lines for the same work (same file, same context per slot, same threads, f16
-keys and values, split cache), waiting until they answer, ending them. Does not own: load
-(``load.py``), comparing (``engine.py``).
+Owns: their command lines for the same work (same file, same total context, same threads, f16 keys
+and values), waiting until they answer, ending them. Does not own: load (``load.py``), comparing
+(``comparison.py``). The peer has several ways to be started (``VARIANTS``): it is up to the
+comparison to find the one that serves a case best.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -17,19 +19,32 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from bench.peer import peer_programs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 HOST = "127.0.0.1"
 MODEL_NAME = "bench"
-_START_S = 60
-_POLL_S = 0.1
+HOST_TIER_BYTES = 2 << 30
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "auto": (),
+    "np": ("-np", "{streams}"),
+    "np-kvu": ("-np", "{streams}", "-kvu"),
+    "auto-reuse": ("--cache-reuse", "64"),
+    "np-reuse": ("-np", "{streams}", "--cache-reuse", "64"),
+    "one": ("-np", "1"),
+}
+"""llama-server's flags beyond the common ones. ``auto`` is how it starts when told nothing."""
+BEST = ("np", "auto", "np-kvu", "np-reuse", "auto-reuse")
+"""The variants of which the best one counts; the quick search tries the first two."""
+_START_S = 120
+_POLL_S = 0.05
+_END_S = 60
 
 
 class ServerError(Exception):
@@ -43,25 +58,27 @@ class Setting:
     model: Path
     streams: int
     context_tokens: int
-    """Per stream."""
+    """Per stream; both get ``streams`` times as much in all."""
     threads: int = 2
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of our RuntimeConfig that the case is about."""
 
 
 @contextlib.contextmanager
-def terrace(setting: Setting, folder: Path, **overrides: object) -> Iterator[int]:
-    """Run our runtime and give its port; ``overrides`` are further fields of RuntimeConfig."""
-    with setting.model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+def terrace(setting: Setting, folder: Path, *, unified: bool = False) -> Iterator[int]:
+    """Run our runtime and give its port."""
+    kv = {"host_bytes": HOST_TIER_BYTES, **setting.changes.get("kv", {})}
     config = {
         "model": MODEL_NAME,
         "served_names": [MODEL_NAME],
         "model_path": str(setting.model),
-        "model_digest": digest,
+        "model_digest": _digest(setting.model),
         "context_tokens": setting.context_tokens,
         "parallel": setting.streams,
         "threads": setting.threads,
-        "kv_unified": False,
-        **overrides,
+        "kv_unified": unified,
+        **setting.changes,
+        "kv": kv,
     }
     path = folder / "runtime.json"
     path.write_text(json.dumps(config))
@@ -72,26 +89,36 @@ def terrace(setting: Setting, folder: Path, **overrides: object) -> Iterator[int
 
 
 @contextlib.contextmanager
-def llama_server(setting: Setting, folder: Path) -> Iterator[int]:
-    """Run the peer and give its port."""
+def llama_server(setting: Setting, folder: Path, variant: str = "np") -> Iterator[int]:
+    """Run the peer, started in one of VARIANTS, and give its port."""
     port = _free_port()
+    flags = [flag.format(streams=setting.streams) for flag in VARIANTS[variant]]
     options = {
         "-m": str(setting.model),
         "--host": HOST,
         "--port": str(port),
-        "-np": str(setting.streams),
         "-c": str(setting.streams * setting.context_tokens),
         "-t": str(setting.threads),
         "-tb": str(setting.threads),
         "-fa": "on",
-        "--cache-ram": "0",
     }
-    argv = [
-        str(peer_programs() / "llama-server"),
-        *(part for pair in options.items() for part in pair),
-    ]
+    common = [part for pair in options.items() for part in pair]
+    argv = [str(peer_programs() / "llama-server"), *common, *flags]
     with _running(argv, port, "/health", folder / "llama-server.log"):
         yield port
+
+
+def runtime_report(port: int) -> dict[str, Any]:
+    """What ``GET /v1/runtime`` of ours says."""
+    with urllib.request.urlopen(f"http://{HOST}:{port}/v1/runtime", timeout=10) as answer:
+        report: dict[str, Any] = json.load(answer)
+    return report
+
+
+@functools.cache
+def _digest(model: Path) -> str:
+    with model.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _free_port() -> int:
@@ -112,7 +139,7 @@ def _running(argv: Sequence[str], port: int, ready_path: str, log: Path) -> Iter
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(_END_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

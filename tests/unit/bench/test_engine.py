@@ -1,4 +1,4 @@
-"""What `make bench-engine` makes of its rounds, and that it never ends without its lines."""
+"""`make bench-engine`: every id of the table has its line, whatever happens."""
 
 from __future__ import annotations
 
@@ -8,75 +8,76 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
-from bench.engine import verdict
-from bench.load import Round
+from bench import engine
+from bench.cases import decode
 from build.source import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-REQUIRED = ["case", "ours", "peer", "unit", "ratio", "rounds", "target", "ok"]
+REQUIRED = {"case", "ours", "peer", "unit", "ratio", "rounds", "target", "ok"}
+TABLE = [
+    *(f"decode-{streams}" for streams in (1, 4, 8, 16)),
+    *("oneslot-8", "oneslot-16", "shared-cold", "shared-warm", "turns-32", "itl-under-prefill"),
+    *("restart-8k", "pressure-2x", "idle-cache", "step-16", "vocab-152k", "spec-ngram"),
+    *("spec-draft", "context-32k", "cancel"),
+]
 
 
-def _round(speed: float) -> Round:
-    """128 tokens at ``speed`` per second; the first after 20 ms, then one each 5 ms."""
-    return Round(128 / speed, 128, first_token_s=[0.02], gaps_s=[0.005] * 127)
-
-
-def test_the_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
-    # A job that slows both sides of the second round does not move the ratio.
-    pairs = [(_round(100), _round(100)), (_round(11), _round(10)), (_round(120), _round(100))]
-    line = verdict(pairs, target=1.0)
-    assert line["ratio"] == 1.1
-    assert (line["ours"], line["peer"]) == (100.0, 100.0)
-    assert line["ratio_range"] == [1.0, 1.2]
-    assert line["rounds"] == 3
-    assert line["ok"] is True
-
-
-@pytest.mark.parametrize(("ours", "is_ok"), [(95.0, True), (94.9, False)])
-def test_a_case_is_ok_from_its_target_on(ours: float, *, is_ok: bool) -> None:
-    assert verdict([(_round(ours), _round(100))], target=0.95)["ok"] is is_ok
-
-
-def test_latencies_are_milliseconds() -> None:
-    line = verdict([(_round(100), _round(100))], target=1.0)
-    assert line["ours_ms"] == {"ttft_p50": 20.0, "ttft_p95": 20.0, "itl_p95": 5.0}
-
-
-def test_a_case_that_cannot_run_is_printed_with_the_reason(tmp_path: Path) -> None:
-    arguments = ("--model", "tiny-q4_0", "--streams", "8", "--quick")
-    done = subprocess.run(
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "bench.engine", *arguments],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(REPOSITORY / "tests"),
-            "XDG_CACHE_HOME": str(tmp_path),
-            "CXX": "/nothing/c++",
-        },
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "tests"), **environment},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    (line,) = map(json.loads, done.stdout.splitlines())
-    assert set(REQUIRED) < set(line)
-    assert line["case"] == "decode-8/tiny-q4_0"
-    assert line["ok"] is False
-    assert line["why"].startswith("no C++ compiler found")
 
 
-def test_an_unknown_number_of_streams_is_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.engine", "--streams", "3"],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "tests")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+def test_every_id_of_the_table_belongs_to_one_case() -> None:
+    ids = [name for case in engine.all_cases() for name in case.ids]
+    assert len(ids) == len(set(ids))
+    assert set(TABLE) <= set(ids)
+
+
+def test_a_glance_has_every_id_of_the_table_too() -> None:
+    ids = {name for case in engine.all_cases() if case.is_in_quick for name in case.ids}
+    assert set(TABLE) <= ids
+
+
+def test_decoding_is_measured_on_both_sizes_in_both_types() -> None:
+    ids = {name for case in engine.all_cases() for name in case.ids}
+    models = ("mid-q4_0", "mid-q8_0", "big-q4_0", "big-q8_0")
+    assert {f"decode-{n}/{model}" for n in (1, 4, 8, 16) for model in models} <= ids
+
+
+def test_targets_are_those_of_the_table() -> None:
+    assert decode.decode_target(1, "mid-q8_0") == 1.0
+    assert decode.decode_target(4, "mid-q8_0") == 1.03
+    assert decode.decode_target(16, "big-q4_0") == 1.0
+    assert decode.oneslot_target(8, "mid-q4_0") == 2.0
+    assert decode.oneslot_target(16, "mid-q8_0") == 2.5
+    assert decode.oneslot_target(16, "mid-q4_0") == 3.0
+
+
+def test_a_case_that_cannot_run_is_printed_with_the_reason_and_fails(tmp_path: Path) -> None:
+    done = _run(
+        *("--cases", "decode-8/mid-q4_0", "--quick"),
+        XDG_CACHE_HOME=str(tmp_path),
+        CXX="/nothing/c++",
     )
-    assert done.returncode == 2
-    assert "--streams: invalid choice: 3 (choose from 1, 4, 8, 16)" in done.stderr
+    assert done.returncode == 1
+    assert "nothing measured for decode-8, decode-8/mid-q4_0" in done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["case"] for line in lines] == ["decode-8", "decode-8/mid-q4_0"]
+    for line in lines:
+        assert set(line) > REQUIRED
+        assert line["ok"] is False
+        assert line["why"].startswith("no C++ compiler found")
+
+
+def test_an_unknown_case_is_refused_with_those_there_are() -> None:
+    done = _run("--cases", "decode-3")
+    assert done.returncode == 1
+    assert "--cases decode-3: no such case; there are decode-1," in done.stderr
