@@ -26,7 +26,7 @@ Entries = list[tuple[bytes, int]]
 
 
 def recover(volume: Volume, index: Index, budget: Budget, fingerprint: bytes) -> tuple[int, int]:
-    """Fill ``index``; returns the next serial number and how many files and records were refused.
+    """Fill ``index``; returns the last serial number and how many files and records were refused.
 
     Files with a segment's name that are none are removed; links, folders and the like stay.
     """
@@ -51,7 +51,7 @@ def recover(volume: Volume, index: Index, budget: Budget, fingerprint: bytes) ->
         for key, heat in entries:
             num_rejected += not key
             index.add(segment, key, heat)
-    return last_serial + 1, num_rejected
+    return last_serial, num_rejected
 
 
 def _read_segment(

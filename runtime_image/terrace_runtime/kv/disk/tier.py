@@ -14,8 +14,9 @@ from terrace_runtime.kv.disk.budget import make_budget
 from terrace_runtime.kv.disk.format import KEY_BYTES, fingerprint_digest
 from terrace_runtime.kv.disk.index import Index
 from terrace_runtime.kv.disk.reader import Reader, Wanted
-from terrace_runtime.kv.disk.segments import NewBlock, SegmentLog
+from terrace_runtime.kv.disk.segments import SegmentLog
 from terrace_runtime.kv.disk.stats import Counters, DiskStats
+from terrace_runtime.kv.disk.tail import NewBlock
 from terrace_runtime.kv.disk.volume import Volume
 from terrace_runtime.kv.disk.writer import Spill, Writer
 

@@ -127,7 +127,10 @@ class Volume:
 
     def is_linked(self, fd: int) -> bool:
         """The file still has a name; what is written to one without is lost."""
-        return os.fstat(fd).st_nlink > 0
+        try:
+            return os.fstat(fd).st_nlink > 0
+        except OSError:
+            return False
 
     def write(self, fd: int, buffers: Sequence[Data], offset: int) -> None:
         """All of ``buffers``, in one call unless the file system takes less."""

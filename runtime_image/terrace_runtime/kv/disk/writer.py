@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from terrace_runtime.kv.disk.index import Index
-    from terrace_runtime.kv.disk.segments import NewBlock, SegmentLog
+    from terrace_runtime.kv.disk.segments import SegmentLog
     from terrace_runtime.kv.disk.stats import Counters
+    from terrace_runtime.kv.disk.tail import NewBlock
 
     Done = Callable[[bytes, bool], None]
 
