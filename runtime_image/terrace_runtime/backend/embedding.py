@@ -27,11 +27,17 @@ if TYPE_CHECKING:
 
 EMBEDDING_SEQUENCES = 64
 """Most inputs of one batch; a sequence costs nothing where cells are shared."""
+EXACT_SCORE_BYTES = 64 * 1024 * 1024
+"""Up to so much the scores of all tokens with all tokens are computed as they are: flash attention
+rounds to f16 on the way, which a vector shows in its fourth digit (*measured*: 2e-4, else 6e-6)."""
 _PAD = 256
+_FLOAT = 4
+_FLASH_OFF = 0
+"""LLAMA_FLASH_ATTN_TYPE_DISABLED"""
 
 
-def fit_context(params: Any, config: RuntimeConfig, kind: Kind) -> bool:
-    """Change a plain decoder's llama_context_params to what ``kind`` needs.
+def fit_context(params: Any, config: RuntimeConfig, kind: Kind, heads: int) -> bool:
+    """Change a plain decoder's llama_context_params to what ``kind`` with ``heads`` heads needs.
 
     True: the last sequence id is one for moving blocks.
     """
@@ -52,6 +58,9 @@ def fit_context(params: Any, config: RuntimeConfig, kind: Kind) -> bool:
     params.n_seq_max = min(EMBEDDING_SEQUENCES, params.n_batch)
     # One input that is under way, and a batch of others.
     params.n_ctx = longest + _padded(params.n_batch)
+    can_be_exact = config.kv_value_type == "f16"  # llama.cpp quantises values for flash alone
+    if can_be_exact and _FLOAT * heads * params.n_ubatch * params.n_ctx <= EXACT_SCORE_BYTES:
+        params.flash_attn_type = _FLASH_OFF
     return False
 
 

@@ -203,7 +203,7 @@ class LlamaBackend(Backend):
 
     def _open_context(self, config: RuntimeConfig, threads: int, log: LoadLog) -> None:
         params = context_params(lib, config, threads)
-        has_scratch = fit_context(params, config, self._kind)
+        has_scratch = fit_context(params, config, self._kind, lib.llama_model_n_head(self._model))
         self._num_slots = params.n_seq_max
         self._scratch = self._num_slots - 1 if has_scratch else None
         self._max_outputs = params.n_outputs_max or params.n_batch
@@ -243,6 +243,7 @@ class LlamaBackend(Backend):
             controls=controls,
             build=f"llama.cpp-{LLAMA_COMMIT}",
             decoder_start=int(lib.llama_model_decoder_start_token(self._model)),
+            tail=vocabulary.tail(),
             weights_bytes=_together(log.weights_bytes, draft.weights_bytes),
             kv_bytes=_together(log.kv_bytes, draft.kv_bytes),
             compute_bytes=_together(log.compute_bytes, draft.compute_bytes),

@@ -64,6 +64,13 @@ class Vocabulary:
             raise BackendError(f"llama.cpp cannot tokenize {len(raw)} bytes of text ({count})")
         return head + tokens[:count]
 
+    def tail(self) -> tuple[int, ...]:
+        """What the vocabulary's own rule puts behind a text that is complete: SEP or EOS."""
+        lib, pointer = self._lib, self.pointer
+        if lib.llama_vocab_get_add_sep(pointer) and lib.llama_vocab_sep(pointer) >= 0:
+            return (int(lib.llama_vocab_sep(pointer)),)
+        return (self.eos,) if lib.llama_vocab_get_add_eos(pointer) and self.eos >= 0 else ()
+
     def _piece(self, token: int, *, special: bool) -> bytes:
         room = _PIECE_BYTES
         while True:

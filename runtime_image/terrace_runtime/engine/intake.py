@@ -94,6 +94,8 @@ def _tokenize(
     for index, part in enumerate(request.prompt):
         add_bos = request.add_bos and index == 0
         tokens += backend.tokenize(part.text, special=part.special, add_bos=add_bos)
+    if request.embed or backend.info.capabilities.model_class == "encoder-decoder":
+        tokens += backend.info.tail
     return tokens
 
 
