@@ -72,8 +72,9 @@ class Placement:
             "locked": lib.LLAMA_LOAD_MODE_MMAP_MLOCK,
             "paged": lib.LLAMA_LOAD_MODE_MMAP,
         }[offload.weights]
-        # Repacked weights are a copy in anonymous memory, which cannot be paged back to the file.
-        params.use_extra_bufts = offload.weights != "paged"
+        # Repacked weights are a copy in anonymous memory: it cannot be paged back to the file, and
+        # llama.cpp does not lock it.
+        params.use_extra_bufts = offload.weights in {"mapped", "loaded"}
         if self.patterns:
             params.tensor_buft_overrides = ctypes.addressof(self._overrides)
         if offload.tensor_split:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 
 from support.engine_builders import DEMO, runtime_config
+from support.replicas import last_words, pod_folder, serving
 from support.waiting import wait_for
 from terrace_runtime.contract import (
     EXIT_BACKEND,
@@ -31,11 +26,10 @@ from terrace_runtime.contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from terrace_runtime.contract import RuntimeConfig
 
-SERVE = (sys.executable, "-m", "terrace_runtime", "serve", "--host", "127.0.0.1", "--port", "0")
 MESSAGES: Any = [{"role": "user", "content": "What is a pod?"}]
 
 
@@ -52,81 +46,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def pod(tmp_path: Path) -> Path:
-    for folder in ("dev", "etc/terrace", "models"):
-        (tmp_path / folder).mkdir(parents=True)
-    return tmp_path
-
-
-def last_words(pod: Path) -> str:
-    return (pod / "dev" / "termination-log").read_text()
-
-
-@dataclass
-class Replica:
-    """A serving process in a pod's folder."""
-
-    process: subprocess.Popen[str]
-    pod: Path
-    port: int
-
-    def status(self, path: str) -> int:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
-                return int(reply.status)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
-        except OSError:
-            return 0
-
-    def is_ready(self) -> bool:
-        assert self.process.poll() is None, self.log()
-        return self.status("/readyz") == 200
-
-    def log(self) -> str:
-        return (self.pod / "log").read_text()
-
-    def engine_pid(self) -> int:
-        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
-            for pid in children.read_text().split():
-                if b"engine" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                    return int(pid)
-        raise AssertionError("no engine child")
-
-
-@contextlib.contextmanager
-def serving(pod: Path, config: RuntimeConfig) -> Iterator[Replica]:
-    (pod / "etc/terrace/runtime.json").write_text(config.model_dump_json())
-    with (pod / "log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "terrace_runtime",
-                "serve",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                "0",
-            ],
-            env={**os.environ, "TERRACE_POD_ROOT": str(pod)},
-            stdout=log,
-            stderr=log,
-            text=True,
-        )
-    replica = Replica(process, pod, 0)
-    try:
-        replica.port = wait_for("a listening line", lambda: listening_port(replica), every=0.02)
-        yield replica
-    finally:
-        process.kill()
-        process.wait()
-
-
-def listening_port(replica: Replica) -> int:
-    assert replica.process.poll() is None, replica.log()
-    events = [json.loads(line) for line in replica.log().splitlines() if line.startswith("{")]
-    return next((int(event["port"]) for event in events if event["event"] == "listening"), 0)
+    return pod_folder(tmp_path)
 
 
 def demo_pod(pod: Path, **changes: Any) -> RuntimeConfig:
