@@ -13,20 +13,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from terrace_runtime.api.errors import from_engine, timed_out, unavailable
+from terrace_runtime.api.sampling_fields import SEEDS
 from terrace_runtime.contract import CACHED_TIER_HEADER, CACHED_TOKENS_HEADER
 from terrace_runtime.engine.request import (
     EngineError,
     FinishReason,
     InvalidRequestError,
     QueueFullError,
-    SamplingParams,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from terrace_runtime.api.errors import ApiError
-    from terrace_runtime.api.schemas import ChatBody, CompletionBody
     from terrace_runtime.api.state import ServerState
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.client import RequestOutputs
@@ -34,25 +33,6 @@ if TYPE_CHECKING:
 
 _TIERS = ("", "device", "host", "disk")
 """From warm to cold."""
-_SEEDS = 2**32 - 1
-"""Seeds of the engine; the number itself stands for "draw one" in llama.cpp."""
-
-
-def sampling(body: ChatBody | CompletionBody, config: RuntimeConfig) -> SamplingParams:
-    """The request's own values, and the model's defaults where it has none."""
-    default = config.sampling
-    top_k = default.top_k if body.top_k is None else max(body.top_k, 0)
-    return SamplingParams(
-        temperature=_or(body.temperature, default.temperature),
-        top_p=_or(body.top_p, default.top_p),
-        top_k=top_k,
-        min_p=_or(body.min_p, default.min_p),
-        repeat_penalty=_or(body.repeat_penalty, default.repeat_penalty),
-        presence_penalty=_or(body.presence_penalty, 0.0),
-        frequency_penalty=_or(body.frequency_penalty, 0.0),
-        seed=None if body.seed is None else body.seed % _SEEDS,
-        ignore_eos=bool(body.ignore_eos),
-    )
 
 
 def max_tokens(wanted: int | None, config: RuntimeConfig) -> int | None:
@@ -67,7 +47,7 @@ def copies(request: Request, count: int) -> list[Request]:
     found = []
     for index in range(count):
         seed = request.sampling.seed
-        own = replace(request.sampling, seed=None if seed is None else (seed + index) % _SEEDS)
+        own = replace(request.sampling, seed=None if seed is None else (seed + index) % SEEDS)
         found.append(replace(request, id=f"{request.id}-{index}", sampling=own))
     return found
 
@@ -203,7 +183,3 @@ class Generation:
             self._state.engine.abort(self._requests[index].id)
         for stream in self._streams:
             await stream.aclose()
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value

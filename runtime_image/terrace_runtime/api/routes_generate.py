@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from terrace_runtime.api.answer import Answer
 from terrace_runtime.api.errors import ApiError
-from terrace_runtime.api.generation import Generation, copies, max_tokens, sampling
+from terrace_runtime.api.generation import Generation, copies, max_tokens
 from terrace_runtime.api.schemas import ChatBody, CompletionBody, parse
 from terrace_runtime.api.wire import ChatWire, CompletionWire
 from terrace_runtime.engine.request import PromptPart
@@ -47,7 +47,7 @@ async def chat(http: Request) -> Response:
         request = EngineRequest(
             id=answer_id,
             prompt=prompt,
-            sampling=sampling(body, state.config),
+            sampling=body.sampling(state.config),
             max_tokens=max_tokens(wanted, state.config),
             stop=body.stops,
             tenant=tenant,
@@ -57,7 +57,12 @@ async def chat(http: Request) -> Response:
             add_bos=False,
         )
     wire = ChatWire(
-        answer_id, int(time.time()), body.model, state.fingerprint, wants_usage=body.wants_usage
+        answer_id,
+        int(time.time()),
+        body.model,
+        state.fingerprint,
+        wants_usage=body.wants_usage,
+        wants_logprobs=body.num_logprobs() is not None,
     )
     generation = Generation(state, copies(request, body.n or 1), "chat", body.n or 1)
     return Answer(generation, wire, stream=bool(body.stream))
@@ -82,7 +87,7 @@ async def completions(http: Request) -> Response:
                 id=f"{answer_id}-{index}",
                 prompt=(PromptPart(prompt),) if isinstance(prompt, str) else (),
                 prompt_tokens=() if isinstance(prompt, str) else prompt,
-                sampling=sampling(body, state.config),
+                sampling=body.sampling(state.config),
                 max_tokens=max_tokens(body.max_tokens or COMPLETION_TOKENS, state.config),
                 stop=body.stops,
                 tenant=tenant,
@@ -93,7 +98,12 @@ async def completions(http: Request) -> Response:
             )
             requests += copies(request, body.n or 1)
     wire = CompletionWire(
-        answer_id, int(time.time()), body.model, state.fingerprint, wants_usage=body.wants_usage
+        answer_id,
+        int(time.time()),
+        body.model,
+        state.fingerprint,
+        wants_usage=body.wants_usage,
+        wants_logprobs=body.num_logprobs() is not None,
     )
     generation = Generation(state, requests, "completions", body.n or 1)
     return Answer(generation, wire, stream=bool(body.stream))

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import override
 
 from terrace_runtime.api.errors import ApiError
+from terrace_runtime.api.sampling_fields import SamplingFields
+from terrace_runtime.engine.sampling import MAX_LOGPROBS
 
 MAX_CHOICES: Final = 8
 MAX_PROMPTS: Final = 16
@@ -19,6 +22,7 @@ MAX_PARTS: Final = 256
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
 MAX_TOKENS: Final = 16_777_216
+MAX_COMPLETION_LOGPROBS: Final = 5
 MAX_CONTAINERS: Final = 262_144
 """Objects and arrays in one body: their memory is far more than their text."""
 
@@ -31,10 +35,6 @@ _UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "logit_bias": (None, {}),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
@@ -42,13 +42,6 @@ _UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
     "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
-    "grammar": (None, ""),
-    "json_schema": (None,),
-    "structured_outputs": (None,),
-    "guided_json": (None,),
-    "guided_regex": (None,),
-    "guided_choice": (None,),
-    "guided_grammar": (None,),
     "use_beam_search": (None, False),
     "continue_final_message": (None, False),
     "stop_token_ids": (None, []),
@@ -72,31 +65,17 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class _Body(BaseModel):
+class _Body(SamplingFields):
     """What chat and completions have in common."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     model: str = Field(min_length=1, max_length=256)
     max_tokens: Count | None = None
-    temperature: float | None = Field(default=None, ge=0, le=5)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1, le=1_000_000)
-    min_p: float | None = Field(default=None, ge=0, le=1)
-    repeat_penalty: float | None = Field(
-        default=None,
-        ge=0.1,
-        le=10,
-        validation_alias=AliasChoices("repeat_penalty", "repetition_penalty"),
-    )
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    ignore_eos: bool | None = None
     timeout: float | None = Field(default=None, gt=0, le=86_400)
 
     @property
@@ -138,6 +117,16 @@ class ChatBody(_Body):
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+
+    @override
+    def num_logprobs(self) -> int | None:
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+        return None
 
     def turns(self) -> list[dict[str, str]]:
         """The messages as chat templates take them; raises ApiError for unsupported ones."""
@@ -153,6 +142,11 @@ class CompletionBody(_Body):
         | TokenIds
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     )
+    logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | Literal[False] | None = None
+
+    @override
+    def num_logprobs(self) -> int | None:
+        return None if self.logprobs is False else self.logprobs
 
     def prompts(self) -> list[str | tuple[int, ...]]:
         """Each prompt on its own, as text or as token ids."""

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from terrace_runtime.api.logprobs import (
+    Withheld,
+    chat_logprobs,
+    completion_logprobs,
+    num_characters,
+)
 from terrace_runtime.engine.request import FinishReason
 
 if TYPE_CHECKING:
     from terrace_runtime.api.generation import Generation
-    from terrace_runtime.engine.request import RequestOutput
+    from terrace_runtime.engine.request import RequestOutput, TokenLogprobs
 
 _FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
 
@@ -27,7 +33,14 @@ class Wire(ABC):
     chunk_kind: str
 
     def __init__(
-        self, answer_id: str, created: int, model: str, fingerprint: str, *, wants_usage: bool
+        self,
+        answer_id: str,
+        created: int,
+        model: str,
+        fingerprint: str,
+        *,
+        wants_usage: bool,
+        wants_logprobs: bool = False,
     ) -> None:
         self._shared: dict[str, Any] = {
             "id": answer_id,
@@ -36,6 +49,10 @@ class Wire(ABC):
             "system_fingerprint": fingerprint,
         }
         self._wants_usage = wants_usage
+        self._wants_logprobs = wants_logprobs
+        self._withheld: dict[int, Withheld] = {}
+        self._logprobs: dict[int, list[TokenLogprobs]] = {}
+        self._num_characters: dict[int, int] = {}
         self._texts: dict[int, list[str]] = {}
         self._finish: dict[int, str] = {}
         self._begun: set[int] = set()
@@ -46,13 +63,15 @@ class Wire(ABC):
     def collect(self, index: int, output: RequestOutput) -> None:
         """Keep an output for the document."""
         self._texts.setdefault(index, []).append(output.text)
+        if self._wants_logprobs:
+            self._logprobs.setdefault(index, []).extend(self._released(index, output))
         if output.finish is not None:
             self._finish[index] = _FINISH[output.finish]
 
     def document(self, generation: Generation) -> bytes:
         """The whole answer."""
         choices = [
-            self._choice(index, "".join(texts), self._finish[index])
+            self._choice(index, "".join(texts), self._finish[index], self._collected(index))
             for index, texts in sorted(self._texts.items())
         ]
         return orjson.dumps(
@@ -71,7 +90,10 @@ class Wire(ABC):
             self._begun.add(index)
             event = self._first(index)
         if output.text:
-            event += self._chunk(index, self._piece(orjson.dumps(output.text)), b"null")
+            logprobs = self._chunk_logprobs(index, output)
+            event += self._chunk(index, self._piece(orjson.dumps(output.text)), b"null", logprobs)
+        elif output.logprobs:
+            self._released(index, output)
         if output.finish is not None:
             finish = orjson.dumps(_FINISH[output.finish])
             event += self._chunk(index, self._piece(b""), finish)
@@ -84,10 +106,29 @@ class Wire(ABC):
         body = {"object": self.chunk_kind, **self._shared, "choices": []}
         return b"data: " + orjson.dumps({**body, "usage": _usage(generation)}) + b"\n\n"
 
-    def _chunk(self, index: int, piece: bytes, finish: bytes) -> bytes:
+    def _chunk(self, index: int, piece: bytes, finish: bytes, logprobs: bytes = b"null") -> bytes:
         number = b"%d," % index
-        end = b',"logprobs":null,"finish_reason":' + finish + self._tail
+        end = b',"logprobs":' + logprobs + b',"finish_reason":' + finish + self._tail
         return self._head + number + piece + end
+
+    def _released(self, index: int, output: RequestOutput) -> list[TokenLogprobs]:
+        withheld = self._withheld.setdefault(index, Withheld())
+        return withheld.release(output.text, output.logprobs)
+
+    def _chunk_logprobs(self, index: int, output: RequestOutput) -> bytes:
+        if not self._wants_logprobs:
+            return b"null"
+        entries = self._released(index, output)
+        begin = self._num_characters.get(index, 0)
+        self._num_characters[index] = begin + sum(map(num_characters, entries))
+        return orjson.dumps(self._written(entries, begin))
+
+    def _collected(self, index: int) -> dict[str, Any] | None:
+        return self._written(self._logprobs[index], 0) if self._wants_logprobs else None
+
+    @abstractmethod
+    def _written(self, entries: list[TokenLogprobs], begin: int) -> dict[str, Any]:
+        """A choice's logprobs; ``begin``: characters of the text before them."""
 
     @abstractmethod
     def _first(self, index: int) -> bytes:
@@ -98,7 +139,9 @@ class Wire(ABC):
         """The field that holds ``text`` (JSON, or empty at the end)."""
 
     @abstractmethod
-    def _choice(self, index: int, text: str, finish: str) -> dict[str, Any]:
+    def _choice(
+        self, index: int, text: str, finish: str, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
         """One whole choice."""
 
 
@@ -114,9 +157,14 @@ class ChatWire(Wire):
     def _piece(self, text: bytes) -> bytes:
         return b'"delta":{"content":' + text + b"}" if text else b'"delta":{}'
 
-    def _choice(self, index: int, text: str, finish: str) -> dict[str, Any]:
+    def _written(self, entries: list[TokenLogprobs], _: int) -> dict[str, Any]:
+        return chat_logprobs(entries)
+
+    def _choice(
+        self, index: int, text: str, finish: str, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
 
 class CompletionWire(Wire):
@@ -131,8 +179,13 @@ class CompletionWire(Wire):
     def _piece(self, text: bytes) -> bytes:
         return b'"text":' + (text or b'""')
 
-    def _choice(self, index: int, text: str, finish: str) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
+    def _written(self, entries: list[TokenLogprobs], begin: int) -> dict[str, Any]:
+        return completion_logprobs(entries, begin)
+
+    def _choice(
+        self, index: int, text: str, finish: str, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
 def _usage(generation: Generation) -> dict[str, Any]:

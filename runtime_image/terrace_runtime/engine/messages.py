@@ -185,8 +185,8 @@ def _output(row: list[Any]) -> RequestOutput:
 
 
 def _logprobs(item: dict[str, Any]) -> TokenLogprobs:
-    top = tuple(TokenLogprob(**one) for one in item["top"])
-    return TokenLogprobs(item["piece"], item["logprob"], top)
+    item["top"] = tuple(TokenLogprob(**one) for one in item["top"])
+    return TokenLogprobs(**item)
 
 
 def encode_commands(commands: list[Command]) -> bytes:

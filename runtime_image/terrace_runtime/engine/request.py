@@ -118,6 +118,8 @@ class TokenLogprobs(TokenLogprob):
     """A generated token with the likeliest ones in its place, the likeliest first."""
 
     top: tuple[TokenLogprob, ...] = ()
+    num_bytes: int = 0
+    """Bytes of the answer that it stands for: a control token has a piece, but no text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ def logprobs_of(
         best = near[np.argsort(-logits[near], kind="stable")[:count]]
         top = tuple(entry(int(one)) for one in best)
     own = entry(token)
-    return TokenLogprobs(own.piece, own.logprob, top)
+    return TokenLogprobs(own.piece, own.logprob, top, len(info.pieces[token]))
 
 
 def _piece(token: int, info: BackendInfo) -> str:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terrace_runtime.api.errors import ApiError
-from terrace_runtime.api.generation import max_tokens, sampling
+from terrace_runtime.api.generation import max_tokens
 from terrace_runtime.api.schemas import ChatBody, CompletionBody, parse
 from terrace_runtime.contract import RuntimeConfig
 
@@ -28,7 +28,7 @@ values: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=8,
 )
-FIELDS = [*CompletionBody.model_fields, *ChatBody.model_fields, "tools", "logit_bias", "best_of"]
+FIELDS = [*CompletionBody.model_fields, *ChatBody.model_fields, "tools", "best_of"]
 bodies = st.dictionaries(st.sampled_from(FIELDS), values, max_size=6)
 CONFIG = RuntimeConfig(
     model="m",
@@ -61,7 +61,7 @@ def check_bounds(found: ChatBody, turns: list[dict[str, str]]) -> None:
     assert 1 <= (found.n or 1) <= 8
     assert len(found.stops) <= 16
     assert 1 <= (max_tokens(found.max_tokens, CONFIG) or 1) <= 100
-    params = sampling(found, CONFIG)
+    params = found.sampling(CONFIG)
     assert 0 <= params.temperature <= 5
     assert 0 < params.top_p <= 1
     assert params.top_k >= 0
