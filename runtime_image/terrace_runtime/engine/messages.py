@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from terrace_runtime.backend import Grammar
-from terrace_runtime.contract import Capabilities, EngineReport
+from terrace_runtime.contract import Capabilities, DeviceMemory, EngineReport
 from terrace_runtime.engine.request import (
     EngineStats,
     FinishReason,
@@ -106,7 +106,7 @@ def frame(value: object) -> bytes:
 
 
 def _dump(value: object) -> Any:
-    if isinstance(value, Capabilities):
+    if isinstance(value, Capabilities | DeviceMemory):
         return value.model_dump()
     raise TypeError(f"no form on a socket for {type(value).__name__}")
 
@@ -165,6 +165,7 @@ def decode_event(value: Any) -> Event:
         case ["ready", info]:
             info["special_tokens"] = tuple(info["special_tokens"])
             info["capabilities"] = Capabilities(**info["capabilities"])
+            info["devices"] = tuple(DeviceMemory(**one) for one in info["devices"])
             return Ready(ModelInfo(**info))
         case ["rejected", request_id, message, param]:
             return Rejected(request_id, message, param)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from terrace_runtime.backend import Grammar
-from terrace_runtime.contract import Capabilities
+from terrace_runtime.contract import Capabilities, DeviceMemory
 
 
 class FinishReason(StrEnum):
@@ -161,6 +161,7 @@ class ModelInfo:
     weights_bytes: int | None = None
     kv_bytes: int | None = None
     compute_bytes: int | None = None
+    devices: tuple[DeviceMemory, ...] = ()
     capabilities: Capabilities = field(default_factory=Capabilities)
 
 
@@ -188,11 +189,12 @@ class EngineError(Exception):
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may; try again after ``retry_after_s`` seconds."""
+    """As many requests wait as may, or as long; try again after ``retry_after_s`` seconds."""
 
-    def __init__(self, waiting: int, retry_after_s: int) -> None:
-        """``waiting`` requests are queued."""
-        super().__init__(f"{waiting} requests wait already")
+    def __init__(self, waiting: int, retry_after_s: int, wait_s: float = 0.0) -> None:
+        """``waiting`` requests are queued; one more would wait ``wait_s`` seconds (0: unknown)."""
+        expected = f" and one more would wait about {wait_s:.0f} s" if wait_s >= 1 else ""
+        super().__init__(f"{waiting} requests wait already{expected}")
         self.waiting = waiting
         self.retry_after_s = retry_after_s
 

@@ -6,7 +6,7 @@ import pytest
 
 from support.engine_builders import text_request
 from terrace_runtime.backend import Grammar
-from terrace_runtime.contract import Capabilities
+from terrace_runtime.contract import Capabilities, DeviceMemory
 from terrace_runtime.engine.messages import (
     Abort,
     Command,
@@ -50,6 +50,10 @@ EVENTS: list[Event] = [
     Ready(
         ModelInfo(
             *(256, 4, 260, 2, "{{ x }}", "<s>", "</s>", ("<a>", "<b>"), "build", 1, None, 3),
+            devices=(
+                DeviceMemory(name="CUDA0", total_bytes=9, kv_bytes=2),
+                DeviceMemory(name="CPU"),
+            ),
             capabilities=Capabilities(model_class="encoder", can_embed=True, pooling="mean"),
         )
     ),
