@@ -1,0 +1,96 @@
+"""Whatever the layout of a cache, cutting and joining are each other's inverse."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.kv_blocks import Shape, make_state, row_of
+from terrace_runtime.kv.blob import StateLayout
+
+_ROWS = st.tuples(st.integers(0, 40), st.integers(1, 40))
+
+
+@st.composite
+def _shapes(draw: st.DrawFn) -> Shape:
+    num_layers = draw(st.integers(1, 5))
+    keys = draw(st.lists(_ROWS, min_size=num_layers, max_size=num_layers))
+    values = draw(st.lists(_ROWS, min_size=num_layers, max_size=num_layers))
+    num_streams = draw(st.integers(1, 5))
+    has_values = draw(st.booleans())
+    return Shape(
+        tuple(keys),
+        tuple(values) if has_values else (),
+        num_streams,
+        draw(st.integers(0, num_streams - 1)),
+    )
+
+
+@given(_shapes(), st.integers(1, 9), st.integers(1, 5), st.integers(0, 7), st.randoms())
+def test_cut_and_join_give_the_state_back(
+    shape: Shape, block_tokens: int, num_blocks: int, num_more: int, chance: np.random.Generator
+) -> None:
+    """Tokens beyond the last full block are in the state that is cut, not in the joined one."""
+    positions = list(range(block_tokens * num_blocks + num_more))
+    shuffled = list(positions)
+    chance.shuffle(shuffled)
+    state = make_state(shape, shuffled)
+    layout = StateLayout.read(state)
+    assert layout.state_bytes(len(positions)) == state.nbytes
+    assert layout.block_bytes(block_tokens) == block_tokens * shape.token_bytes
+    count = block_tokens * num_blocks
+    joined = np.full(layout.state_bytes(count), 0xAA, np.uint8)
+    layout.begin(joined, count)
+    blocks = np.full((num_blocks, layout.block_bytes(block_tokens)), 0xBB, np.uint8)
+    for index, block in enumerate(blocks):
+        layout.cut(state, len(positions), index * block_tokens, block, block_tokens)
+        layout.join(joined, count, index * block_tokens, block, block_tokens)
+    first_stream = Shape(shape.keys, shape.values, shape.num_streams, 0)
+    assert joined.tobytes() == make_state(first_stream, positions[:count]).tobytes()
+    again = np.zeros_like(blocks)
+    for index, block in enumerate(again):
+        layout.cut(joined, count, index * block_tokens, block, block_tokens)
+    assert np.array_equal(again, blocks)
+
+
+@given(_shapes(), st.integers(1, 9), st.integers(0, 1000))
+def test_a_block_is_the_rows_of_its_tokens_tensor_by_tensor(
+    shape: Shape, block_tokens: int, first: int
+) -> None:
+    state = make_state(shape, list(range(first, first + block_tokens)))
+    layout = StateLayout.read(state)
+    block = np.zeros(layout.block_bytes(block_tokens), np.uint8)
+    layout.cut(state, block_tokens, 0, block, block_tokens, first_position=first)
+    rows = [
+        row_of(tensor, position, row_bytes)
+        for tensor, (_, row_bytes) in enumerate(shape.keys + shape.values)
+        for position in range(first, first + block_tokens)
+    ]
+    assert block.tobytes() == b"".join(rows)
+
+
+@given(_shapes(), st.integers(1, 4), st.data())
+def test_a_damaged_state_is_refused_or_read_within_bounds(
+    shape: Shape, num_tokens: int, data: st.DataObject
+) -> None:
+    """Whatever 64 bits are turned, reading ends, and a layout that comes of it fits the bytes."""
+    state = make_state(shape, list(range(num_tokens)))
+    turned = data.draw(st.lists(st.integers(0, 8 * state.nbytes - 1), max_size=64))
+    for bit in turned:
+        state[bit // 8] ^= 1 << (bit % 8)
+    try:
+        layout = StateLayout.read(state)
+    except ValueError:
+        return
+    assert layout.num_tensors in {layout.num_layers, 2 * layout.num_layers}
+    assert layout.state_bytes(1) <= state.nbytes
+
+
+@given(st.binary(max_size=200))
+def test_bytes_at_random_are_no_state(noise: bytes) -> None:
+    try:
+        StateLayout.read(np.frombuffer(noise, np.uint8))
+    except ValueError:
+        return
+    raise AssertionError("noise was taken for a state")
