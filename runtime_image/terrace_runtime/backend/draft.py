@@ -262,6 +262,6 @@ def vocabulary_difference(model: Vocabulary, draft: Vocabulary) -> str:
     for token, (ours, theirs) in enumerate(zip(model.pieces(), draft.pieces(), strict=True)):
         if ours != theirs:
             return f"token {token} is {theirs!r}, the model's {ours!r}"
-    if model.special_tokens() != draft.special_tokens() or model.eog() != draft.eog():
+    if model.controls() != draft.controls() or model.eog() != draft.eog():
         return "other control tokens"
     return ""

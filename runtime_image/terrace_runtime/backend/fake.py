@@ -362,7 +362,7 @@ class FakeDrafter(Drafter):
             seen = history + guesses
             token = self._backend.next_token(seen)
             is_wrong = crc32(bytes(str(seen), "ascii")) % self._backend.draft_errors == 0
-            guesses.append((token + is_wrong) % 256)
+            guesses.append((token + 1) % 256 if is_wrong else token)
         return guesses
 
     @override

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from terrace_runtime.engine.request import FinishReason
-from terrace_runtime.engine.request import FinishReason
 from terrace_runtime.engine.sampling import logprobs_of, pick, sample
 
 if TYPE_CHECKING:
