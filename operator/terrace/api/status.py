@@ -66,6 +66,21 @@ class PlanBytes(StatusValue):
     """Graph buffers, logits and work space."""
     base: int
     """Programs and libraries."""
+    tiers: int = 0
+    """Host tier, buffers on the way to and from it, index of the blocks."""
+
+
+class TiersStatus(StatusValue):
+    """The tiers below the KV cells, in bytes; 0 is none."""
+
+    host: int
+    """Host tier: KV blocks in memory."""
+    disk: int
+    """Disk tier: KV blocks on disk."""
+    prefetch_window: int
+    """Read ahead from disk for requests that wait."""
+    volume: str = ""
+    """Where the disk tier lies."""
 
 
 class Requests(StatusValue):
@@ -108,6 +123,14 @@ class PlanStatus(StatusValue):
     """Most tokens of one step."""
     kv_types: KvTypesStatus
     """Number formats of the KV cells."""
+    kv_layout: str = ""
+    """Whether conversations have cells of their own (Split) or share one pool (Unified)."""
+    kv_block_tokens: int | None = None
+    """Tokens of one KV block."""
+    weights: str = ""
+    """How weights lie: mapped, loaded (read into memory) or paged (never copied)."""
+    tiers: TiersStatus | None = None
+    """The tiers below the KV cells."""
     bytes: PlanBytes
     """Bytes of one replica."""
     requests: Requests
@@ -182,6 +205,10 @@ class ModelStatus(StatusValue):
     """Whether the file holds a chat template."""
     pooling: str = ""
     """Pooling of an embedding model."""
+    model_class: str = "decoder"
+    """What it does: decoder, encoder or encoder-decoder."""
+    recurrent_bytes: int = 0
+    """Bytes of recurrent state of one conversation."""
 
 
 class DownloadStatus(StatusValue):
@@ -208,6 +235,28 @@ class PerformanceStatus(StatusValue):
     """Tokens generated per second."""
     peak_memory_bytes: int | None = None
     """Highest anonymous and shared memory of a replica so far."""
+
+
+class TierUseStatus(StatusValue):
+    """How one tier of a replica is used."""
+
+    name: Literal["device", "host", "disk"]
+    """The tier."""
+    limit_bytes: int
+    """Most bytes it may hold."""
+    used_percent: int
+    """Part of them in use, in steps of 5."""
+    hit_percent: int
+    """Part of all prompt tokens that were found here, in steps of 5."""
+
+
+class CacheStatus(StatusValue):
+    """The prefix cache of a replica, looked at when it becomes ready and every ten minutes."""
+
+    reuse: str = "none"
+    """How this model's KV state is kept for reuse: blocks, checkpoints or none."""
+    tiers: list[TierUseStatus] = Field(default_factory=list, json_schema_extra=list_map("name"))
+    """Its tiers, the hottest first."""
 
 
 class InferenceModelStatus(StatusValue):
@@ -239,6 +288,8 @@ class InferenceModelStatus(StatusValue):
     """The running download; absent when none runs."""
     performance: PerformanceStatus | None = None
     """What replicas measured."""
+    cache: CacheStatus | None = None
+    """The prefix cache of a replica."""
 
 
 class FlavorStatus(StatusValue):

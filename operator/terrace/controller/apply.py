@@ -60,13 +60,18 @@ async def carry_out(
         if isinstance(step, Write):
             await _write(cluster, cache, owner_uid, step)
         else:
-            await remove(cluster, cache, step.kind, step.manifest)
+            await remove(cluster, cache, step.kind, step.manifest, orphan=step.is_orphaning)
 
 
-async def remove(cluster: Cluster, cache: Cache, kind: Kind, live: Manifest) -> None:
-    """Delete exactly the object that was seen; one that is gone, or another by now, is fine."""
+async def remove(
+    cluster: Cluster, cache: Cache, kind: Kind, live: Manifest, *, orphan: bool = False
+) -> None:
+    """Delete exactly the object that was seen; one that is gone, or another by now, is fine.
+
+    ``orphan``: what it owns stays and loses its owner.
+    """
     try:
-        await cluster.delete(kind, key_of(live), uid_of(live))
+        await cluster.delete(kind, key_of(live), uid_of(live), orphan=orphan)
     except (NotFoundError, ConflictError):
         return
     except UnavailableError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from terrace.api import names
 from terrace.controller.kinds import (
+    CLAIM,
     MODEL,
     NODE,
     POD,
@@ -44,11 +45,11 @@ class Change:
 
 
 def index_keys(kind: Kind, manifest: Manifest) -> Iterator[Hashable]:
-    """Under which keys an object is found: owner uid, model of a pod, pool and names of a model."""
+    """Under which keys an object is found: its owner's uid, its model, a model's pool and names."""
     namespace = manifest["metadata"].get("namespace", "")
     if owner := controller_of(manifest):
         yield ("owner", owner.get("uid"))
-    if kind == POD and (model := labels_of(manifest).get(names.LABEL_MODEL)):
+    if kind in (POD, CLAIM) and (model := labels_of(manifest).get(names.LABEL_MODEL)):
         yield ("model", namespace, model)
     if kind == MODEL:
         yield from (("name", name) for name in claimed_names(manifest))
@@ -154,7 +155,11 @@ class Cache:
 
     def pods_of_model(self, model: Key) -> list[Manifest]:
         """Pods labelled with the model, whoever owns them."""
-        return [pod for _, pod in self._found(("model", *model))]
+        return [found for kind, found in self._found(("model", *model)) if kind == POD]
+
+    def claims_of_model(self, model: Key) -> list[Manifest]:
+        """Claims labelled with the model: those of its replicas' disk tiers."""
+        return [found for kind, found in self._found(("model", *model)) if kind == CLAIM]
 
     def models_in_pool(self, pool: Key) -> list[Manifest]:
         """Models that refer to the pool, whether it exists or not."""

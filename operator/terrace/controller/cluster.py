@@ -143,9 +143,10 @@ class HttpCluster:
         query = {"fieldManager": names.FIELD_MANAGER}
         return await self._json("update", "PUT", kind, path, query, manifest)
 
-    async def delete(self, kind: Kind, key: Key, uid: str) -> None:
+    async def delete(self, kind: Kind, key: Key, uid: str, *, orphan: bool = False) -> None:
         """See ``port.Cluster``."""
-        options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        policy = "Orphan" if orphan else "Background"
+        options = {"preconditions": {"uid": uid}, "propagationPolicy": policy}
         await self._call("delete", "DELETE", kind, _path(kind, key), None, options)
 
     async def list_all(self, kind: Kind, namespace: str | None, selector: str) -> Listing:

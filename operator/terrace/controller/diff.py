@@ -42,6 +42,8 @@ class Removal:
 
     kind: Kind
     manifest: Manifest
+    is_orphaning: bool = False
+    """What it owns stays, for its successor to adopt."""
 
 
 def diff(
@@ -60,6 +62,9 @@ def diff(
             continue
         elif kind == JOB and (refetch or _must_restart(present, manifest)):
             steps.append(Removal(kind, present))
+        elif kind == STATEFULSET and not _same_claim_templates(present, manifest):
+            # They cannot change: the set goes, its pods stay, and the next one adopts them.
+            steps.append(Removal(kind, present, is_orphaning=True))
         else:
             settled = sealed(_settled(kind, present, manifest))
             if not is_applied(present, settled):
@@ -99,6 +104,17 @@ def _must_restart(job: Manifest, wanted: Manifest) -> bool:
         return True  # The file belongs into another claim.
     is_same_fetch = covers(live_pod["containers"][0].get("env"), wanted_pod["containers"][0]["env"])
     return not is_same_fetch and not _is_complete(job)
+
+
+def _same_claim_templates(live: Manifest, wanted: Manifest) -> bool:
+    mine, theirs = (s["spec"].get("volumeClaimTemplates") or [] for s in (wanted, live))
+    return covers(theirs, mine) and [*map(_class_of, theirs)] == [*map(_class_of, mine)]
+
+
+def _class_of(claim: Manifest) -> str | None:
+    # Leaving it out means the default class, so what is only in the live one counts as well.
+    name: str | None = claim["spec"].get("storageClassName")
+    return name
 
 
 def _is_complete(job: Manifest) -> bool:

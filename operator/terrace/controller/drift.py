@@ -15,7 +15,7 @@ from terrace.api.quantity import parse_quantity
 from terrace.controller.kinds import Manifest, annotations_of
 
 _LIST_KEYS = ("name", "type", "uid", "containerPort", "port", "mountPath")
-_QUANTITY_FIELDS = frozenset({"requests", "limits"})
+_QUANTITY_FIELDS = frozenset({"requests", "limits", "sizeLimit"})
 
 
 def digest_of(manifest: Manifest) -> str:

@@ -27,6 +27,8 @@ from terrace.controller.kinds import (
     key_of,
     uid_of,
 )
+from terrace.controller.kv_claims import claim_template_fields
+from terrace.controller.replica_config import runtime_config
 from terrace_runtime.contract import (
     EXIT_BAD_CONFIG,
     EXIT_PERMANENT,
@@ -35,8 +37,6 @@ from terrace_runtime.contract import (
     RUNTIME_PORT,
     RUNTIME_PORT_NAME,
     FetchSpec,
-    RuntimeConfig,
-    SamplingDefaults,
 )
 
 if TYPE_CHECKING:
@@ -128,41 +128,18 @@ def fetch_job(subject: Subject, flavor: Flavor) -> Manifest:
     }
 
 
-def runtime_config(subject: Subject, known: KnownModel, plan: OffloadPlan) -> RuntimeConfig:
-    """What each replica is told."""
-    spec = subject.spec
-    return RuntimeConfig(
-        namespace=subject.key.namespace,
-        model=subject.key.name,
-        # All names it asks for: who serves a contested one is decided at the gateway, so that
-        # another model's end restarts nothing here.
-        served_names=tuple(dict.fromkeys(spec.served_names)) or (subject.key.name,),
-        model_path=known.path,
-        model_digest=known.facts.digest,
-        plan_digest=plan.digest,
-        context_tokens=plan.context_tokens,
-        parallel=plan.parallel,
-        batch_tokens=plan.batch_tokens,
-        ubatch_tokens=plan.ubatch_tokens,
-        prefill_tokens=plan.prefill_tokens,
-        threads=plan.threads,
-        kv_key_type=plan.kv_key_type,
-        kv_value_type=plan.kv_value_type,
-        max_waiting=subject.pool.queue.max_requests,
-        max_tokens=spec.limits.max_tokens or 0,
-        sampling=SamplingDefaults(**spec.sampling.model_dump(exclude_none=True)),
-        drain_timeout_s=float(subject.pool.drain_timeout_seconds),
-        trust_key=subject.trust_key,
-    )
-
-
 def config_map(subject: Subject, known: KnownModel, plan: OffloadPlan) -> Manifest:
-    """Immutable and named by its content, so a pod that crashes starts with what it had."""
+    """Immutable and named by its content, so a pod that crashes starts with what it had.
+
+    It carries the plan as the set does: pods whose set is made anew still tell what they run with.
+    """
     text = runtime_config(subject, known, plan).model_dump_json(indent=2)
     name = names.runtime_config_name(subject.key.name, plan.flavor, digest_of({"json": text}))
     labels = _labels(subject.key.name, subject.pool_name, "runtime")
+    head = _head(CONFIGMAP, subject, name, labels)
+    head["metadata"]["annotations"] = _plan_annotations(plan)
     return {
-        **_head(CONFIGMAP, subject, name, labels),
+        **head,
         "immutable": True,
         "data": {RUNTIME_CONFIG_FILE: text},
     }
@@ -194,10 +171,7 @@ def stateful_set(subject: Subject, plan: OffloadPlan, config_name: str) -> Manif
     labels = {**_labels(name, subject.pool_name, "runtime"), names.LABEL_FLAVOR: plan.flavor}
     pod_labels = {**labels, names.LABEL_PLAN: plan_label(plan, subject.trust_key)}
     head = _head(STATEFULSET, subject, names.statefulset_name(name, plan.flavor), labels)
-    head["metadata"]["annotations"] = {
-        names.ANNOTATION_PLAN: plan.model_dump_json(),
-        names.ANNOTATION_INPUTS: plan.inputs,
-    }
+    head["metadata"]["annotations"] = _plan_annotations(plan)
     return {
         **head,
         "spec": {
@@ -222,6 +196,7 @@ def stateful_set(subject: Subject, plan: OffloadPlan, config_name: str) -> Manif
                     subject.pool.drain_timeout_seconds + DRAIN_MARGIN_S,
                 ),
             },
+            **claim_template_fields(plan.volume),
         },
     }
 
@@ -253,6 +228,13 @@ def model_cache_claim(pool_object: Manifest, pool: PoolSpec) -> Manifest:
         Key(key.namespace, names.model_cache_claim_name(key.name)), labels, POOL, pool_object
     )
     return {"apiVersion": CLAIM.api_version, "kind": CLAIM.kind, "metadata": metadata, "spec": spec}
+
+
+def _plan_annotations(plan: OffloadPlan) -> dict[str, str]:
+    return {
+        names.ANNOTATION_PLAN: plan.model_dump_json(),
+        names.ANNOTATION_INPUTS: plan.inputs,
+    }
 
 
 def _common(component: str) -> dict[str, str]:

@@ -20,6 +20,8 @@ from terrace.controller.kinds import (
     STATEFULSET,
     Manifest,
     controller_of,
+    is_deleting,
+    labels_of,
     uid_of,
 )
 from terrace.controller.usage import used_by_others
@@ -40,15 +42,39 @@ class Observed:
     children: Children
     """Objects that this model controls."""
     pods: list[Manifest]
+    kv_claims: list[Manifest]
+    """Claims of the disk tiers of its replicas."""
     nodes: list[NodeFacts]
     used: Mapping[str, int]
     claims: Claims
 
     @property
     def replicas(self) -> list[Manifest]:
-        """Pods of the model's sets; a label alone makes no replica."""
+        """Pods of the model's sets, or of one that is being made anew.
+
+        A label alone makes no replica; a pod that the model's set will adopt is one.
+        """
         sets = {uid_of(stateful_set) for stateful_set in self.sets}
-        return [pod for pod in self.pods if (controller_of(pod) or {}).get("uid") in sets]
+        orphans = {pod["metadata"]["name"] for pod in self.orphans}
+        return [
+            pod
+            for pod in self.pods
+            if (controller_of(pod) or {}).get("uid") in sets or pod["metadata"]["name"] in orphans
+        ]
+
+    @property
+    def orphans(self) -> list[Manifest]:
+        """Replicas without an owner, by the labels and names that their set adopts by."""
+        model = self.model["metadata"]["name"]
+        wanted = names.selector_labels(model).items()
+        return [
+            pod
+            for pod in self.pods
+            if controller_of(pod) is None
+            and not is_deleting(pod)
+            and wanted <= labels_of(pod).items()
+            and _is_pod_of(pod, model)
+        ]
 
     @property
     def sets(self) -> list[Manifest]:
@@ -75,6 +101,7 @@ def observe(cache: Cache, key: Key) -> Observed | None:
             for kind, child in cache.owned_by(uid_of(model))
         },
         pods=cache.pods_of_model(key),
+        kv_claims=cache.claims_of_model(key),
         nodes=nodes_of(cache),
         used=used_by_others(cache, key),
         claims=settle_claims(model, wanted, {name: cache.models_named(name) for name in wanted}),
@@ -90,3 +117,9 @@ def pool_name(model: Manifest) -> str:
     """The pool a stored model refers to, read without trusting that it parses."""
     reference = (model.get("spec") or {}).get("poolRef")
     return str(reference.get("name", "")) if isinstance(reference, dict) else ""
+
+
+def _is_pod_of(pod: Manifest, model: str) -> bool:
+    set_name, _, ordinal = str(pod["metadata"]["name"]).rpartition("-")
+    flavor = labels_of(pod).get(names.LABEL_FLAVOR, "")
+    return set_name == names.statefulset_name(model, flavor) and ordinal.isdigit()

@@ -40,28 +40,38 @@ class Decision:
 class Running:
     """The StatefulSet that runs the model, and the plan it was made from."""
 
-    stateful_set: Manifest
+    carrier: Manifest
+    """The set or, while it is made anew, the ConfigMap of the pods that wait for it."""
     plan: OffloadPlan
     inputs: str
 
 
-def running_set(sets: list[Manifest], placed_set: str) -> Running | None:
-    """The set that status.placement names, else the newest; None when no plan can be read."""
+def running_set(
+    sets: list[Manifest], placed_set: str, orphaned: list[Manifest] | None = None
+) -> Running | None:
+    """The set that status.placement names, else the newest; None when no plan can be read.
+
+    ``orphaned``: ConfigMaps of replicas without a set, which tell the plan where no set does.
+    """
+    return _newest(sets, placed_set) or _newest(orphaned or [], "")
+
+
+def _newest(carriers: list[Manifest], preferred: str) -> Running | None:
     by_preference = sorted(
-        sets,
+        carriers,
         key=lambda s: (
-            s["metadata"]["name"] == placed_set,
+            s["metadata"]["name"] == preferred,
             str(s["metadata"].get("creationTimestamp", "")),
         ),
         reverse=True,
     )
-    for stateful_set in by_preference:
-        annotations = annotations_of(stateful_set)
+    for carrier in by_preference:
+        annotations = annotations_of(carrier)
         try:
             plan = OffloadPlan.model_validate_json(annotations.get(names.ANNOTATION_PLAN, ""))
         except ValidationError:
             continue  # Written by a newer operator, or edited: plan anew.
-        return Running(stateful_set, plan, annotations.get(names.ANNOTATION_INPUTS, ""))
+        return Running(carrier, plan, annotations.get(names.ANNOTATION_INPUTS, ""))
     return None
 
 
@@ -95,7 +105,7 @@ def decide_placement(
 
 
 def _fits(running: Running, replicas: list[Manifest]) -> bool:
-    own = [pod for pod in replicas if is_controlled_by(pod, uid_of(running.stateful_set))]
+    own = [pod for pod in replicas if is_controlled_by(pod, uid_of(running.carrier))]
     if any(
         pods.was_out_of_memory(pod, RUNTIME_CONTAINER) and not pods.is_ready(pod) for pod in own
     ):

@@ -73,8 +73,11 @@ class Cluster(Protocol):
         """Replace; ``ConflictError`` unless metadata.resourceVersion is the stored one."""
         ...
 
-    async def delete(self, kind: Kind, key: Key, uid: str) -> None:
-        """Delete exactly the object with that uid; its dependents follow in the background."""
+    async def delete(self, kind: Kind, key: Key, uid: str, *, orphan: bool = False) -> None:
+        """Delete exactly the object with that uid; its dependents follow in the background.
+
+        ``orphan``: they stay, without an owner.
+        """
         ...
 
     async def list_all(self, kind: Kind, namespace: str | None, selector: str) -> Listing:

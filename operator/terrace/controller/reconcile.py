@@ -15,10 +15,19 @@ from terrace.api.pool import Flavor, PoolSpec
 from terrace.controller import events
 from terrace.controller.apply import ForeignObjectError, carry_out, remove
 from terrace.controller.context import Context, Outcome
-from terrace.controller.diff import diff, leftovers
+from terrace.controller.diff import diff, leftovers, mounted_configs
 from terrace.controller.facts import Fetch, persisted_model, read_fetch
 from terrace.controller.findings import Findings
-from terrace.controller.kinds import MODEL, POD, STATEFULSET, is_deleting, uid_of
+from terrace.controller.kinds import (
+    CONFIGMAP,
+    MODEL,
+    POD,
+    STATEFULSET,
+    Manifest,
+    is_deleting,
+    uid_of,
+)
+from terrace.controller.kv_claims import claim_steps
 from terrace.controller.manifests import Subject, model_children, plan_label
 from terrace.controller.observe import Observed, observe, pool_name
 from terrace.controller.parse import InvalidSpecError, parse_spec
@@ -91,9 +100,15 @@ def _place(seen: Observed, subject: Subject, fetch: Fetch) -> Decision | NoPlace
         subject.pool,
         seen.nodes,
         seen.used,
-        running_set(seen.sets, str(placement.get("statefulSet", ""))),
+        running_set(seen.sets, str(placement.get("statefulSet", "")), _orphaned_configs(seen)),
         seen.replicas,
     )
+
+
+def _orphaned_configs(seen: Observed) -> list[Manifest]:
+    mounted = {name for pod in seen.orphans for name in mounted_configs(pod["spec"])}
+    found = (seen.children.get((CONFIGMAP, name)) for name in mounted)
+    return [config for config in found if config is not None]
 
 
 async def _write(context: Context, seen: Observed, subject: Subject, found: Findings) -> Findings:
@@ -102,6 +117,11 @@ async def _write(context: Context, seen: Observed, subject: Subject, found: Find
     plan = found.decision.plan if isinstance(found.decision, Decision) else None
     wanted = model_children(subject, _fetch_flavor(seen, subject.pool), found.fetch.known, plan)
     steps = diff(wanted, seen.children, refetch=found.fetch.must_rerun)
+    if plan is not None:
+        # First: where a claim cannot grow, nothing else changes either.
+        set_name = statefulset_name(subject.key.name, plan.flavor)
+        grown = claim_steps(seen.model, seen.kv_claims, set_name, plan.volume)
+        await carry_out(cluster, cache, owner, [*grown])
     await carry_out(cluster, cache, owner, steps)
     await carry_out(cluster, cache, owner, [*leftovers(wanted, seen.children, seen.pods)])
     if plan is None:

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from terrace.api import names
 from terrace.api.status import (
     ConditionStatus,
     DownloadStatus,
     InferenceModelStatus,
-    PerformanceStatus,
     PlacementStatus,
-    PlanStatus,
 )
 from terrace.controller.conditions import model_conditions
 from terrace.controller.facts import model_status as facts_status
 from terrace.controller.kinds import Kind, Manifest, key_of
 from terrace.controller.placing import Decision
+from terrace.controller.plan_status import plan_status
+from terrace.controller.report_status import cache_status, performance_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,11 +29,6 @@ if TYPE_CHECKING:
 
     from terrace.api.conditions import Condition
     from terrace.controller.findings import Findings
-    from terrace.planner.plan import OffloadPlan
-    from terrace_runtime.contract import RuntimeReport
-
-PEAK_STEP = 1 << 20
-"""Peaks are shown in whole MiB, so that a page more is no change."""
 
 
 def model_status(model: Manifest, found: Findings, url: str, now: datetime) -> Manifest:
@@ -54,10 +47,11 @@ def model_status(model: Manifest, found: Findings, url: str, now: datetime) -> M
         served_names=list(found.claims.won),
         url=url or None,
         placement=_placement(found, decision, before),
-        plan=_plan_status(decision) if decision else None,
+        plan=plan_status(decision) if decision else None,
         model=facts_status(known) if known else None,
         download=_download(found),
-        performance=_performance(found.report, before),
+        performance=performance_status(found.report, before),
+        cache=cache_status(found.report, before),
     )
     shown = as_json(status)
     if decision is None and before.get("plan") and found.replicas:
@@ -116,56 +110,7 @@ def _placement(
     return None
 
 
-def _plan_status(decision: Decision) -> PlanStatus:
-    plan, pending = decision.plan, decision.pending
-    return PlanStatus.model_validate(
-        {
-            "digest": plan.digest,
-            "context": plan.context_tokens,
-            "parallel": plan.parallel,
-            "threads": plan.threads,
-            "batchTokens": plan.batch_tokens,
-            "kvTypes": {"key": plan.kv_key_type, "value": plan.kv_value_type},
-            "bytes": {
-                "weights": plan.weights_bytes,
-                "kv": plan.kv_bytes,
-                "compute": plan.compute_bytes,
-                "base": plan.base_bytes,
-            },
-            "requests": {"cpu": f"{plan.cpu_millis}m", "memory": str(plan.memory_request_bytes)},
-            "limits": {"memory": str(plan.memory_limit_bytes)},
-            "reasons": list(plan.reasons),
-            "pending": pending and {"digest": pending.digest, "reason": difference(plan, pending)},
-        }
-    )
-
-
-def difference(plan: OffloadPlan, pending: OffloadPlan) -> str:
-    """What the pending plan would change, in one sentence."""
-    mine, theirs = plan.model_dump(), pending.model_dump()
-    changes = [
-        f"{field} {mine[field]} -> {theirs[field]}"
-        for field in ("flavor", "context_tokens", "parallel", "threads", "memory_limit_bytes")
-        if mine[field] != theirs[field]
-    ]
-    return ", ".join(changes) or "other buffer sizes"
-
-
 def _download(found: Findings) -> DownloadStatus | None:
     if found.progress is None or found.fetch.known is not None:
         return None
     return DownloadStatus.model_validate(found.progress.model_dump())
-
-
-def _performance(report: RuntimeReport | None, before: Manifest) -> PerformanceStatus | None:
-    if report is None:
-        try:
-            return PerformanceStatus.model_validate(before["performance"])
-        except (KeyError, ValidationError):
-            return None
-    peak = report.memory.anonymous_peak_bytes
-    return PerformanceStatus(
-        prompt_tokens_per_second=round(report.prompt_tokens_per_second),
-        generated_tokens_per_second=round(report.generated_tokens_per_second),
-        peak_memory_bytes=None if peak is None else -(-peak // PEAK_STEP) * PEAK_STEP,
-    )

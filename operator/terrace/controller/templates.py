@@ -14,6 +14,7 @@ from terrace.api import names
 from terrace_runtime.contract import (
     CONFIG_DIR,
     FETCH_CONTAINER,
+    KV_DIR,
     MODEL_CACHE_DIR,
     MODEL_SOURCE_DIR,
     RUNTIME_CONTAINER,
@@ -25,7 +26,7 @@ from terrace_runtime.contract import (
 if TYPE_CHECKING:
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.controller.kinds import Manifest
-    from terrace.planner.plan import OffloadPlan
+    from terrace.planner.plan import KvVolume, OffloadPlan
 
 USER_ID = 65532
 """The images' user; fsGroup lets it write the cache."""
@@ -35,6 +36,8 @@ FETCH_LIMITS = {"memory": "1Gi"}
 LOAD_BYTES_PER_S = 50 * 1024 * 1024
 """Slowest disk that start-up waits for."""
 MIN_START_S = 120
+KV_VOLUME = "kv"
+"""Also the name of the claim template, so that claims are called kv-MODEL-FLAVOR-0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ def runtime_pod(
             _claim_volume(volume, read_only=volume.is_user_owned),
             {"name": "config", "configMap": {"name": config_name}},
             _tmp_volume(),
+            *_kv_volumes(plan.volume),
         ],
     }
 
@@ -104,15 +108,16 @@ def _runtime_container(
     limits = {"memory": str(plan.memory_limit_bytes)}
     if flavor.host.cpu is not None:
         limits["cpu"] = requests["cpu"]
+    if plan.volume is not None and plan.volume.is_ephemeral:
+        requests["ephemeral-storage"] = str(plan.volume.bytes)
     return {
         "name": RUNTIME_CONTAINER,
         "image": image,
         "args": ["serve", "--host=$(POD_IP)", f"--port={RUNTIME_PORT}"],
         "env": [
-            {
-                "name": "POD_IP",
-                "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}},
-            }
+            _field_variable("POD_IP", "status.podIP"),
+            # The folder of a replica in a claim that all of them share.
+            *([_field_variable("POD_NAME", "metadata.name")] if _shares_claim(plan) else []),
         ],
         "ports": [{"name": RUNTIME_PORT_NAME, "containerPort": RUNTIME_PORT, "protocol": "TCP"}],
         "resources": {"requests": requests, "limits": limits},
@@ -120,6 +125,7 @@ def _runtime_container(
             _model_mount(volume, read_only=True),
             {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
             _tmp_mount(),
+            *_kv_mounts(plan),
         ],
         "terminationMessagePolicy": "FallbackToLogsOnError",
         **_probes(plan),
@@ -199,6 +205,30 @@ def _claim_volume(volume: ModelVolume, *, read_only: bool) -> Manifest:
     if read_only:
         claim["readOnly"] = True
     return {"name": "model", "persistentVolumeClaim": claim}
+
+
+def _kv_volumes(volume: KvVolume | None) -> list[Manifest]:
+    """The disk tier's volume, unless the set's claim template brings it."""
+    if volume is not None and volume.claim:
+        return [{"name": KV_VOLUME, "persistentVolumeClaim": {"claimName": volume.claim}}]
+    if volume is not None and volume.is_ephemeral:
+        return [{"name": KV_VOLUME, "emptyDir": {"sizeLimit": str(volume.bytes)}}]
+    return []
+
+
+def _kv_mounts(plan: OffloadPlan) -> list[Manifest]:
+    if plan.volume is None:
+        return []
+    mount: Manifest = {"name": KV_VOLUME, "mountPath": KV_DIR}
+    return [mount | ({"subPathExpr": "$(POD_NAME)"} if _shares_claim(plan) else {})]
+
+
+def _shares_claim(plan: OffloadPlan) -> bool:
+    return plan.volume is not None and bool(plan.volume.claim)
+
+
+def _field_variable(name: str, path: str) -> Manifest:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
 
 
 def _tmp_mount() -> Manifest:

@@ -172,9 +172,9 @@ def kv_bytes_per_cell(facts: ModelFacts, shape: Shape) -> int:
 
 
 def kv_bytes(facts: ModelFacts, shape: Shape) -> int:
-    """KV cells of all sequences and what llama.cpp notes about each cell."""
+    """KV cells and recurrent state of all sequences, and what llama.cpp notes about each cell."""
     per_cell = kv_bytes_per_cell(facts, shape) + CELL_OVERHEAD_BYTES
-    return cells(shape) * shape.parallel * per_cell
+    return shape.parallel * (cells(shape) * per_cell + facts.recurrent_bytes)
 
 
 def tiers_bytes(facts: ModelFacts, shape: Shape) -> int:

@@ -72,12 +72,16 @@ class FakeCluster:
 
         return self._call("replace", kind, manifest, effect)
 
-    async def delete(self, kind: Kind, key: Key, uid: str) -> None:
+    async def delete(self, kind: Kind, key: Key, uid: str, *, orphan: bool = False) -> None:
         def effect() -> Manifest:
             live = self._stored(kind, key)
             if uid_of(live) != uid:
                 raise ConflictError(f"{kind} {key} has another uid")
-            self.vanish(kind, key)
+            if orphan:  # The garbage collector (workloads.py) takes it from here.
+                mark = {"deletionTimestamp": self._now(), "finalizers": ["orphan"]}
+                self.edit(kind, key, lambda found: found["metadata"].update(mark))
+            else:
+                self.vanish(kind, key)
             return live
 
         self._call("delete", kind, {"metadata": key._asdict()}, effect)
@@ -182,6 +186,8 @@ class FakeCluster:
             if kind.kind == "Job" and _image_free(live) != _image_free({**live, **wanted}):
                 raise InvalidError(f"{kind} {key}: spec.template: field is immutable")
             merged = _merge(_prune(live, self._applied.get(entry, {}), wanted), wanted)
+            if _claim_templates(merged) != _claim_templates(live):
+                raise InvalidError(f"{kind} {key}: spec.volumeClaimTemplates: field is immutable")
             if merged == live:
                 return copy.deepcopy(live)
             if merged.get("spec") != live.get("spec"):
@@ -197,6 +203,10 @@ class FakeCluster:
         if live.get("status") == manifest["status"]:
             return copy.deepcopy(live)
         return self.store(kind, {**live, "status": manifest["status"]})
+
+
+def _claim_templates(manifest: Manifest) -> Any:
+    return (manifest.get("spec") or {}).get("volumeClaimTemplates")
 
 
 def _image_free(job: Manifest) -> Any:

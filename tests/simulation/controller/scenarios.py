@@ -48,7 +48,16 @@ async def moved(sim: Simulation) -> None:
     await sim.settle()
 
 
-SCENARIOS = {"created": created, "changed": changed, "moved": moved}
+async def kept(sim: Simulation) -> None:
+    """A disk tier that grows: the set's claim template cannot change, so the set is made anew."""
+    sim.cluster.put_new(POOL, pool())
+    sim.cluster.put_new(MODEL, model(replicas=2, offload={"maxDisk": "1Gi"}))
+    await sim.settle()
+    sim.cluster.edit(MODEL, DEMO, lambda m: m["spec"].update(offload={"maxDisk": "4Gi"}))
+    await sim.settle()
+
+
+SCENARIOS = {"kept": kept, "created": created, "changed": changed, "moved": moved}
 
 
 def status(sim: Simulation, key: Key = DEMO) -> Manifest:

@@ -159,5 +159,6 @@ def _comparable(manifest: Manifest) -> Any:
         for field, value in manifest["metadata"].items()
         if field in ("name", "namespace", "labels", "annotations")
     }
-    owners = [(owner["kind"], owner["name"]) for owner in manifest["metadata"]["ownerReferences"]]
+    references = manifest["metadata"].get("ownerReferences") or ()
+    owners = [(owner["kind"], owner["name"]) for owner in references]
     return metadata, owners, manifest.get("spec"), manifest.get("data")

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from support.controller_objects import fetched
 from terrace.api import names
+from terrace.api.names import Key
 from terrace.controller.kinds import (
+    CLAIM,
     JOB,
     POD,
     STATEFULSET,
     Kind,
     Manifest,
     is_controlled_by,
+    is_deleting,
     key_of,
     labels_of,
     uid_of,
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulation.controller.fake_cluster import FakeCluster
-    from terrace.api.names import Key
     from terrace_runtime.contract import FetchOutcome
 
 
@@ -47,8 +49,59 @@ class Workloads:
         for job in self._cluster.of_kind(JOB):
             moved |= self._step_job(job)
         for stateful_set in self._cluster.of_kind(STATEFULSET):
-            moved |= self._step_set(stateful_set)
+            if is_deleting(stateful_set):
+                self._orphan(stateful_set)
+                return True
+            moved |= self._adopt(stateful_set) or self._step_set(stateful_set)
         return moved
+
+    def _orphan(self, stateful_set: Manifest) -> None:
+        """What the garbage collector does: one object loses its owner, at last the set goes."""
+        for kind in (POD, CLAIM):
+            for owned in self._cluster.of_kind(kind):
+                owners = owned["metadata"].get("ownerReferences") or ()
+                if any(owner["uid"] == uid_of(stateful_set) for owner in owners):
+                    self._cluster.edit(
+                        kind, key_of(owned), lambda live: live["metadata"].pop("ownerReferences")
+                    )
+                    return
+        self._cluster.vanish(STATEFULSET, key_of(stateful_set))
+
+    def _adopt(self, stateful_set: Manifest) -> bool:
+        """A set takes pods and claims of its selector that have no owner."""
+        selector = stateful_set["spec"]["selector"]["matchLabels"].items()
+        reference = _reference(STATEFULSET, stateful_set)
+        templates = stateful_set["spec"].get("volumeClaimTemplates") or ()
+        prefixes = tuple(
+            f"{template['metadata']['name']}-{key_of(stateful_set).name}-" for template in templates
+        )
+        for kind in (POD, CLAIM):
+            for found in self._cluster.of_kind(kind):
+                is_free = not found["metadata"].get("ownerReferences")
+                is_ours = kind == POD or found["metadata"]["name"].startswith(prefixes)
+                if is_free and is_ours and selector <= labels_of(found).items():
+                    self._cluster.edit(
+                        kind,
+                        key_of(found),
+                        lambda live: live["metadata"].update(ownerReferences=[reference]),
+                    )
+                    return True
+        return False
+
+    def _claim(self, stateful_set: Manifest, pod: str) -> None:
+        """The claim of a new pod, which may be there from the pod before."""
+        for template in stateful_set["spec"].get("volumeClaimTemplates") or ():
+            namespace = key_of(stateful_set).namespace
+            key = Key(namespace, f"{template['metadata']['name']}-{pod}")
+            metadata = {
+                "name": key.name,
+                "namespace": namespace,
+                "labels": dict(stateful_set["spec"]["selector"]["matchLabels"]),
+                "ownerReferences": [_reference(STATEFULSET, stateful_set)],
+            }
+            if (CLAIM, key) not in self._cluster.objects:
+                claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata}
+                self._cluster.put_new(CLAIM, {**claim, "spec": template["spec"]})
 
     def _step_job(self, job: Manifest) -> bool:
         if (job.get("status") or {}).get("conditions"):
@@ -85,6 +138,7 @@ class Workloads:
             moved = True
         for name in wanted:
             if name not in own:
+                self._claim(stateful_set, name)
                 self._add_pod(STATEFULSET, stateful_set, name, "Pending")
                 moved = True
             elif own[name]["status"]["phase"] == "Pending" and self.is_serving(own[name]):
@@ -94,13 +148,6 @@ class Workloads:
 
     def _add_pod(self, kind: Kind, owner: Manifest, name: str, phase: str) -> None:
         template = owner["spec"]["template"]
-        reference = {
-            "apiVersion": kind.api_version,
-            "kind": kind.kind,
-            "name": owner["metadata"]["name"],
-            "uid": uid_of(owner),
-            "controller": True,
-        }
         self._cluster.put_new(
             POD,
             {
@@ -110,7 +157,7 @@ class Workloads:
                     "name": name,
                     "namespace": owner["metadata"]["namespace"],
                     "labels": dict(template["metadata"]["labels"]),
-                    "ownerReferences": [reference],
+                    "ownerReferences": [_reference(kind, owner)],
                 },
                 "spec": {**template["spec"], "nodeName": "node-a"},
                 "status": {"phase": phase, "podIP": "10.0.0.1"},
@@ -147,3 +194,13 @@ class Workloads:
             and bool(pod["status"].get("conditions"))
             for pod in self._cluster.of_kind(POD)
         )
+
+
+def _reference(kind: Kind, owner: Manifest) -> Manifest:
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "name": owner["metadata"]["name"],
+        "uid": uid_of(owner),
+        "controller": True,
+    }

@@ -21,12 +21,13 @@ from terrace.controller.manifests import (
     model_cache_claim,
     model_children,
     plan_label,
-    runtime_config,
 )
 from terrace.controller.parse import parse_spec
+from terrace.controller.replica_config import runtime_config
 from terrace.planner.nodes import node_facts
 from terrace.planner.placement import Placement, place
-from terrace_runtime.contract import FetchSpec, RuntimeConfig
+from terrace.planner.plan import KvVolume, OffloadPlan
+from terrace_runtime.contract import RUNTIME_CONFIG_FILE, FetchSpec, RuntimeConfig
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,9 +51,19 @@ def subject(model_object: Manifest, pool_object: Manifest) -> Subject:
     )
 
 
-def children(model_object: Manifest, pool_object: Manifest) -> dict[Kind, Manifest]:
+def children(
+    model_object: Manifest, pool_object: Manifest, plan: OffloadPlan = PLAN
+) -> dict[Kind, Manifest]:
     about = subject(model_object, pool_object)
-    return dict(model_children(about, about.pool.flavors[0], KNOWN, PLAN))
+    return dict(model_children(about, about.pool.flavors[0], KNOWN, plan))
+
+
+def planned(model_object: Manifest, pool_object: Manifest) -> OffloadPlan:
+    """The planner's own plan on a node of 8 CPUs and 16 GiB."""
+    about = subject(model_object, pool_object)
+    placed = place(facts(), about.spec, about.pool, [node_facts(node())], {})
+    assert isinstance(placed, Placement), placed
+    return placed.plan
 
 
 def pod_of(manifest: Manifest) -> Manifest:
@@ -75,7 +86,8 @@ def test_golden_manifests_of_the_examples(example: str) -> None:
     ]
     for found in objects:
         if found["kind"] == names.MODEL_KIND:
-            made += children(found, pools[found["spec"]["poolRef"]["name"]]).values()
+            theirs = pools[found["spec"]["poolRef"]["name"]]
+            made += children(found, theirs, planned(found, theirs)).values()
     text = yaml.safe_dump_all(made, sort_keys=False, width=100)
     golden = GOLDEN / f"{example}.yaml"
     if os.environ.get("TERRACE_GOLDEN") == "write":
@@ -197,9 +209,80 @@ def test_manifests_are_json_and_small() -> None:
 
 
 def test_a_real_plan_renders() -> None:
-    about = subject(model(), pool())
-    placed = place(facts(), about.spec, about.pool, [node_facts(node())], {})
-    assert isinstance(placed, Placement)
-    made = dict(model_children(about, placed.flavor, KNOWN, placed.plan))
+    plan = planned(model(), pool())
+    made = children(model(), pool(), plan)
     limits = pod_of(made[STATEFULSET])["containers"][0]["resources"]["limits"]
-    assert limits == {"memory": str(placed.plan.memory_limit_bytes)}
+    assert limits == {"memory": str(plan.memory_limit_bytes)}
+
+
+DISK = {"spillThreshold": "512Mi", "maxDisk": "64Gi", "prefetchWindow": "128Mi"}
+
+
+@pytest.mark.parametrize("profile", ["Auto", "Balanced", "HostHeavy", "DiskHeavy"])
+@pytest.mark.parametrize("layout", ["Split", "Unified"])
+@pytest.mark.parametrize("disk", [{}, DISK, {"spillThreshold": 0, "maxDisk": 0}])
+@pytest.mark.parametrize("keys", ["f16", "q4_0"])
+def test_every_plan_becomes_a_config_that_a_replica_takes(
+    profile: str, layout: str, disk: Manifest, keys: str
+) -> None:
+    offload = {"profile": profile, "kvLayout": layout, "kvTypes": {"key": keys}, **disk}
+    guessing = {"mode": "NGram", "maxTokens": 7}
+    about = model(offload=offload, speculation=guessing), pool(access={"cacheIsolation": "Pool"})
+    plan = planned(*about)
+    told = children(*about, plan)[CONFIGMAP]["data"][RUNTIME_CONFIG_FILE]
+    config = RuntimeConfig.model_validate_json(told)
+    assert config.kv_unified == (layout == "Unified")
+    assert config.kv_key_type == keys
+    assert config.kv.host_bytes == plan.host_bytes
+    assert config.kv.disk_bytes == plan.disk_bytes
+    assert bool(config.kv.disk_path) == bool(plan.disk_bytes)
+    assert config.kv.isolation == "shared"
+    assert config.offload.weights == plan.weights
+    assert (config.speculation.mode, config.speculation.max_tokens) == ("ngram", 7)
+    if disk == DISK:
+        assert (config.kv.host_bytes, config.kv.disk_bytes) == (512 << 20, 64 << 30)
+        assert (config.kv.prefetch_bytes, config.kv.disk_path) == (128 << 20, "/kv")
+
+
+def kv_of(volume: KvVolume | None) -> tuple[Manifest, Manifest, list[Manifest]]:
+    """The set's spec, its container, and the pod's volumes called kv."""
+    plan = PLAN.model_copy(update={"disk_bytes": 1 << 30, "volume": volume})
+    made = children(model(), pool(), plan)[STATEFULSET]
+    pod = pod_of(made)
+    return made["spec"], pod["containers"][0], [v for v in pod["volumes"] if v["name"] == "kv"]
+
+
+def test_a_disk_tier_lies_on_a_claim_of_each_replica_that_outlives_scaling() -> None:
+    spec, container, volumes = kv_of(KvVolume(bytes=2 << 30, storage_class="fast"))
+    (template,) = spec["volumeClaimTemplates"]
+    assert template["metadata"]["name"] == "kv"
+    assert template["spec"]["storageClassName"] == "fast"
+    assert template["spec"]["resources"]["requests"] == {"storage": str(2 << 30)}
+    keep = {"whenScaled": "Retain", "whenDeleted": "Delete"}
+    assert spec["persistentVolumeClaimRetentionPolicy"] == keep
+    assert {"name": "kv", "mountPath": "/kv"} in container["volumeMounts"]
+    assert volumes == []  # The set's controller puts the claim there.
+
+
+def test_replicas_that_share_a_user_s_claim_have_a_folder_each() -> None:
+    spec, container, volumes = kv_of(KvVolume(bytes=2 << 30, claim="mine"))
+    assert "volumeClaimTemplates" not in spec
+    assert volumes == [{"name": "kv", "persistentVolumeClaim": {"claimName": "mine"}}]
+    mount = {"name": "kv", "mountPath": "/kv", "subPathExpr": "$(POD_NAME)"}
+    assert mount in container["volumeMounts"]
+    fields = {e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"] for e in container["env"]}
+    assert fields["POD_NAME"] == "metadata.name"
+
+
+def test_an_ephemeral_disk_tier_asks_the_node_for_its_disk() -> None:
+    spec, container, volumes = kv_of(KvVolume(bytes=2 << 30, is_ephemeral=True))
+    assert "volumeClaimTemplates" not in spec
+    assert volumes == [{"name": "kv", "emptyDir": {"sizeLimit": str(2 << 30)}}]
+    assert container["resources"]["requests"]["ephemeral-storage"] == str(2 << 30)
+
+
+def test_without_a_disk_tier_there_is_no_volume_for_it() -> None:
+    spec, container, volumes = kv_of(None)
+    assert "volumeClaimTemplates" not in spec
+    assert volumes == []
+    assert "/kv" not in {mount["mountPath"] for mount in container["volumeMounts"]}

@@ -18,13 +18,18 @@ from terrace.controller.facts import Fetch, KnownModel
 from terrace.controller.findings import Findings
 from terrace.controller.kinds import MODEL, Manifest
 from terrace.controller.placing import Decision
-from terrace.controller.status import difference, model_status
+from terrace.controller.plan_status import difference
+from terrace.controller.status import model_status
 from terrace.planner.placement import NoPlacement
+from terrace.planner.plan import KvVolume
 from terrace_runtime.contract import (
+    CacheReport,
+    EngineReport,
     FetchFailure,
     FetchProgress,
     MemoryReport,
     RuntimeReport,
+    TierReport,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -212,6 +217,47 @@ def test_a_report_is_rounded_and_survives_an_operator_s_restart() -> None:
         "peakMemoryBytes": 6 << 20,
     }
     assert status(found(), before=shown)["performance"] == shown["performance"]
+
+
+def test_the_use_of_the_tiers_is_shown_in_coarse_steps_and_survives_a_restart() -> None:
+    def shown(hits: int) -> Any:
+        tiers = (
+            TierReport(name="host", limit_bytes=1000, used_bytes=512, hit_tokens=hits),
+            TierReport(name="disk", limit_bytes=0),
+        )
+        cache = CacheReport(reuse="blocks", queried_tokens=1000, tiers=tiers)
+        report = RuntimeReport(
+            build="b",
+            model="m",
+            model_digest="d",
+            plan_digest="p",
+            state="ready",
+            context_tokens=1,
+            parallel=1,
+            threads=1,
+            engine=EngineReport(cache=cache),
+        )
+        return status(found(report=report))
+
+    first = shown(261)
+    host = {"name": "host", "limitBytes": 1000, "usedPercent": 50, "hitPercent": 25}
+    assert first["cache"] == {"reuse": "blocks", "tiers": [host]}
+    assert shown(270) == first  # A little more use is no reason to write.
+    assert status(found(), before=first)["cache"] == first["cache"]
+
+
+def test_the_plan_shows_its_tiers_and_where_the_disk_lies() -> None:
+    volume = KvVolume(bytes=2 << 30, storage_class="fast")
+    tiers = {"host_bytes": 1 << 30, "disk_bytes": 1 << 30, "prefetch_bytes": 1, "volume": volume}
+    plan = PLAN.model_copy(update=tiers)
+    shown = status(found(decision=Decision(Flavor(name="cpu"), plan)))["plan"]
+    assert shown["tiers"] == {
+        "host": 1 << 30,
+        "disk": 1 << 30,
+        "prefetchWindow": 1,
+        "volume": "claim of 2.0 GiB of class fast for each replica",
+    }
+    assert (shown["weights"], shown["kvLayout"], shown["kvBlockTokens"]) == ("mapped", "Split", 32)
 
 
 def test_a_pending_plan_says_what_it_would_change() -> None:

@@ -1,0 +1,78 @@
+"""What each replica is told: a plan and the settings of model and pool as a RuntimeConfig.
+
+Owns: the translation. Does not own: the numbers (``planner``), the ConfigMap around it
+(``manifests.py``), what the settings do (``terrace_runtime``). Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from terrace_runtime.contract import (
+    KV_DIR,
+    KvTiers,
+    Offload,
+    RuntimeConfig,
+    SamplingDefaults,
+    Speculation,
+)
+
+if TYPE_CHECKING:
+    from terrace.api.model import ModelSpec
+    from terrace.controller.facts import KnownModel
+    from terrace.controller.manifests import Subject
+    from terrace.planner.plan import OffloadPlan
+
+PINNED_SHARE = 4
+"""Pinned prefixes hold at most one PINNED_SHARE-th of the host tier."""
+_SPECULATION_MODES: dict[str, Literal["off", "ngram"]] = {"Off": "off", "NGram": "ngram"}
+
+
+def runtime_config(subject: Subject, known: KnownModel, plan: OffloadPlan) -> RuntimeConfig:
+    """What each replica is told."""
+    spec = subject.spec
+    return RuntimeConfig(
+        namespace=subject.key.namespace,
+        model=subject.key.name,
+        # All names it asks for: who serves a contested one is decided at the gateway, so that
+        # another model's end restarts nothing here.
+        served_names=tuple(dict.fromkeys(spec.served_names)) or (subject.key.name,),
+        model_path=known.path,
+        model_digest=known.facts.digest,
+        plan_digest=plan.digest,
+        context_tokens=plan.context_tokens,
+        parallel=plan.parallel,
+        batch_tokens=plan.batch_tokens,
+        ubatch_tokens=plan.ubatch_tokens,
+        prefill_tokens=plan.prefill_tokens,
+        threads=plan.threads,
+        kv_key_type=plan.kv_key_type,
+        kv_value_type=plan.kv_value_type,
+        kv_unified=plan.kv_unified,
+        kv=_kv_tiers(subject, plan),
+        offload=Offload(weights=plan.weights),
+        speculation=_speculation(spec),
+        max_waiting=subject.pool.queue.max_requests,
+        max_tokens=spec.limits.max_tokens or 0,
+        sampling=SamplingDefaults(**spec.sampling.model_dump(exclude_none=True)),
+        drain_timeout_s=float(subject.pool.drain_timeout_seconds),
+        trust_key=subject.trust_key,
+    )
+
+
+def _kv_tiers(subject: Subject, plan: OffloadPlan) -> KvTiers:
+    is_shared = subject.pool.access.cache_isolation == "Pool"
+    return KvTiers(
+        block_tokens=plan.block_tokens,
+        host_bytes=plan.host_bytes,
+        disk_bytes=plan.disk_bytes,
+        disk_path=KV_DIR if plan.disk_bytes else "",
+        prefetch_bytes=plan.prefetch_bytes,
+        pinned_bytes=plan.host_bytes // PINNED_SHARE,
+        isolation="shared" if is_shared else "tenant",
+    )
+
+
+def _speculation(spec: ModelSpec) -> Speculation:
+    mode = _SPECULATION_MODES[spec.speculation.mode]
+    return Speculation(mode=mode, max_tokens=spec.speculation.max_tokens)
