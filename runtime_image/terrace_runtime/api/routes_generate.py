@@ -53,6 +53,7 @@ async def chat(http: Request) -> Response:
             tenant=tenant,
             priority=priority,
             timeout_s=body.timeout,
+            pin=bool(body.pin_prompt),
             adapter=state.adapter(body.model),
             add_bos=False,
         )
@@ -93,6 +94,7 @@ async def completions(http: Request) -> Response:
                 tenant=tenant,
                 priority=priority,
                 timeout_s=body.timeout,
+                pin=bool(body.pin_prompt),
                 adapter=state.adapter(body.model),
                 add_bos=is_text,
             )

@@ -77,6 +77,8 @@ class _Body(SamplingFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     timeout: float | None = Field(default=None, gt=0, le=86_400)
+    pin_prompt: bool | None = None
+    """Keep the prompt's KV blocks in host memory, as far as the server allows."""
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -150,17 +152,24 @@ class CompletionBody(_Body):
 
     def prompts(self) -> list[str | tuple[int, ...]]:
         """Each prompt on its own, as text or as token ids."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        found: list[str | tuple[int, ...]] = []
-        for item in self.prompt:
-            if isinstance(item, int):
-                return [tuple(cast("list[int]", self.prompt))]
-            found.append(item if isinstance(item, str) else tuple(item))
-        return found
+        return each_text(self.prompt)
 
 
-Body = TypeVar("Body", ChatBody, CompletionBody)
+def each_text(
+    value: str | list[str] | list[int] | list[list[int]],
+) -> list[str | tuple[int, ...]]:
+    """Each text or list of token ids of a field that may hold one or many of either."""
+    if isinstance(value, str):
+        return [value]
+    found: list[str | tuple[int, ...]] = []
+    for item in value:
+        if isinstance(item, int):
+            return [tuple(cast("list[int]", value))]
+        found.append(item if isinstance(item, str) else tuple(item))
+    return found
+
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 def parse(kind: type[Body], raw: bytes) -> Body:

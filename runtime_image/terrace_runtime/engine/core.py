@@ -92,7 +92,7 @@ class EngineCore:
     @property
     def is_blocked(self) -> bool:
         """A step would compute nothing until blocks come from the disk."""
-        return self.prefix.is_restoring and all(one.is_restoring for one in self._running)
+        return bool(self.prefix.restores) and all(one.is_restoring for one in self._running)
 
     @property
     def stats(self) -> EngineStats:
@@ -146,10 +146,11 @@ class EngineCore:
     def step(self) -> list[RequestOutput]:
         """Move everybody on by one decode; raises BackendError when the backend is broken."""
         started = self._clock()
+        self.prefix.tiers.poll()
         outputs = self._apply_cancels() + self._apply_deadlines(started)
         self._admit(started)
         others_run = any(not one.is_restoring for one in self._running)
-        self.prefix.advance(others_run=others_run)
+        self.prefix.restores.advance(others_run=others_run)
         self.prefix.trim(somebody_runs=bool(self._running))
         group = self._choose_group(started)
         self._guess(group)
@@ -167,10 +168,7 @@ class EngineCore:
 
     def chore(self) -> bool:
         """Do one thing that can wait for an idle moment; False: there is none."""
-        if not self.prefix.has_chores:
-            return False
-        self.prefix.chore()
-        return True
+        return self.prefix.chore()
 
     # Who ends, who begins -------------------------------------------------------------------------
 
@@ -368,8 +366,8 @@ class EngineCore:
             for item in plan.work:
                 item.sequence.draft.clear()
             return []
-        if self.prefix.has_residents:
-            self.prefix.drop_all()
+        if self.prefix.residents:
+            self.prefix.residents.drop_all()
             return []
         if len(self._running) > 1:
             self._park(max(self._running, key=lambda one: (one.priority, one.order)))

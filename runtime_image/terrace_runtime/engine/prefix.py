@@ -1,23 +1,23 @@
 """What of a prompt need not be computed: found in a slot, in another sequence, or in a tier.
 
-Owns: who holds which prefix (running sequences, slots whose sequence ended, the store), whether a
-request waits for a prefix that is being computed, and what is saved when. Does not own: moving
-bytes (``cells.py``), tiers (``kv``), order and budgets (``waiting.py``, ``batch_planner.py``).
+Owns: the choice among those, whether a request waits for a prefix that is being computed, and
+parking. Does not own: cells in free slots (``residents.py``), blocks on their way
+(``restores.py``), tiers (``tiers.py``), order and budgets (``waiting.py``, ``batch_planner.py``).
 On the engine's thread. Next: ``core.py`` asks ``place`` for every request that could run.
 
-A slot keeps its cells when its sequence ends: that is the device tier. They are saved when the
-engine is idle, when somebody else needs the slot or the prefix, and when a sequence is parked; so
-a stream of short, different requests costs nothing. With unified cells idle ones slow everybody
-down, so there they leave the device as soon as anybody runs.
+With unified cells idle ones slow everybody down, so there they leave the device as soon as anybody
+runs; with split cells they stay until somebody else needs the slot.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from terrace_runtime.contract import CacheReport, TierReport
-from terrace_runtime.engine.cells import Restore
+from terrace_runtime.engine.pins import Pins
+from terrace_runtime.engine.residents import Residents
+from terrace_runtime.engine.restores import Restores
 from terrace_runtime.kv.checkpoints import next_checkpoint
 from terrace_runtime.kv.keys import block_keys
 
@@ -31,46 +31,17 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.sequence import Sequence
     from terrace_runtime.engine.tiers import Tiers
 
-_MIN_MOVE_TOKENS = 32
-"""A slot further up is taken for the cells in it when they are worth so many tokens."""
-_RESTORE_SLICE_BYTES = 48 * 1024 * 1024
-"""Bytes joined in a step while others decode: some milliseconds."""
-
-
-@dataclass
-class Resident:
-    """Cells that a sequence left in its slot."""
-
-    tokens: list[int]
-    root: bytes
-    keys: list[bytes]
-    is_saved: bool = False
-
-    def common_tokens(self, sequence: Sequence, block_tokens: int) -> int:
-        """How many first tokens of ``sequence`` these cells hold."""
-        if self.root != sequence.root:
-            return 0
-        blocks = 0
-        for ours, theirs in zip(self.keys, sequence.keys, strict=False):
-            if ours != theirs:
-                break
-            blocks += 1
-        common = blocks * block_tokens
-        limit = min(len(self.tokens), len(sequence.tokens))
-        while common < limit and self.tokens[common] == sequence.tokens[common]:
-            common += 1
-        return common
-
 
 @dataclass
 class _Found:
     """Where a prompt's beginning is; counts in tokens."""
 
-    resident_slot: int | None = None
-    resident: int = 0
+    slot: int
+    resident: int
+    """In the cells of ``slot``."""
     leader: Sequence | None = None
+    """A running sequence with the same beginning."""
     leader_has: int = 0
-    """Computed by the leader."""
     leader_will_have: int = 0
     stored: int = 0
     on_disk: int = 0
@@ -79,35 +50,26 @@ class _Found:
     """The first of ``stored``."""
 
 
-@dataclass
-class PrefixCounters:
-    """Since start; tokens and requests."""
-
-    queried_tokens: int = 0
-    device_hit_tokens: int = 0
-    device_hits: int = 0
-    restores: int = 0
-    parks: int = 0
-    waits: int = 0
-
-
-@dataclass
 class PrefixCache:
     """See the module."""
 
-    backend: Backend
-    config: RuntimeConfig
-    tiers: Tiers
-    clock: Callable[[], float]
-    counters: PrefixCounters = field(default_factory=PrefixCounters)
-
-    def __post_init__(self) -> None:
-        self._block_tokens = self.config.kv.block_tokens
-        self._capabilities = self.backend.info.capabilities
-        self._residents: dict[int, Resident] = {}
+    def __init__(
+        self, backend: Backend, config: RuntimeConfig, tiers: Tiers, clock: Callable[[], float]
+    ) -> None:
+        """``backend`` is loaded; ``clock`` gives seconds."""
+        self.tiers = tiers
+        self.residents = Residents(backend, tiers, config.kv.block_tokens)
+        self.restores = Restores(tiers, clock)
+        self._pins = Pins(tiers.store) if tiers.store is not None else None
+        self._backend = backend
+        self._config = config
+        self._block_tokens = config.kv.block_tokens
+        self._capabilities = backend.info.capabilities
         self._computing: dict[bytes, Sequence] = {}
         """Key of a block -> a running sequence that holds it or is on its way to it."""
-        self._restores: list[Restore] = []
+        self._queried_tokens = self._missed_blocks = 0
+        self._device_hits = self._device_hit_tokens = 0
+        self._num_restores = self._num_parks = 0
 
     # A request comes ------------------------------------------------------------------------------
 
@@ -138,37 +100,23 @@ class PrefixCache:
         if not self.tiers.can_save:
             return None
         found = self._look(sequence, free)
-        have = max(found.resident, found.stored)
-        if found.leader is not None and found.leader_will_have > have and self._can_share():
+        if found.leader is not None and self._is_best(found):
             if found.leader_has < found.leader_will_have:
                 self._wait_for(sequence, found.leader, found.leader_will_have)
                 return None
-            return self._share(sequence, found, free)
-        if found.resident_slot is not None and found.resident >= found.stored:
-            return self._continue_in(sequence, found.resident_slot, found.resident)
-        slot = self._clear_slot(free)
-        if found.stored:
+            slot = self._share(sequence, found.leader, found.leader_has, free)
+        elif found.resident and found.resident >= found.stored:
+            slot = found.slot
+            self.residents.take(slot, found.resident)
+            self._hit_device(sequence, found.resident)
+        else:
+            slot = self._clear_slot(free)
             self._restore(sequence, found)
         return self._taken(sequence, slot)
 
     def _look(self, sequence: Sequence, free: Seq[int]) -> _Found:
-        found = _Found()
+        found = _Found(*self.residents.best(sequence, free))
         keys = self._usable(sequence)
-        self.counters.queried_tokens += len(sequence.tokens)
-        for slot in free:
-            resident = self._residents.get(slot)
-            if resident is None:
-                continue
-            common = min(
-                resident.common_tokens(sequence, self._block_tokens), len(sequence.tokens) - 1
-            )
-            # Cells that cannot be cut serve only when all of them are wanted.
-            if common < len(resident.tokens) and not self._capabilities.can_cut:
-                continue
-            # A few tokens (a template's head) are no reason to leave the lowest slot free.
-            is_worth = slot == free[0] or common >= _MIN_MOVE_TOKENS
-            if is_worth and common > found.resident:
-                found.resident_slot, found.resident = slot, common
         for index, key in enumerate(keys):
             leader = self._computing.get(key)
             if leader is None:
@@ -185,46 +133,37 @@ class PrefixCache:
         """Keys of the blocks before the last token, which must be computed for its logits."""
         return sequence.keys[: (len(sequence.tokens) - 1) // self._block_tokens]
 
-    def _can_share(self) -> bool:
-        return self._capabilities.can_share_cells or self.tiers.store is not None
+    def _is_best(self, found: _Found) -> bool:
+        """Whether the running sequence has more, or will have, than is to be had elsewhere."""
+        if found.leader_will_have <= found.resident:
+            return False
+        if self._capabilities.can_share_cells:
+            # Sharing costs nothing, and a copy from a tier would take cells of its own.
+            return found.leader_will_have >= found.stored
+        return self.tiers.store is not None and found.leader_will_have > found.stored
 
-    def _wait_for(self, sequence: Sequence, leader: Sequence, num_tokens: int) -> None:
+    @staticmethod
+    def _wait_for(sequence: Sequence, leader: Sequence, num_tokens: int) -> None:
         sequence.waits_for = (leader, num_tokens)
         # Whoever is waited for by somebody urgent is as urgent.
         leader.priority = min(leader.priority, sequence.priority)
-        self.counters.waits += 1
 
-    def _share(self, sequence: Sequence, found: _Found, free: Seq[int]) -> int:
+    def _share(self, sequence: Sequence, leader: Sequence, count: int, free: Seq[int]) -> int:
         """Take what a running sequence has computed: its cells, or a copy through the store."""
-        leader = found.leader
-        assert leader is not None
         assert leader.slot is not None
         slot = self._clear_slot(free)
-        count = found.leader_has
         if self._capabilities.can_share_cells:
-            self.backend.seq_cp(leader.slot, slot, 0, count)
+            self._backend.seq_cp(leader.slot, slot, 0, count)
             self._hit_device(sequence, count)
         else:
             self.tiers.save(leader.slot, sequence.keys[: count // self._block_tokens])
-            found.stored, found.on_disk, found.in_host = self.tiers.find(self._usable(sequence))
-            if found.stored:
-                self._restore(sequence, found)
-        return self._taken(sequence, slot)
-
-    def _continue_in(self, sequence: Sequence, slot: int, count: int) -> int:
-        """Go on in the cells that lie in ``slot`` already."""
-        resident = self._residents[slot]
-        if count < len(resident.tokens):
-            self._save_resident(slot)
-            self.backend.seq_rm(slot, count)
-        del self._residents[slot]
-        self._hit_device(sequence, count)
-        return self._taken(sequence, slot)
+            self._restore(sequence, self._look(sequence, free))
+        return slot
 
     def _hit_device(self, sequence: Sequence, count: int) -> None:
         sequence.num_computed = count
-        self.counters.device_hits += 1
-        self.counters.device_hit_tokens += count
+        self._device_hits += 1
+        self._device_hit_tokens += count
         if not sequence.num_generated:
             sequence.num_cached, sequence.cached_tier = count, "device"
 
@@ -235,43 +174,33 @@ class PrefixCache:
         """
         slot = free[0]
         if self.tiers.mover is None:
-            slot = next((one for one in free if one not in self._residents), slot)
-        self._drop(slot)
+            slot = next((one for one in free if one not in self.residents), slot)
+        self.residents.drop(slot)
         return slot
 
     def _restore(self, sequence: Sequence, found: _Found) -> None:
         count = self.tiers.worth_restoring(found.stored, found.on_disk, found.in_host)
-        if not count:
-            return
-        keys = sequence.keys[: count // self._block_tokens]
-        sequence.is_restoring = True
-        if not sequence.num_generated:
-            sequence.cached_tier = "disk" if count > found.in_host else "host"
-        self._restores.append(Restore(sequence, keys))
-        self.counters.restores += 1
+        self._missed_blocks += len(self._usable(sequence)) - count // self._block_tokens
+        if count:
+            self._num_restores += 1
+            tier = "disk" if count > found.in_host else "host"
+            self.restores.start(sequence, sequence.keys[: count // self._block_tokens], tier)
 
     def _taken(self, sequence: Sequence, slot: int) -> int:
+        self._queried_tokens += len(sequence.tokens)
         for key in sequence.keys:
             self._computing.setdefault(key, sequence)
+        if not sequence.is_restoring:
+            self.tiers.release(sequence.id)
         return slot
 
     # While it runs --------------------------------------------------------------------------------
 
     @property
-    def is_restoring(self) -> bool:
-        """Blocks are on their way."""
-        return bool(self._restores)
-
-    @property
-    def has_residents(self) -> bool:
-        """Free slots hold cells."""
-        return bool(self._residents)
-
-    @property
     def untouchable(self) -> Container[int]:
         """Free slots whose cells no filler may follow: they could not be cut, or would be lost."""
         can_leave = self.tiers.store is not None and self.tiers.can_save
-        return () if can_leave and self._capabilities.can_cut else self._residents
+        return () if can_leave and self._capabilities.can_cut else self.residents
 
     def filler_base(self, slot: int, longest: int, room: int) -> int:
         """Where fillers of a free slot begin: behind the cells that lie there, or at 0.
@@ -279,47 +208,21 @@ class PrefixCache:
         A step attends to as many cells as its longest slot has, so cells that are longer than
         everybody's (``longest``) leave, saved; so do those that leave no ``room`` for fillers.
         """
-        resident = self._residents.get(slot)
-        if resident is None:
-            return 0
-        held = len(resident.tokens)
-        if held <= longest and held + room <= self.config.context_tokens:
+        held = self.residents.length(slot)
+        if held <= longest and held + room <= self._config.context_tokens:
             return held
-        self._drop(slot)
+        self.residents.drop(slot)
         return 0
 
-    def advance(self, *, others_run: bool) -> None:
-        """Go on with restores; in slices while ``others_run``."""
-        budget = _RESTORE_SLICE_BYTES if others_run else 1 << 62
-        while self._restores:
-            restore = self._restores[0]
-            assert self.tiers.mover is not None
-            started = self.clock()
-            is_done = self.tiers.mover.advance(restore, budget)
-            restore.seconds += self.clock() - started
-            if not is_done:
-                return
-            self._restores.pop(0)
-            self.tiers.observe_restore(restore.num_tokens, restore.seconds)
-            self._finish(restore)
-            if others_run:
-                budget -= len(restore.keys) * self.tiers.block_bytes
-                if budget <= 0:
-                    return
-
-    def _finish(self, restore: Restore) -> None:
-        sequence = restore.sequence
-        sequence.is_restoring = False
-        sequence.num_computed = restore.num_tokens
-        if not sequence.num_generated:
-            sequence.num_cached = restore.num_tokens
-            if not restore.num_tokens:
-                sequence.cached_tier = ""
+    def trim(self, *, somebody_runs: bool) -> None:
+        """Unified cells: those that nobody uses leave the device before they slow others down."""
+        if self._config.kv_unified and somebody_runs and self.tiers.can_save:
+            self.residents.drop_all()
 
     def set_stops(self, group: Seq[Sequence]) -> None:
         """Where chunks must end so that a state can be kept."""
         if self.tiers.checkpoints is not None:
-            kv = self.config.kv
+            kv = self._config.kv
             for one in group:
                 following = next_checkpoint(
                     one.num_computed, len(one.tokens), kv.checkpoint_tokens, kv.block_tokens
@@ -336,108 +239,70 @@ class PrefixCache:
                 blocks = sequence.num_computed // self._block_tokens
                 self.tiers.save(sequence.slot, sequence.keys[:blocks])
 
-    def trim(self, *, somebody_runs: bool) -> None:
-        """Unified cells: those that nobody uses leave the device before they slow others down."""
-        if self.config.kv_unified and somebody_runs and self.tiers.can_save:
-            self.drop_all()
-
-    def drop_all(self) -> None:
-        """Save what is worth it and empty all slots that nobody runs in."""
-        for slot in list(self._residents):
-            self._drop(slot)
+    # It leaves its slot ---------------------------------------------------------------------------
 
     def leave(self, sequence: Sequence) -> None:
-        """Its slot is free again; its cells stay there."""
+        """It ended in its slot; its cells stay there."""
         self._forget(sequence)
         assert sequence.slot is not None
-        if sequence.num_computed and self._capabilities.reuse != "none":
-            tokens = sequence.tokens[: sequence.num_computed]
-            self._residents[sequence.slot] = Resident(
-                tokens, sequence.root, sequence.keys[: len(tokens) // self._block_tokens]
-            )
-        else:
-            self.backend.seq_rm(sequence.slot)
+        slot = sequence.slot
+        self.residents.add(sequence)
+        if sequence.request.pin and self._pins is not None and slot in self.residents:
+            self.residents.save(slot)
+            self._pins.add(sequence.keys[: sequence.num_prompt // self._block_tokens])
 
     def gone(self, sequence: Sequence) -> None:
         """It ended, wherever it was."""
-        if self.tiers.store is not None:
-            self.tiers.store.forget(sequence.id)
+        self.tiers.release(sequence.id)
 
     def park(self, sequence: Sequence) -> None:
         """Save a running sequence, and give up its slot and cells."""
         slot = sequence.slot
         assert slot is not None
-        self.counters.parks += 1
-        if not sequence.is_restoring and sequence.num_computed and self.tiers.can_save:
-            computed = sequence.tokens[: sequence.num_computed]
-            sequence.keys = self._all_keys(sequence.root, computed, sequence.keys)
-            self.tiers.save(slot, sequence.keys)
-            if self.tiers.store is not None:
-                self.tiers.store.hold(sequence.keys, sequence.id)
+        self._num_parks += 1
+        computed = sequence.tokens[: sequence.num_computed]
         self._forget(sequence)
-        self.backend.seq_rm(slot)
+        if computed and self.tiers.can_save:
+            known = sequence.keys[: len(computed) // self._block_tokens]
+            sequence.keys = block_keys(sequence.root, computed, self._block_tokens, known)
+            self.tiers.save(slot, sequence.keys)
+            self.tiers.hold(sequence.keys, sequence.id)
+        self._backend.seq_rm(slot)
 
     def _forget(self, sequence: Sequence) -> None:
-        for restore in [one for one in self._restores if one.sequence is sequence]:
-            self._restores.remove(restore)
-            assert self.tiers.mover is not None
-            self.tiers.mover.give_up(restore)
-        sequence.is_restoring = False
+        self.restores.cancel(sequence)
         for key in sequence.keys:
             if self._computing.get(key) is sequence:
                 del self._computing[key]
 
+    # When there is time ---------------------------------------------------------------------------
+
+    def chore(self) -> bool:
+        """Save one slot's cells; False: they are all saved."""
+        slot = self.residents.unsaved()
+        if slot is not None:
+            self.residents.save(slot)
+        return slot is not None
+
     def report(self) -> CacheReport:
         """Tiers with bytes, hits and failures since start."""
         below = self.tiers.report()
-        held = sum(len(resident.tokens) for resident in self._residents.values())
+        held = self.residents.num_tokens
         device = TierReport(
             name="device",
             used_bytes=held * self.tiers.block_bytes // self._block_tokens,
-            blocks=sum(len(resident.keys) for resident in self._residents.values()),
-            hits=self.counters.device_hits,
-            hit_tokens=self.counters.device_hit_tokens,
+            blocks=held // self._block_tokens,
+            hits=self._device_hits,
+            hit_tokens=self._device_hit_tokens,
         )
         return below.model_copy(
             update={
                 "reuse": self._capabilities.reuse,
                 "block_tokens": self._block_tokens,
-                "queried_tokens": self.counters.queried_tokens,
-                "restores": self.counters.restores,
-                "parks": self.counters.parks,
+                "queried_tokens": self._queried_tokens,
+                "misses": self._missed_blocks,
+                "restores": self._num_restores,
+                "parks": self._num_parks,
                 "tiers": (device, *below.tiers),
             }
         )
-
-    # When there is time ---------------------------------------------------------------------------
-
-    @property
-    def has_chores(self) -> bool:
-        """Cells lie in slots that no tier below has."""
-        return self.tiers.store is not None and any(
-            not resident.is_saved for resident in self._residents.values()
-        )
-
-    def chore(self) -> None:
-        """Save one slot's cells."""
-        for slot, resident in self._residents.items():
-            if not resident.is_saved:
-                self._save_resident(slot)
-                return
-
-    def _drop(self, slot: int) -> None:
-        if slot in self._residents:
-            self._save_resident(slot)
-            del self._residents[slot]
-            self.backend.seq_rm(slot)
-
-    def _save_resident(self, slot: int) -> None:
-        resident = self._residents[slot]
-        if not resident.is_saved:
-            resident.keys = self._all_keys(resident.root, resident.tokens, resident.keys)
-            self.tiers.save(slot, resident.keys)
-            resident.is_saved = True
-
-    def _all_keys(self, root: bytes, tokens: list[int], known: list[bytes]) -> list[bytes]:
-        full = len(tokens) // self._block_tokens
-        return block_keys(root, tokens, self._block_tokens, known[:full])

@@ -98,6 +98,8 @@ class Request:
     """Seconds after which it ends with TIMEOUT; the server's own bound holds besides."""
     adapter: str = ""
     """Name of the LoRA adapter; empty: the model alone."""
+    pin: bool = False
+    """Keep the prompt's blocks in host memory, within what the server allows for all pins."""
     add_bos: bool = True
     """Let the vocabulary's own rule add its BOS token; chat templates write theirs themselves."""
     embed: bool = False
@@ -163,6 +165,8 @@ class ModelInfo:
     compute_bytes: int | None = None
     devices: tuple[DeviceMemory, ...] = ()
     capabilities: Capabilities = field(default_factory=Capabilities)
+    embedding_width: int = 0
+    """Numbers of one embedding; 0: the model gives none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,12 +167,16 @@ class EngineRunner:
                     inbox, self._inbox = self._inbox, []
                     self._has_blocks = False
                     return inbox, self._is_stopping
+            self._tiers.poll()
             if core.chore():
                 continue
             self._report(core, is_idle=True)
             with self._wake:
-                while not (self._inbox or self._is_stopping):
-                    self._wake.wait()
+                self._wake.wait_for(self._has_news)
+                self._has_blocks = False
+
+    def _has_news(self) -> bool:
+        return bool(self._inbox) or self._is_stopping or self._has_blocks
 
     def _blocks_came(self) -> None:
         """On the disk tier's thread."""
@@ -240,4 +244,5 @@ def _model_info(backend: Backend, config: RuntimeConfig) -> ModelInfo:
         compute_bytes=info.compute_bytes,
         devices=info.devices,
         capabilities=info.capabilities,
+        embedding_width=info.embedding_width,
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from terrace_runtime.backend import Backend
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.cells import CellMover
+    from terrace_runtime.kv import BlockDisk
 _LOG = logging.getLogger(__name__)
 _ROTATION = "LLAMA_ATTN_ROT_DISABLE"
 """llama.cpp turns quantised keys unless this is set, so their bytes depend on it."""
@@ -73,7 +74,7 @@ class Tiers:
         else:
             self.mover = SplitMover(backend, self.store, layout, config.context_tokens)
 
-    def _open_disk(self, block_bytes: int) -> DiskTier | None:
+    def _open_disk(self, block_bytes: int) -> BlockDisk | None:
         kv = self._config.kv
         if not kv.disk_bytes:
             return None
@@ -151,6 +152,22 @@ class Tiers:
         """Keep those of the slot's first blocks that no tier has."""
         if self.mover is not None:
             self.mover.save(slot, keys)
+
+    def hold(self, keys: Sequence[bytes], owner: str) -> None:
+        """Keep a parked sequence's blocks until ``release``, as far as there is room."""
+        if self.store is not None:
+            self.store.hold(keys, owner)
+
+    def release(self, owner: str) -> None:
+        """Nothing is held or read ahead for ``owner`` any more."""
+        if self.store is not None:
+            self.store.release(owner)
+            self.store.forget(owner)
+
+    def poll(self) -> None:
+        """Take in what the disk's threads have done, and give them more to do."""
+        if self.store is not None:
+            self.store.poll()
 
     def report(self) -> CacheReport:
         """Tiers with bytes, hits and failures; the device's part is ``prefix.py``'s."""

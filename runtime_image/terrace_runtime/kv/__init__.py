@@ -59,8 +59,8 @@ class BlockDisk(Protocol):
     def touch(self, keys: Iterable[bytes]) -> None:
         """These were used again."""
 
-    def flush(self, timeout_s: float) -> bool:
-        """Return when what was queued is written or refused, or after the time (False)."""
+    def flush(self, timeout_s: float) -> None:
+        """Return when what was queued is written or refused, or after the time."""
 
     def close(self) -> None:
         """End the threads; each ``done`` was called when this returns."""

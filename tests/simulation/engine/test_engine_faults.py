@@ -79,7 +79,7 @@ def test_an_abort_of_everybody_at_any_step_leaves_nothing_behind(seed: int) -> N
             *NORMAL,
             FinishReason.ABORT,
         }
-        driver.core.prefix.drop_all()
+        driver.core.prefix.residents.drop_all()
         assert [driver.backend.seq_pos_max(slot) for slot in range(3)] == [-1] * 3
 
 

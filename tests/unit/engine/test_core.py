@@ -266,5 +266,5 @@ def test_when_all_is_done_every_cell_slot_and_tenant_is_free() -> None:
     stats = driver.core.stats
     assert (stats.waiting, stats.running, stats.kv_used_tokens) == (0, 0, 0)
     assert driver.core._shares._served == {}
-    driver.core.prefix.drop_all()
+    driver.core.prefix.residents.drop_all()
     assert [driver.backend.seq_pos_max(slot) for slot in range(4)] == [-1] * 4
