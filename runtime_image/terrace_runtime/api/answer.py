@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.responses import Response
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from terrace_runtime.api.generation import Generation
-    from terrace_runtime.api.wire import Wire
+    from terrace_runtime.engine.request import RequestOutput
 
 STALL_SECONDS: Final = 60.0
 """A client that takes nothing for this long is taken for gone."""
@@ -31,6 +31,22 @@ _STREAM_HEADERS: Final = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+class Wire(Protocol):
+    """What an answer looks like; ``wire`` and ``embeddings`` have them."""
+
+    def collect(self, index: int, output: RequestOutput) -> None:
+        """Keep an output for the document."""
+
+    def document(self, generation: Generation) -> bytes:
+        """The whole answer."""
+
+    def event(self, index: int, output: RequestOutput) -> bytes:
+        """The events of one output."""
+
+    def last_event(self, generation: Generation) -> bytes:
+        """What comes before the end of a stream."""
 
 
 class Answer(Response):

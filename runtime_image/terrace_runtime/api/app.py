@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from terrace_runtime.api import routes_generate, routes_meta
+from terrace_runtime.api import embeddings, routes_generate, routes_meta
 from terrace_runtime.api.chat_template import TemplateRenderer
 from terrace_runtime.api.errors import ApiError, on_api_error, on_http_error
 from terrace_runtime.api.middleware import BodyLimit, RequestLog, body_bounds
@@ -45,5 +45,6 @@ def create_app(
     app.add_middleware(BodyLimit, max_bytes=max_bytes, total_bytes=total_bytes)
     app.add_middleware(RequestLog)
     app.include_router(routes_generate.router)
+    app.include_router(embeddings.router)
     app.include_router(routes_meta.router)
     return app

@@ -37,9 +37,9 @@ COMPLETION_TOKENS: Final = 16
 async def chat(http: Request) -> Response:
     """Answer a conversation."""
     state: ServerState = http.app.state.server
-    with _Counted(state, "chat"):
+    with Counted(state, "chat"):
         state.check_ready()
-        body = parse(ChatBody, await _read(http))
+        body = parse(ChatBody, await read_body(http))
         tenant, priority = state.admit(http, body.model)
         prompt = await state.renderer.render(body.turns())
         wanted = body.max_completion_tokens or body.max_tokens
@@ -73,9 +73,9 @@ async def chat(http: Request) -> Response:
 async def completions(http: Request) -> Response:
     """Continue one prompt or several."""
     state: ServerState = http.app.state.server
-    with _Counted(state, "completions"):
+    with Counted(state, "completions"):
         state.check_ready()
-        body = parse(CompletionBody, await _read(http))
+        body = parse(CompletionBody, await read_body(http))
         tenant, priority = state.admit(http, body.model)
         prompts = body.prompts()
         if len(prompts) * (body.n or 1) > MAX_GENERATIONS:
@@ -111,7 +111,7 @@ async def completions(http: Request) -> Response:
     return Answer(generation, wire, stream=bool(body.stream))
 
 
-class _Counted:
+class Counted:
     """Counts requests that are refused before the engine sees them."""
 
     def __init__(self, state: ServerState, endpoint: str) -> None:
@@ -127,7 +127,8 @@ class _Counted:
             self._state.metrics.count_request(self._endpoint, error.outcome)
 
 
-async def _read(http: Request) -> bytes:
+async def read_body(http: Request) -> bytes:
+    """The whole body; raises ApiError when it does not come in time."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await http.body()

@@ -52,6 +52,8 @@ class BackendInfo:
     build: str = ""
     decoder_start: int = -1
     """Encoder-decoder: the token that a decoded answer begins with."""
+    embedding_width: int = 0
+    """Numbers of one embedding; 0: the model gives none."""
     tail: tuple[int, ...] = ()
     """Tokens that the vocabulary puts behind a text which is complete, as an input to embed is."""
     weights_bytes: int | None = None

@@ -78,6 +78,11 @@ def evaluation(lib: Any, model: Any, kind: Kind, decode: Any) -> Callable[[Any, 
     return found
 
 
+def embedding_width(lib: Any, model: Any, kind: Kind) -> int:
+    """Numbers of one vector; 0 for models that give none."""
+    return int(lib.llama_model_n_embd_out(model)) if kind.pooling else 0
+
+
 def read_embedding(lib: Any, model: Any, context: Any, slot: int) -> NDArray[np.float32]:
     """The pooled vector of ``slot`` in the last batch; a copy, as llama.cpp made it."""
     address = lib.llama_get_embeddings_seq(context, slot)

@@ -39,7 +39,7 @@ class FakeEmbedder(FakeBackend):
     def info(self) -> BackendInfo:
         pooling = "mean" if self.model_class == "encoder" else "last"
         found = Capabilities(model_class=self.model_class, can_embed=True, pooling=pooling)
-        return replace(super().info, capabilities=found)
+        return replace(super().info, capabilities=found, embedding_width=WIDTH)
 
     @override
     def load(self, config: RuntimeConfig) -> None:

@@ -31,7 +31,12 @@ from terrace_runtime.backend.context import context_params
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.devices import Devices
 from terrace_runtime.backend.draft import LlamaDrafter, draft_file
-from terrace_runtime.backend.embedding import evaluation, fit_context, read_embedding
+from terrace_runtime.backend.embedding import (
+    embedding_width,
+    evaluation,
+    fit_context,
+    read_embedding,
+)
 from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.loadlog import LoadLog
 from terrace_runtime.backend.offload import ModelShape, Placement, check_attention, check_context
@@ -243,6 +248,7 @@ class LlamaBackend(Backend):
             controls=controls,
             build=f"llama.cpp-{LLAMA_COMMIT}",
             decoder_start=int(lib.llama_model_decoder_start_token(self._model)),
+            embedding_width=embedding_width(lib, self._model, self._kind),
             tail=vocabulary.tail(),
             weights_bytes=_together(log.weights_bytes, draft.weights_bytes),
             kv_bytes=_together(log.kv_bytes, draft.kv_bytes),
