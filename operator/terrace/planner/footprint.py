@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from terrace.planner.tiers import NO_TIERS, Tiers
+from terrace.planner.tiers import NO_TIERS, Tiers, disk_blocks
 
 if TYPE_CHECKING:
     from terrace.api.values import KvType
@@ -62,9 +62,14 @@ STATE_BYTES_PER_CELL = 64
 it fills."""
 UNIFIED_STAGING_BLOCKS = 16
 """In unified KV single blocks move; so many are under way at most."""
+LEAST_LANDING_BLOCKS = 4
+"""Buffers that blocks read from disk land in, however small the window is."""
+SPARE_BLOCKS = 2
+"""A buffer that is being touched, and one of the disk's writer."""
+HUGE_PAGE_BYTES = 2 * MIB
 HOST_ENTRY_BYTES = 512
-DISK_ENTRY_BYTES = 384
-"""Keys and notes of one block in the index of its tier."""
+DISK_ENTRY_BYTES = 288
+"""Key and notes of one block in the index of its tier; the disk's takes about 250 bytes."""
 
 HEADROOM = 4
 """A limit is the request and one HEADROOM-th of what is estimated and not known: compute, base."""
@@ -192,10 +197,10 @@ def tiers_bytes(facts: ModelFacts, shape: Shape) -> int:
     if tiers.is_unified:
         staging = UNIFIED_STAGING_BLOCKS * (block + tiers.block_tokens * STATE_BYTES_PER_CELL)
     index = HOST_ENTRY_BYTES * (tiers.host_bytes // block)
-    landing = 0
+    landing = SPARE_BLOCKS * block + HUGE_PAGE_BYTES
     if tiers.disk_bytes:
-        landing = max(tiers.prefetch_bytes, 2 * block)
-        index += DISK_ENTRY_BYTES * (tiers.disk_bytes // block)
+        landing += max(tiers.prefetch_bytes, LEAST_LANDING_BLOCKS * block)
+        index += DISK_ENTRY_BYTES * disk_blocks(tiers.disk_bytes, block)
     return tiers.host_bytes + landing + staging + index
 
 

@@ -28,6 +28,8 @@ MIN_HOST_BYTES = 64 * MIB
 MAX_PREFETCH_BYTES = 64 * MIB
 """Most bytes read ahead by default: a second of a slow disk."""
 DISK_HEAVY_BYTES = 16 * GIB
+MAX_DISK_BLOCKS = 1_000_000
+"""The runtime's index of the disk tier holds no more (``kv/disk/budget.py``)."""
 VOLUME_RESERVE_BYTES = 256 * MIB
 
 
@@ -85,10 +87,9 @@ def tier_choices(offload: Offload, kv_bytes: int, bytes_per_token: int) -> Itera
         if host_bytes:
             count = f"{host_bytes // max(1, block_bytes):,} blocks"
             reasons[-1] += f"; {count} of {block_tokens} tokens ({format_bytes(block_bytes)} each)"
-        reasons.append(
-            f"disk tier {format_bytes(disk_bytes)}: {why_disk}" if disk_bytes else why_disk
-        )
+        reasons.append(why_disk)
         if disk_bytes:
+            reasons[-1] = _disk_reason(disk_bytes, why_disk, block_bytes)
             prefetch_bytes, why = _prefetch(offload, host_bytes)
             reasons.append(f"prefetch window {format_bytes(prefetch_bytes)}: {why}")
         yield Tiers(
@@ -100,6 +101,11 @@ def tier_choices(offload: Offload, kv_bytes: int, bytes_per_token: int) -> Itera
             prefetch_bytes=prefetch_bytes,
             reasons=tuple(reasons),
         )
+
+
+def disk_blocks(disk_bytes: int, block_bytes: int) -> int:
+    """Most blocks that a disk tier holds."""
+    return min(MAX_DISK_BLOCKS, disk_bytes // max(1, block_bytes))
 
 
 def volume_bytes(disk_bytes: int) -> int:
@@ -177,6 +183,17 @@ def _disk(offload: Offload, profile: Profile) -> tuple[int, str]:
     if written is None and PROFILES[profile].disk_bytes:
         return PROFILES[profile].disk_bytes, f"the default of profile {profile}"
     return 0, "no disk tier: offload.maxDisk is 0 or not set"
+
+
+def _disk_reason(disk_bytes: int, why: str, block_bytes: int) -> str:
+    count = disk_blocks(disk_bytes, block_bytes)
+    reason = f"disk tier {format_bytes(disk_bytes)}: {why}; {count:,} blocks"
+    if count == MAX_DISK_BLOCKS:
+        reason += (
+            f", the most that its index holds: {format_bytes(count * block_bytes)} of it; larger "
+            "blocks (offload.kvBlockTokens) use more"
+        )
+    return reason
 
 
 def _prefetch(offload: Offload, host_bytes: int) -> tuple[int, str]:

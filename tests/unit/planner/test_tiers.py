@@ -12,7 +12,8 @@ from terrace.planner.footprint import Shape, footprint, kv_bytes
 from terrace.planner.placement import NoPlacement, Placement, place
 from terrace.planner.plan import KvVolume, OffloadPlan
 from terrace.planner.sticky import inputs_digest
-from terrace.planner.tiers import Tiers
+from terrace.planner.tiers import MAX_DISK_BLOCKS, Tiers
+from terrace_runtime.kv.disk.budget import MAX_BLOCKS
 
 KV_8B = kv_bytes(llama_8b_facts(), Shape(8192, 4, 512, "f16", "f16"))
 
@@ -106,7 +107,7 @@ def test_a_tier_can_be_switched_off() -> None:
 def test_a_default_host_tier_shrinks_before_the_context_and_says_so() -> None:
     whole = footprint(llama_8b_facts(), Shape(8192, 4, 512, "f16", "f16"))
     one_sequence = 8192 * (131_072 + 64)
-    plan = plan_of({}, memory=whole.limit_bytes + one_sequence + 300 * MIB)
+    plan = plan_of({}, memory=whole.limit_bytes + one_sequence + 320 * MIB)
     assert (plan.context_tokens, plan.parallel, plan.host_bytes) == (8192, 4, 256 * MIB)
     assert any("but 512.0 MiB do not fit" in reason for reason in plan.reasons)
     plan = plan_of({}, memory=whole.limit_bytes)
@@ -190,6 +191,14 @@ def test_a_guessed_token_has_logits_of_its_own() -> None:
     assert isinstance(more, Placement)
     logits = 4 * 4 * 128_256
     assert more.plan.compute_bytes >= plain.plan.compute_bytes + 3 * logits
+
+
+def test_a_disk_tier_of_tiny_blocks_says_how_much_of_it_can_be_used() -> None:
+    offload = {"maxDisk": "64Gi", "kvTypes": {"key": "q8_0", "value": "q4_0"}}
+    answer = place(demo_facts(), model(offload=offload), pool(), [node()], {})
+    assert isinstance(answer, Placement)
+    assert any("1,000,000 blocks, the most that its index holds" in r for r in answer.plan.reasons)
+    assert MAX_DISK_BLOCKS == MAX_BLOCKS
 
 
 def test_settings_that_say_the_same_restart_nothing() -> None:
