@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import stat
 from typing import TYPE_CHECKING
 
@@ -286,3 +287,30 @@ def test_an_owner_that_fails_does_not_stop_the_threads(tmp_path: Path) -> None:
     tier.read(key_of(1), np.zeros(BLOCK_BYTES, np.uint8), fail)
     assert found(tier, range(3)) == {1, 2}
     tier.close()
+
+
+def test_reads_are_right_while_segments_leave_under_them(tmp_path: Path) -> None:
+    tier = open_tier(tmp_path)
+    choose = random.Random(7)
+    written, reads = Answers(), Answers()
+    buffers: list[tuple[int, np.ndarray[tuple[int], np.dtype[np.uint8]]]] = []
+    for number in range(900):
+        assert tier.write(key_of(number), block_of(number), written, choose.randrange(3))
+        written.wait(number - 10)
+        for _ in range(2):
+            buffers.append((choose.randrange(max(0, number - 60), number + 1), _buffer()))
+            tier.read(key_of(buffers[-1][0]), buffers[-1][1], reads)
+    answers = reads.wait(len(buffers))
+    assert len(written.wait(900)) == tier.stats().written == 900
+    for (number, buffer), is_read in zip(buffers, answers, strict=True):
+        assert not is_read or buffer.tobytes() == block_of(number).tobytes()
+    assert sum(answers) > 100
+    assert tier.stats().read == sum(answers)
+    assert tier.stats().evictions > 700
+    # A segment that leaves is nobody's fault.
+    assert tier.stats().rejected == 0
+    tier.close()
+
+
+def _buffer() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    return np.zeros(BLOCK_BYTES, np.uint8)

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _MAX_OPEN_FILES = 16
-_NUM_AHEAD = 4
-"""Reads that the kernel is told of in advance, the current one included."""
+_AHEAD_BYTES = 8 * 1024 * 1024
+_MIN_AHEAD = 2
+_MAX_AHEAD = 16
+"""Reads that the kernel is told of in advance: network disks answer late, but many at once."""
 _MAX_MOVES = 3
 """A block that is carried over while it is read is looked up again, so often."""
 
@@ -60,6 +62,8 @@ class Reader:
         self._changed = threading.Condition()
         self._queue: deque[Wanted] = deque()
         self._ahead: deque[Wanted] = deque()
+        self._num_ahead = min(max(_AHEAD_BYTES // block_bytes, _MIN_AHEAD), _MAX_AHEAD)
+        self._unpaid_s = 0.0
         self._files: OrderedDict[int, int] = OrderedDict()
         self._head = bytearray(layout.RECORD_HEAD_BYTES)
         self._is_stopping = False
@@ -97,12 +101,15 @@ class Reader:
         with self._changed:
             self._changed.wait_for(lambda: self._ahead or self._queue or self._is_stopping)
             fresh: list[Wanted] = []
-            while self._queue and len(self._ahead) + len(fresh) < _NUM_AHEAD:
+            while self._queue and len(self._ahead) + len(fresh) < self._num_ahead:
                 fresh.append(self._queue.popleft())
+        began = self._clock()
         for wanted in fresh:
             if not self._is_stopping:
                 self._advise(wanted.key)
             self._ahead.append(wanted)
+        # Asking the kernel may take as long as reading: the next read's rate pays for it.
+        self._unpaid_s += self._clock() - began
         return self._ahead.popleft() if self._ahead else None
 
     def _advise(self, key: bytes) -> None:
@@ -133,7 +140,9 @@ class Reader:
             if place is None:
                 return False
             if self._is_sound(place, wanted):
-                self._counters.count_read(wanted.into.nbytes, self._clock() - began)
+                seconds = self._clock() - began + self._unpaid_s
+                self._unpaid_s = 0.0
+                self._counters.count_read(wanted.into.nbytes, seconds)
                 return True
             # Unsound where it still should be: it is lost. Elsewhere by now: look again.
             if self._index.drop(wanted.key, place):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 
-_SMOOTHING = 0.2
-"""Weight of the newest read in the rate."""
+_SMOOTHING = 0.05
+"""Weight of the newest read or group in its rate."""
 
 
 @dataclass(frozen=True, slots=True)
