@@ -199,10 +199,9 @@ class FakeDisk(BlockDisk):
     def touch(self, keys: Iterable[bytes]) -> None:
         self.touched += keys
 
-    def flush(self, timeout_s: float) -> bool:
+    def flush(self, timeout_s: float) -> None:
         self.clock.now += timeout_s / 1000
         self.run()
-        return True
 
     def close(self) -> None:
         self.run()

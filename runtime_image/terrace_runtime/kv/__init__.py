@@ -60,7 +60,7 @@ class BlockDisk(Protocol):
         """These were used again."""
 
     def flush(self, timeout_s: float) -> None:
-        """Return when what was queued is written or refused, or after the time."""
+        """Wait until all that is queued is written or refused, or for so long."""
 
     def close(self) -> None:
         """End the threads; each ``done`` was called when this returns."""

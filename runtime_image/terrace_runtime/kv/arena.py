@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _SLICE_BYTES = 1 << 20
 """Touched at a time, so that the thread ends soon when it is told to."""
+_NICE = 19
+_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
 
 
 class Arena:
@@ -29,13 +32,13 @@ class Arena:
         """Reserve the address space; raises OSError when the system refuses it."""
         # One more than promised: the thread may hold one at the moment when all others are out.
         num_buffers += 1
-        self._free: deque[int] = deque()
-        # Touched by the thread from the left, taken untouched from the right: never the same one.
-        self._fresh = deque(range(num_buffers))
         self._is_closed = threading.Event()
         memory = mmap.mmap(-1, num_buffers * buffer_bytes, flags=_FLAGS)
         with contextlib.suppress(OSError, AttributeError):
             memory.madvise(mmap.MADV_HUGEPAGE)
+        self._free: deque[int] = deque()
+        # Touched by the thread from the left, taken untouched from the right: never the same one.
+        self._fresh = deque(range(num_buffers))
         self._buffers = np.frombuffer(memory, np.uint8).reshape(num_buffers, buffer_bytes)
         self._toucher = threading.Thread(target=self._touch, name="kv-arena", daemon=True)
         self._toucher.start()
@@ -68,6 +71,9 @@ class Arena:
         self._toucher.join()
 
     def _touch(self) -> None:
+        # On Linux a thread has a priority of its own; the model's threads come first.
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while not self._is_closed.is_set():
             try:
                 number = self._fresh.popleft()
@@ -78,6 +84,3 @@ class Arena:
                 # Filling releases the GIL, so the engine's thread goes on meanwhile.
                 buffer[at : at + _SLICE_BYTES].fill(0)
             self._free.appendleft(number)
-
-
-_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)

@@ -56,6 +56,8 @@ class RestorePolicy:
         self._host = Rate()
         self._prefill = Rate()
         self._lost_at: float | None = None
+        self._probing: tuple[float, float] | None = None
+        """The rates when a probe began; it ends with the first new one."""
 
     @property
     def restore_bytes_per_second(self) -> float:
@@ -80,25 +82,30 @@ class RestorePolicy:
     ) -> bool:
         """Blocks of so many tokens in each tier come back sooner than they are computed.
 
-        Ask once per request: from time to time a yes is a probe of what was too slow. Where the
-        answer is no with the disk's blocks, it may still be yes without them.
+        Where the answer is no with the disk's blocks, it may still be yes without them.
         """
         num_tokens = num_tokens_host + num_tokens_disk
         if num_tokens <= 0:
             return False
-        prefill = self._prefill.per_second
+        host, disk, prefill = self._host.per_second, self._disk_rate(), self._prefill.per_second
         if not prefill:
             return True
-        seconds = _seconds(num_tokens * bytes_per_token, self._host.per_second)
-        seconds += _seconds(num_tokens_disk * bytes_per_token, self._disk_rate())
+        seconds = _seconds(num_tokens * bytes_per_token, host)
+        seconds += _seconds(num_tokens_disk * bytes_per_token, disk)
         if seconds < num_tokens / prefill:
             return True
+        return self._is_probe((host, disk))
+
+    def _is_probe(self, rates: tuple[float, float]) -> bool:
+        """Once in a while say yes to what would lose, until that was measured again."""
+        if self._probing == rates:
+            return True
         now = self._clock()
-        if self._lost_at is not None and now - self._lost_at < PROBE_S:
-            return False
-        is_probe = self._lost_at is not None
-        self._lost_at = now
-        return is_probe
+        if self._probing is not None or self._lost_at is None:
+            self._probing, self._lost_at = None, now
+        elif now - self._lost_at >= PROBE_S:
+            self._probing = rates
+        return self._probing is not None
 
 
 def _seconds(num_bytes: float, per_second: float) -> float:

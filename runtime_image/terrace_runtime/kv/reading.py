@@ -59,6 +59,11 @@ class Landings:
                     break
                 del waiting[reading]
 
+    def is_gone(self, key: bytes) -> bool:
+        """Neither tier has it any more."""
+        is_here = self._host.find(key) is not None
+        return not is_here and (self._disk is None or not self._disk.has(key))
+
     def fetch(self, key: bytes, *, is_ahead: bool) -> Entry | None:
         """The entry of a block that is ready or in flight after this; None: no room to land."""
         entry = self._host.find(key)
@@ -152,6 +157,9 @@ class Reading:
         """Ask for the next blocks; False: there is no room to land another one."""
         while self._num_asked < self.num_blocks:
             index = self._num_asked
+            if self.is_ahead and self._landings.is_gone(self._keys[index]):
+                self.num_blocks = index
+                return True
             if self._held[index] is None:
                 entry = self._landings.fetch(self._keys[index], is_ahead=self.is_ahead)
                 if entry is None:

@@ -135,6 +135,13 @@ class KvStore:
         """
         self._host.touch(reversed(keys), is_use=False)
 
+    def use(self, keys: Sequence[bytes]) -> None:
+        """Count a use of blocks that were not read again: a copy of their bytes was at hand."""
+        self._count_hits(keys)
+        self._host.touch(reversed(keys), is_use=True)
+        if self._disk is not None:
+            self._disk.touch(keys)
+
     # Reading --------------------------------------------------------------------------------------
 
     def open(self, keys: Sequence[bytes], owner: str) -> Reading:

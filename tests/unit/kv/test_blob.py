@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,12 +12,17 @@ from support.kv_blocks import BLOCK_TOKENS, Shape, make_state
 from terrace_runtime.backend.fake_state import decode_state, encode_state
 from terrace_runtime.kv.blob import StateLayout
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
 _MIXED = Shape(
     keys=((8, 34), (1, 16), (1, 16)), values=((2, 18), (2, 18), (1, 6)), num_streams=4, stream=2
 )
 
 
-def _rebuilt(shape: Shape, positions: list[int]) -> np.ndarray:
+def _rebuilt(shape: Shape, positions: list[int]) -> NDArray[np.uint8]:
     """The state cut into blocks and joined again."""
     layout = StateLayout.read(make_state(shape, [0]))
     state = make_state(shape, positions)
@@ -77,7 +83,7 @@ def test_a_cache_of_keys_alone_is_fine() -> None:
     assert StateLayout.read(make_state(shape, [0])).token_bytes == shape.token_bytes
 
 
-def _damaged(at: int, data: bytes) -> np.ndarray:
+def _damaged(at: int, data: bytes) -> NDArray[np.uint8]:
     state = make_state(Shape(), list(range(BLOCK_TOKENS)))
     state[at : at + len(data)] = np.frombuffer(data, np.uint8)
     return state
@@ -131,7 +137,7 @@ def test_what_does_not_fit_is_refused() -> None:
     layout = StateLayout.read(make_state(Shape(), [0]))
     state = make_state(Shape(), list(range(BLOCK_TOKENS)))
     block = np.zeros(layout.block_bytes(BLOCK_TOKENS), np.uint8)
-    refused = (
+    refused: tuple[Callable[[], None], ...] = (
         lambda: layout.begin(state, BLOCK_TOKENS + 1),
         lambda: layout.begin(state, 0),
         lambda: layout.join(state, BLOCK_TOKENS, 1, block, BLOCK_TOKENS),

@@ -57,17 +57,30 @@ def test_restoring_counts_the_way_from_host_memory_too() -> None:
     assert policy.worth_restoring(100, 0, _MIB)
 
 
-def test_a_slow_disk_is_probed_from_time_to_time_and_recovers() -> None:
+def test_a_slow_disk_is_probed_from_time_to_time() -> None:
     policy, disk, clock = _policy()
     policy.observe_prefill(1000, 1)
     disk.rate = _MIB
     answers = []
-    for _ in range(int(4 * PROBE_S)):
+    for second in range(int(4 * PROBE_S)):
+        clock.now = float(second)
         answers.append(policy.worth_restoring(0, 100, _MIB))
-        clock.now += 1
+        if answers[-1]:
+            disk.rate += 1  # the probe was read, and it was as slow as ever
     assert answers.count(True) == 3
+
+
+def test_a_probe_lasts_until_something_was_measured() -> None:
+    policy, disk, clock = _policy()
+    policy.observe_prefill(1000, 1)
+    disk.rate = _MIB
+    assert not policy.worth_restoring(0, 100, _MIB)
+    clock.now = PROBE_S
+    assert [policy.worth_restoring(0, 100, _MIB) for _ in range(3)] == [True] * 3
+    disk.rate = 2 * _MIB
+    assert not policy.worth_restoring(0, 100, _MIB)
     disk.rate = 5000 * _MIB
-    assert policy.worth_restoring(0, 100, _MIB)
+    assert policy.worth_restoring(0, 100, _MIB), "it recovered"
 
 
 def test_a_rate_follows_what_is_measured_up_and_down_alike() -> None:
