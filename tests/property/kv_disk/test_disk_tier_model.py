@@ -140,4 +140,4 @@ class DiskTierModel(RuleBasedStateMachine):
 
 
 TestDiskTierModel = DiskTierModel.TestCase
-TestDiskTierModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestDiskTierModel.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)

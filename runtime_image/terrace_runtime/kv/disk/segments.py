@@ -46,11 +46,6 @@ class SegmentLog:
         self._tail: Tail | None = None
         self._scratch = np.empty(0, np.uint8)
 
-    @property
-    def limit_bytes(self) -> int:
-        """The most that the segments will use."""
-        return self._budget.limit_bytes
-
     def open(self) -> Tail:
         """Lock the folder and find what is in it; raises OSError, and may be tried again."""
         self._volume.open()

@@ -50,18 +50,19 @@ class DiskTier:
         volume: Volume | None = None,
     ) -> None:
         """Rebuilds the index from the folder; ``volume`` stands in for it where faults are made."""
+        self._limit_bytes = limit_bytes
         self._block_bytes = block_bytes
         self._volume = volume or Volume(folder)
         self._counters = Counters()
         self._index = Index()
-        self._log = SegmentLog(
+        log = SegmentLog(
             self._volume,
             self._index,
             make_budget(limit_bytes, block_bytes),
             fingerprint_digest(fingerprint),
             self._counters,
         )
-        self._writer = Writer(self._log, self._index, self._counters, clock)
+        self._writer = Writer(log, self._index, self._counters, clock)
         self._reader = Reader(self._volume, self._index, self._counters, block_bytes, clock)
         self._writer.start()
         self._reader.start()
@@ -76,8 +77,8 @@ class DiskTier:
 
     @property
     def limit_bytes(self) -> int:
-        """The most that ``used_bytes`` will be: maxDisk, or the volume where that is less."""
-        return self._log.limit_bytes
+        """What was asked for; a small volume or very small blocks end the tier before it."""
+        return self._limit_bytes
 
     @property
     def problem(self) -> str:
@@ -117,7 +118,7 @@ class DiskTier:
         self._index.touch(keys)
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all that is queued is written or refused, but no longer."""
+        """Wait until all that is queued is written or refused, or for so long."""
         self._writer.flush(timeout_s)
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:

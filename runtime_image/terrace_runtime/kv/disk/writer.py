@@ -29,6 +29,8 @@ MAX_GROUP_BYTES = 16 * 1024 * 1024
 MAX_GROUP_BLOCKS = 64
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
+_LAST_WAIT_S = 1.0
+"""For the write in flight, after those behind it were given back."""
 
 
 class Spill(NamedTuple):
@@ -80,12 +82,10 @@ class Writer:
             self._changed.notify_all()
             return True
 
-    def flush(self, timeout_s: float) -> bool:
-        """Wait until nothing is queued or being written."""
+    def flush(self, timeout_s: float) -> None:
+        """Wait until nothing is queued or being written, but no longer than that."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: not (self._queue or self._num_in_flight), timeout_s
-            )
+            self._changed.wait_for(lambda: not (self._queue or self._num_in_flight), timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
         """Write what is queued if the time allows; False: a write did not end in time."""
@@ -95,7 +95,7 @@ class Writer:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self._tell(self._take_all())
-            self._thread.join(timeout_s)
+            self._thread.join(min(timeout_s, _LAST_WAIT_S))
         return not self._thread.is_alive()
 
     def _run(self) -> None:
