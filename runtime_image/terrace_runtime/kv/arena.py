@@ -2,7 +2,8 @@
 
 Owns: reserving it, touching it ahead of use, and which buffers are free. Does not own: what lies
 in a buffer (``host_tier.py``). A page's first touch costs about 35 times a copy on a virtual
-machine, so a thread touches the buffers one by one and the engine takes touched ones first.
+machine, so a thread touches the buffers one by one and the engine takes touched ones first. Next:
+``host_tier.py`` says which block lies in which buffer.
 """
 
 from __future__ import annotations
@@ -29,16 +30,15 @@ class Arena:
     """Buffers of one size. ``take`` and ``give`` belong to one thread; they never allocate."""
 
     def __init__(self, num_buffers: int, buffer_bytes: int) -> None:
-        """Reserve the address space; raises OSError when the system refuses it."""
+        """Reserve the address space; MemoryError with the size when the system refuses it."""
         # One more than promised: the thread may hold one at the moment when all others are out.
         num_buffers += 1
         self._is_closed = threading.Event()
-        memory = mmap.mmap(-1, num_buffers * buffer_bytes, flags=_FLAGS)
-        with contextlib.suppress(OSError, AttributeError):
-            memory.madvise(mmap.MADV_HUGEPAGE)
+        memory = _reserve(num_buffers * buffer_bytes)
         self._free: deque[int] = deque()
-        # Touched by the thread from the left, taken untouched from the right: never the same one.
-        self._fresh = deque(range(num_buffers))
+        self._lock = threading.Lock()
+        # Untouched buffers: the thread goes up from the first, the engine down from the last.
+        self._first_untouched, self._end_untouched = 0, num_buffers
         self._buffers = np.frombuffer(memory, np.uint8).reshape(num_buffers, buffer_bytes)
         self._toucher = threading.Thread(target=self._touch, name="kv-arena", daemon=True)
         self._toucher.start()
@@ -46,15 +46,17 @@ class Arena:
     @property
     def num_untouched(self) -> int:
         """Buffers whose first use would be slow."""
-        return len(self._fresh)
+        return self._end_untouched - self._first_untouched
 
     def take(self) -> int:
         """A free buffer's number, a touched one if there is any; IndexError: all are out."""
-        with contextlib.suppress(IndexError):
+        if self._free:
             return self._free.pop()
-        with contextlib.suppress(IndexError):
-            return self._fresh.pop()
-        return self._free.pop()  # the thread may have moved the last one from there to here
+        with self._lock:
+            if self._first_untouched < self._end_untouched:
+                self._end_untouched -= 1
+                return self._end_untouched
+        return self._free.pop()  # the thread has moved the last one from there to here
 
     def give(self, number: int) -> None:
         """Take a buffer back; it is the next to be handed out, for it is warm."""
@@ -75,12 +77,27 @@ class Arena:
         with contextlib.suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while not self._is_closed.is_set():
-            try:
-                number = self._fresh.popleft()
-            except IndexError:
-                return
+            with self._lock:
+                number = self._first_untouched
+                if number == self._end_untouched:
+                    return
+                self._first_untouched += 1
             buffer = self._buffers[number]
             for at in range(0, buffer.nbytes, _SLICE_BYTES):
                 # Filling releases the GIL, so the engine's thread goes on meanwhile.
                 buffer[at : at + _SLICE_BYTES].fill(0)
             self._free.appendleft(number)
+
+
+def _reserve(num_bytes: int) -> mmap.mmap:
+    try:
+        memory = mmap.mmap(-1, num_bytes, flags=_FLAGS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(
+            f"{num_bytes} bytes for KV blocks in host memory cannot be reserved ({error}): "
+            "lower spillThreshold"
+        ) from error
+    # Fewer and larger pages: less to touch, and copies miss fewer translations.
+    with contextlib.suppress(OSError, AttributeError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory

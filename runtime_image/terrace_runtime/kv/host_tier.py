@@ -5,6 +5,7 @@ counters of requests (``store.py``). Everything is O(1) and happens on the engin
 
 Eviction is segmented LRU (Karedla et al. 1994): a block seen once is cold, one used again is warm,
 and the coldest cold block leaves first, so that one long prompt does not wash out what is shared.
+Next: ``store.py``.
 """
 
 from __future__ import annotations

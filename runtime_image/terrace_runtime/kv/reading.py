@@ -2,7 +2,7 @@
 
 Owns: reads in flight, how far ahead they run, and what a reader keeps pinned. Does not own: which
 blocks exist (``store.py``) or eviction (``host_tier.py``). All of it runs on the engine's thread;
-the disk's threads only leave a note and wake it.
+the disk's threads only leave a note and wake it. Next: ``blob.py`` joins blocks.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Landings:
 
     def poll(self) -> None:
         """Take in what has landed and start what there is room for now."""
+        if not (self._notes or self._needed or self._ahead):
+            return
         while self._notes:
             key, is_good = self._notes.popleft()
             self._flying.remove(key)

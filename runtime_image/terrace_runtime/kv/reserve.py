@@ -1,7 +1,7 @@
 """Blocks kept in host memory by name: those of parked sequences, and pinned prefixes.
 
 Owns: who keeps what, within a bound. Does not own: eviction, which passes over what is pinned
-(``host_tier.py``).
+(``host_tier.py``). Next: ``store.py`` has one for each of the two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Host to disk, behind the engine: which blocks are still to be written.
 
 Owns: the order of writes and the pins of blocks being written. Does not own: files (``disk``). Runs
-on the engine's thread; the disk's thread only leaves a note.
+on the engine's thread; the disk's thread only leaves a note. Next: ``disk/``.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class KvStore:
         clock: Callable[[], float],
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """Reserve the host tier; OSError when the system refuses so much address space.
+        """Reserve the host tier; MemoryError when the system refuses so much address space.
 
         ``on_ready`` wakes the engine from the disk's threads: a block landed, or more can be
         written. The store closes ``disk``.

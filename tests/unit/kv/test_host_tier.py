@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import pytest
+
 from support.kv_blocks import keys_of, make_store, read_all, save
 from support.waiting import wait_for
 from terrace_runtime.kv.arena import Arena
@@ -87,6 +91,21 @@ def test_a_touched_buffer_goes_before_an_untouched_one() -> None:
     assert arena.num_untouched == untouched > 0
     arena.give(number)
     assert arena.take() == number, "what was used last is warm in the processor's caches"
+
+
+@pytest.mark.parametrize("num_bytes", [1 << 60, 1 << 80])
+def test_memory_that_cannot_be_had_is_refused_with_its_size_and_the_way_out(num_bytes: int) -> None:
+    with pytest.raises(MemoryError, match=r"\d bytes for KV blocks .*: lower spillThreshold"):
+        make_store(0, host_bytes=num_bytes)
+
+
+def test_an_arena_of_many_buffers_costs_nothing_until_they_are_used() -> None:
+    tracemalloc.start()
+    arena = Arena(1 << 22, 1 << 10)
+    arena.close()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_every_buffer_can_be_taken_while_the_arena_is_being_touched() -> None:
