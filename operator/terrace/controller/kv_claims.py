@@ -28,7 +28,7 @@ def claim_template_fields(volume: KvVolume | None) -> Manifest:
     spec: Manifest = {
         "accessModes": ["ReadWriteOnce"],
         "volumeMode": "Filesystem",
-        "resources": {"requests": {"storage": str(volume.bytes)}},
+        "resources": {"requests": {"storage": templates.volume_size(volume)}},
     }
     if volume.storage_class is not None:
         spec["storageClassName"] = volume.storage_class
@@ -56,16 +56,18 @@ def claim_steps(
     for claim in live:
         if is_deleting(claim):
             continue
-        size = have = parse_bytes(str(claim["spec"]["resources"]["requests"]["storage"]))
+        storage = have = str(claim["spec"]["resources"]["requests"]["storage"])
         is_own = False
         if _is_claimed(volume) and _is_claim_of(claim, set_name):
-            is_own, size = True, max(have, volume.bytes)
+            is_own = True
+            storage = templates.volume_size(volume) if parse_bytes(have) < volume.bytes else have
         owners = claim["metadata"].get("ownerReferences") or []
-        is_adopted = any(owner.get("uid") == uid_of(model) for owner in owners)
         adopts = not owners and not is_own
-        if size > have or adopts:
+        is_adopted = any(owner.get("uid") == uid_of(model) for owner in owners)
+        if storage != have or adopts:
+            # What we applied once and leave out now would go.
             owner = [_owner(model)] if adopts or is_adopted else []
-            steps.append(Write(CLAIM, _claim(claim, size, owner), uid_of(claim)))
+            steps.append(Write(CLAIM, _claim(claim, storage, owner), uid_of(claim)))
     return steps
 
 
@@ -78,7 +80,7 @@ def _is_claim_of(claim: Manifest, set_name: str) -> bool:
     return prefix == f"{templates.KV_VOLUME}-{set_name}" and ordinal.isdigit()
 
 
-def _claim(live: Manifest, size: int, owners: list[Manifest]) -> Manifest:
+def _claim(live: Manifest, storage: str, owners: list[Manifest]) -> Manifest:
     """Only what we own of a claim that the set's controller made."""
     key = key_of(live)
     metadata: Manifest = {"name": key.name, "namespace": key.namespace}
@@ -88,7 +90,7 @@ def _claim(live: Manifest, size: int, owners: list[Manifest]) -> Manifest:
         "apiVersion": CLAIM.api_version,
         "kind": CLAIM.kind,
         "metadata": metadata,
-        "spec": {"resources": {"requests": {"storage": str(size)}}},
+        "spec": {"resources": {"requests": {"storage": storage}}},
     }
 
 

@@ -109,7 +109,7 @@ def _runtime_container(
     if flavor.host.cpu is not None:
         limits["cpu"] = requests["cpu"]
     if plan.volume is not None and plan.volume.is_ephemeral:
-        requests["ephemeral-storage"] = str(plan.volume.bytes)
+        requests["ephemeral-storage"] = volume_size(plan.volume)
     return {
         "name": RUNTIME_CONTAINER,
         "image": image,
@@ -207,12 +207,17 @@ def _claim_volume(volume: ModelVolume, *, read_only: bool) -> Manifest:
     return {"name": "model", "persistentVolumeClaim": claim}
 
 
+def volume_size(volume: KvVolume) -> str:
+    """The volume's size as a quantity; it is planned in whole MiB."""
+    return f"{-(-volume.bytes >> 20)}Mi"
+
+
 def _kv_volumes(volume: KvVolume | None) -> list[Manifest]:
     """The disk tier's volume, unless the set's claim template brings it."""
     if volume is not None and volume.claim:
         return [{"name": KV_VOLUME, "persistentVolumeClaim": {"claimName": volume.claim}}]
     if volume is not None and volume.is_ephemeral:
-        return [{"name": KV_VOLUME, "emptyDir": {"sizeLimit": str(volume.bytes)}}]
+        return [{"name": KV_VOLUME, "emptyDir": {"sizeLimit": volume_size(volume)}}]
     return []
 
 

@@ -257,7 +257,7 @@ def test_a_disk_tier_lies_on_a_claim_of_each_replica_that_outlives_scaling() -> 
     (template,) = spec["volumeClaimTemplates"]
     assert template["metadata"]["name"] == "kv"
     assert template["spec"]["storageClassName"] == "fast"
-    assert template["spec"]["resources"]["requests"] == {"storage": str(2 << 30)}
+    assert template["spec"]["resources"]["requests"] == {"storage": "2048Mi"}
     keep = {"whenScaled": "Retain", "whenDeleted": "Delete"}
     assert spec["persistentVolumeClaimRetentionPolicy"] == keep
     assert {"name": "kv", "mountPath": "/kv"} in container["volumeMounts"]
@@ -277,8 +277,8 @@ def test_replicas_that_share_a_user_s_claim_have_a_folder_each() -> None:
 def test_an_ephemeral_disk_tier_asks_the_node_for_its_disk() -> None:
     spec, container, volumes = kv_of(KvVolume(bytes=2 << 30, is_ephemeral=True))
     assert "volumeClaimTemplates" not in spec
-    assert volumes == [{"name": "kv", "emptyDir": {"sizeLimit": str(2 << 30)}}]
-    assert container["resources"]["requests"]["ephemeral-storage"] == str(2 << 30)
+    assert volumes == [{"name": "kv", "emptyDir": {"sizeLimit": "2048Mi"}}]
+    assert container["resources"]["requests"]["ephemeral-storage"] == "2048Mi"
 
 
 def test_without_a_disk_tier_there_is_no_volume_for_it() -> None:
