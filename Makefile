@@ -118,7 +118,8 @@ demo: init ## From kubectl apply to a streamed answer, on this machine (KEEP=1 l
 .PHONY: bench-engine
 bench-engine: $(if $(REPORT),plots,init) ## Our runtime against llama-server, case by case (QUICK=1: a glance; REPORT=DIR)
 	@$(BENCH).engine $(if $(filter-out 0,$(QUICK)),--quick) $(if $(CASES),--cases '$(CASES)') \
-		$(if $(LAYOUT),--layout $(LAYOUT)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(REPORT),--report $(REPORT))
+		$(if $(LAYOUT),--layout $(LAYOUT)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(LIMIT),--limit $(LIMIT)) \
+		$(if $(REPORT),--report $(REPORT))
 
 .PHONY: plots
 plots: init

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING
 
 from bench import plans
 from bench.load import Round
-from bench.servers import BEST, HOST, ServerError, Setting, llama_server, terrace
+from bench.servers import (
+    BEST,
+    HOST,
+    ServerError,
+    Setting,
+    llama_server,
+    terrace,
+    variant_flags,
+)
 from bench.verdict import Sample, lost, verdict
 from build.workshop import BuildError, say
 
@@ -38,7 +46,6 @@ if TYPE_CHECKING:
     """Measures one round: port, seed, seconds that it may take."""
 
 OURS = "ours"
-_QUICK_LIMIT_S, _LIMIT_S = 60.0, 420.0
 _ROUND_TIMEOUT_S = 900.0
 _SEARCH_PATIENCE = 3.0
 """A variant that takes so many times as long as the fastest so far is given up."""
@@ -59,13 +66,10 @@ class Options:
     is_unified: bool = False
     """Ours with the KV layout that is not its default."""
     is_against_itself: bool = False
+    limit_s: float = 420.0
+    """No new round of a case begins after this long: a busy machine gives fewer rounds."""
     winners: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
     """What the search found, for the second layout of the same case."""
-
-    @property
-    def limit_s(self) -> float:
-        """No new round of a case begins after this long: a busy machine gives fewer rounds."""
-        return _QUICK_LIMIT_S if self.is_quick else _LIMIT_S
 
     def pick(self, whole: int, quick: int) -> int:
         """A count of the case, or the smaller one of a glance."""
@@ -95,12 +99,12 @@ class Contest:
 
 
 def peers(setting: Setting, *variants: str) -> dict[str, Start]:
-    """How the peer is started, by variant."""
+    """How the peer is started, by its flags beyond the common ones."""
 
     def start(variant: str) -> Start:
         return lambda folder: llama_server(setting, folder, variant)
 
-    return {variant: start(variant) for variant in variants}
+    return {variant_flags(variant, setting) or "none": start(variant) for variant in variants}
 
 
 def compare(contest: Contest, options: Options) -> list[Line]:
@@ -170,6 +174,7 @@ def _winners(contest: Contest, options: Options) -> tuple[dict[str, str], dict[s
             say(f"llama-server {name}: {error}")
             tried[name], why = {}, str(error)
             continue
+        say(f"llama-server {name}: {_told(contest, tried[name])}")
         took_s = time.monotonic() - started
         patience_s = min(patience_s, max(_LEAST_PATIENCE_S, _SEARCH_PATIENCE * took_s))
     finished = {name: sample for name, sample in tried.items() if sample}
@@ -193,7 +198,13 @@ def _rounds(contest: Contest, winners: set[str], options: Options) -> list[dict[
                 break
             order: Sequence[str] = list(sides) if seed % 2 else list(reversed(sides))
             found.append({name: _one(contest, name, ports, seed) for name in order})
+            told = [f"{name} {_told(contest, sample)}" for name, sample in found[-1].items()]
+            say(f"round {seed} of {options.rounds}: {'; '.join(told)}")
     return found
+
+
+def _told(contest: Contest, sample: Sample) -> str:
+    return ", ".join(f"{sample[one.id]:.4g} {one.unit}" for one in contest.metrics)
 
 
 def _one(contest: Contest, name: str, ports: Mapping[str, int], seed: int) -> Sample:

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = Options(
         rounds=given.rounds or (1 if given.quick else 5),
         is_quick=given.quick,
+        limit_s=given.limit or (60 if given.quick else 420),
         is_against_itself=given.against_itself,
     )
     cases = _chosen(given.cases, is_quick=given.quick)
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted")
     if given.report:
-        say(f"the report is {write_report(lines, given.report)}")
+        order = [name for case in all_cases() for name in case.ids]
+        say(f"the report is {write_report(lines, given.report, order)}")
     missing = [line["case"] for line in lines if line["ours"] is None]
     if missing:
         sys.exit(f"error: nothing measured for {', '.join(missing)}")
@@ -109,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         "--cases", default="", metavar="IDS", help="only these: ids or patterns, with commas"
     )
     parser.add_argument("--rounds", type=_count, help="rounds per case (5; quick: 1)")
+    parser.add_argument(
+        "--limit",
+        type=_count,
+        metavar="SECONDS",
+        help="no new round of a case begins after this long (420; quick: 60)",
+    )
     parser.add_argument(
         "--layout",
         choices=("split", "unified", "both"),

@@ -45,6 +45,9 @@ def _targets(lines: Sequence[Line]) -> Figure | None:
             axes.plot(value, place, "o", color=color, markersize=4)
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="both", labelsize=6)
         axes.set_yticks(range(len(scored)), [name for name, *_ in reversed(scored)])
         axes.set_xlabel("times as good as the target (point: median, line: range of rounds)")
         return figure

@@ -50,8 +50,11 @@ _HEADS = (
 )
 
 
-def write_report(lines: Iterable[Line], folder: Path) -> Path:
-    """Merge ``lines`` into the folder's and write everything anew; returns the report."""
+def write_report(lines: Iterable[Line], folder: Path, order: Sequence[str] = ()) -> Path:
+    """Merge ``lines`` into the folder's and write everything anew; returns the report.
+
+    ``order`` is that of the table, by id.
+    """
     # Imported here: reading lines and making tables does without the library.
     from bench.plots import draw  # noqa: PLC0415
 
@@ -59,13 +62,20 @@ def write_report(lines: Iterable[Line], folder: Path) -> Path:
     facts = machine_facts()
     known = {line["case"]: line for line in read_lines(folder / LINES)}
     known |= {line["case"]: {**line, "measured": facts} for line in lines}
-    kept = list(known.values())
+    places = {name: place for place, name in enumerate(order)}
+    kept = sorted(known.values(), key=lambda line: places.get(base_id(line), len(places)))
     text = "".join(f"{json.dumps(line)}\n" for line in kept)
     (folder / LINES).write_text(text)
-    pictures = draw(kept, folder)
+    pictures = draw([line for line in kept if line["case"] == base_id(line)], folder)
     notes = read_notes(folder / NOTES)
     (folder / REPORT).write_text(render(kept, pictures, notes))
     return folder / REPORT
+
+
+def base_id(line: Line) -> str:
+    """The id of a line without its layout."""
+    name: str = line["case"]
+    return name.removesuffix(OTHER_LAYOUT)
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -85,7 +95,7 @@ def read_notes(path: Path) -> dict[str, str]:
 def render(lines: Sequence[Line], pictures: Sequence[str], notes: Mapping[str, str]) -> str:
     """The report as Markdown."""
     by_id = {line["case"]: line for line in lines}
-    shown = [line for line in lines if not line["case"].endswith(OTHER_LAYOUT)]
+    shown = [line for line in lines if line["case"] == base_id(line)]
     rows = [_row(line, by_id.get(line["case"] + OTHER_LAYOUT)) for line in shown]
     missed = [line for line in shown if not line["ok"]]
     parts = [

@@ -92,7 +92,7 @@ def terrace(setting: Setting, folder: Path, *, unified: bool = False) -> Iterato
 def llama_server(setting: Setting, folder: Path, variant: str = "np") -> Iterator[int]:
     """Run the peer, started in one of VARIANTS, and give its port."""
     port = _free_port()
-    flags = [flag.format(streams=setting.streams) for flag in VARIANTS[variant]]
+    flags = variant_flags(variant, setting).split()
     options = {
         "-m": str(setting.model),
         "--host": HOST,
@@ -106,6 +106,11 @@ def llama_server(setting: Setting, folder: Path, variant: str = "np") -> Iterato
     argv = [str(peer_programs() / "llama-server"), *common, *flags]
     with _running(argv, port, "/health", folder / "llama-server.log"):
         yield port
+
+
+def variant_flags(variant: str, setting: Setting) -> str:
+    """The flags of one of VARIANTS."""
+    return " ".join(VARIANTS[variant]).format(streams=setting.streams)
 
 
 def runtime_report(port: int) -> dict[str, Any]:
