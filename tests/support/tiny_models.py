@@ -25,7 +25,7 @@ _TOKENS = 320
 class _Model:
     """One GGUF in the making; every matrix is drawn from the same seed."""
 
-    def __init__(self, path: Path, architecture: str, *, layers: int = LAYERS) -> None:
+    def __init__(self, path: Path, architecture: str) -> None:
         self.writer = gguf.GGUFWriter(path, architecture)
         self._numbers = np.random.default_rng(7)
         self._architecture = architecture
@@ -33,7 +33,7 @@ class _Model:
         writer.add_name(f"tiny {architecture}")
         writer.add_context_length(CONTEXT)
         writer.add_embedding_length(WIDTH)
-        writer.add_block_count(layers)
+        writer.add_block_count(LAYERS)
         writer.add_feed_forward_length(FEED_FORWARD)
         writer.add_head_count(HEADS)
         writer.add_layer_norm_rms_eps(1e-5)

@@ -19,7 +19,7 @@ from terrace.planner.tiers import NO_TIERS, Tiers, disk_blocks
 
 if TYPE_CHECKING:
     from terrace.api.values import KvType
-    from terrace_runtime.contract import ModelFacts
+    from terrace_runtime.contract import LayerRun, ModelFacts
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -41,6 +41,8 @@ FEED_FORWARDS_PER_TOKEN = 3
 Exact for Llama 3 8B (124 MiB) and Qwen3 8B (112 MiB), at most 13 % too much for the others."""
 EXPERT_WIDTHS_PER_TOKEN = 26
 """*Measured* on Qwen3 30B-A3B (8 experts used: 22 widths); two more experts are allowed for."""
+EXACT_SCORE_BYTES = 64 * MIB
+"""Embeddings: the runtime scores tokens without flash attention up to so many bytes."""
 WORK_BYTES_PER_VALUE = 1.25
 """Each token's widest vector is quantised for the matrix kernels: at most 292 bytes per 256."""
 
@@ -160,26 +162,55 @@ def paged_floor_bytes(facts: ModelFacts) -> int:
 
 def cells(shape: Shape) -> int:
     """KV cells of one sequence."""
-    return -(-shape.context_tokens // CELL_PADDING) * CELL_PADDING
+    return _padded(shape.context_tokens)
+
+
+def _padded(tokens: int) -> int:
+    return -(-tokens // CELL_PADDING) * CELL_PADDING
+
+
+def window_cells(window: int, shape: Shape) -> int:
+    """KV cells of all sequences in a layer with a sliding window: it, and what a step adds.
+
+    The runtime leaves llama.cpp's ``swa_full`` off; prefixes are reused from checkpoints.
+    """
+    if shape.tiers.is_unified:
+        needed = _padded(window * (shape.parallel + 1) + shape.ubatch_tokens)
+    else:
+        needed = _padded(window + shape.ubatch_tokens) * shape.parallel
+    return min(needed, cells(shape) * shape.parallel)
 
 
 def kv_bytes_per_cell(facts: ModelFacts, shape: Shape) -> int:
-    """Keys and values of one token in all layers.
+    """Keys and values of one token in all layers, those included that soon forget it."""
+    return sum(_row_bytes(run, shape) for run in facts.layers)
 
-    Sliding-window layers keep every token as well: the runtime leaves llama.cpp's ``swa_full`` on,
-    or a sequence could not be cut and continued.
-    """
+
+def _row_bytes(run: LayerRun, shape: Shape) -> int:
     keys, values = KV_BLOCK_BYTES[shape.kv_key_type], KV_BLOCK_BYTES[shape.kv_value_type]
-    return sum(
-        run.count * run.kv_heads * (run.key_length * keys + run.value_length * values) // KV_BLOCK
-        for run in facts.layers
-    )
+    row = run.key_length * keys + run.value_length * values
+    return run.count * run.kv_heads * row // KV_BLOCK
 
 
 def kv_bytes(facts: ModelFacts, shape: Shape) -> int:
     """KV cells and recurrent state of all sequences, and what llama.cpp notes about each cell."""
-    per_cell = kv_bytes_per_cell(facts, shape) + CELL_OVERHEAD_BYTES
-    return shape.parallel * (cells(shape) * per_cell + facts.recurrent_bytes)
+    whole = shape.parallel * cells(shape)
+    if facts.pooling:
+        # One input that is under way, and a step of others: sequences share the cells.
+        whole = cells(shape) + _padded(step_tokens(facts, shape))
+    if not any(run.kv_heads for run in facts.layers):
+        whole = 0
+    kept = [(run, window_cells(run.window, shape) if run.window else whole) for run in facts.layers]
+    rows = sum(_row_bytes(run, shape) * count for run, count in kept)
+    windowed = max((count for run, count in kept if run.window), default=0)
+    states = facts.recurrent_bytes * (shape.parallel + shape.tiers.is_unified)
+    return rows + CELL_OVERHEAD_BYTES * (whole + windowed) + states
+
+
+def step_tokens(facts: ModelFacts, shape: Shape) -> int:
+    """Tokens of the largest graph: an encoder takes its longest input at once."""
+    at_once = facts.model_class != "decoder" or facts.pooling not in ("", "last")
+    return max(shape.ubatch_tokens, cells(shape)) if at_once else shape.ubatch_tokens
 
 
 def tiers_bytes(facts: ModelFacts, shape: Shape) -> int:
@@ -212,7 +243,7 @@ def compute_bytes(facts: ModelFacts, shape: Shape) -> int:
     place of the layers' buffers.
     """
     # The exact padding shrinks when one more sequence happens to divide the step; a bound does not.
-    tokens = shape.ubatch_tokens + shape.parallel - 1
+    tokens = step_tokens(facts, shape) + shape.parallel - 1
     width, wide = facts.embedding_length, facts.feed_forward_length
     floats = FEED_FORWARDS_PER_TOKEN * wide + WIDTHS_PER_TOKEN * width
     if any(run.expert_bytes for run in facts.layers):
@@ -222,7 +253,20 @@ def compute_bytes(facts: ModelFacts, shape: Shape) -> int:
     rows = shape.parallel if shape.tiers.is_unified else 1
     mask = masks * MASK_BYTES * tokens * cells(shape) * rows
     logits = FLOAT * shape.parallel * (1 + shape.guessed_tokens) * facts.vocabulary
-    graph = max(FLOAT * tokens * floats, logits + FLOAT * tokens * 2 * width)
+    scores = 0
+    if facts.model_class == "encoder-decoder":
+        # Every token is an output, and positions are a bias to each score: no flash attention.
+        logits = FLOAT * tokens * facts.vocabulary
+        scores = 4 * FLOAT * facts.heads * tokens * max(tokens, cells(shape))
+    elif facts.pooling:
+        # Every token is an output, and short inputs are scored without flash attention.
+        if facts.model_class == "decoder":
+            logits = 2 * FLOAT * tokens * facts.vocabulary
+        logits += FLOAT * tokens * width
+        reach = tokens if facts.model_class == "encoder" else cells(shape) + _padded(tokens)
+        mask = masks * MASK_BYTES * tokens * reach
+        scores = 2 * min(EXACT_SCORE_BYTES, FLOAT * facts.heads * tokens * reach)
+    graph = scores + max(FLOAT * tokens * floats, logits + FLOAT * tokens * 2 * width)
     work = int(WORK_BYTES_PER_VALUE * tokens * max(width, wide))
     return graph + mask + logits + work
 

@@ -12,6 +12,8 @@ from terrace.planner.footprint import (
     HEADROOM,
     cells,
     kv_bytes_per_cell,
+    step_tokens,
+    window_cells,
 )
 from terrace.planner.nodes import format_bytes
 
@@ -35,6 +37,7 @@ def byte_reasons(
             f"(keys {shape.kv_key_type}, values {shape.kv_value_type}), "
             f"and {CELL_OVERHEAD_BYTES} B of notes on each"
         ),
+        *_class_reasons(facts, shape, size),
         (
             f"compute: {format_bytes(size.compute_bytes)} for steps of {shape.ubatch_tokens} "
             f"tokens and logits of {facts.vocabulary:,} values"
@@ -51,6 +54,25 @@ def byte_reasons(
             + (", and room for pages of weights" if limit_bytes > size.limit_bytes else "")
         ),
     )
+
+
+def _class_reasons(facts: ModelFacts, shape: Shape, size: Footprint) -> tuple[str, ...]:
+    """Where cells are not all that a sequence needs, or not all of them are kept."""
+    found = []
+    window = max(run.window for run in facts.layers)
+    if window:
+        kept = window_cells(window, shape)
+        found.append(
+            f"layers with a window of {window:,} tokens keep {kept:,} cells of "
+            f"{shape.parallel * cells(shape):,}: the KV cache takes {format_bytes(size.kv_bytes)}"
+        )
+    if facts.recurrent_bytes:
+        state = format_bytes(facts.recurrent_bytes)
+        found.append(f"recurrent layers keep {state} per sequence, whatever its length")
+    if facts.pooling:
+        tokens = step_tokens(facts, shape)
+        found.append(f"embeddings: inputs share cells and steps of {tokens:,} tokens")
+    return tuple(found)
 
 
 def _weights_reason(shape: Shape, size: Footprint) -> str:

@@ -58,8 +58,9 @@ def fit_context(params: Any, config: RuntimeConfig, kind: Kind, heads: int) -> b
     params.n_seq_max = min(EMBEDDING_SEQUENCES, params.n_batch)
     # One input that is under way, and a batch of others.
     params.n_ctx = longest + _padded(params.n_batch)
+    reach = params.n_batch if kind.model_class == "encoder" else params.n_ctx
     can_be_exact = config.kv_value_type == "f16"  # llama.cpp quantises values for flash alone
-    if can_be_exact and _FLOAT * heads * params.n_ubatch * params.n_ctx <= EXACT_SCORE_BYTES:
+    if can_be_exact and _FLOAT * heads * params.n_ubatch * reach <= EXACT_SCORE_BYTES:
         params.flash_attn_type = _FLASH_OFF
     return False
 

@@ -49,6 +49,8 @@ _ENCODERS: Final = _names(
     nomic-bert nomic-bert-moe t5encoder
     """
 )
+_ENCODERS_WITH_CELLS: Final = frozenset({"llama-embed", "t5encoder"})
+"""llama.cpp opens a KV cache for them all the same (``llama_model::create_memory``)."""
 _ENCODER_DECODERS: Final = frozenset({"t5"})
 _DIFFUSION: Final = "a diffusion language model, and Terrace generates one token after the other"
 _DRAFT_HEAD: Final = "a draft head, which works beside its target model alone"
@@ -117,6 +119,11 @@ def _with_pooling(pooling: int, *, is_encoder: bool) -> Kind | Refusal:
     if is_encoder:
         return Kind("encoder", "mean" if name == "none" else name)
     return Kind("decoder", "" if name == "none" else name)
+
+
+def has_cells(architecture: str) -> bool:
+    """Whether llama.cpp opens a KV cache for its attention layers."""
+    return architecture not in _ENCODERS or architecture in _ENCODERS_WITH_CELLS
 
 
 def recurrent_bytes(keys: Keys, tensor_names: Iterable[str]) -> int:

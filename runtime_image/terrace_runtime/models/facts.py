@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from terrace_runtime.contract import ModelFacts
-from terrace_runtime.models.classes import Kind, Refusal, classify, recurrent_bytes
+from terrace_runtime.models.classes import Kind, Refusal, classify, has_cells, recurrent_bytes
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.fit import merge_down
 from terrace_runtime.models.gguf_types import REPACK_ROWS, REPACKED_TYPES
@@ -35,7 +35,7 @@ def model_facts(header: Header, digest: str) -> ModelFacts:
     keys = Keys(header.metadata)
     _refuse_other_kinds(keys)
     kind = _kind(keys)
-    layers = layer_runs(keys, header.tensors, has_cells=kind.model_class != "encoder")
+    layers = layer_runs(keys, header.tensors, has_cells=has_cells(keys.architecture))
     runs = merge_down(layers, MAX_RUNS)
     embedding = sum(t.num_bytes for t in header.tensors if t.name == "token_embd.weight")
     inside = sum(run.count * run.weight_bytes for run in layers)

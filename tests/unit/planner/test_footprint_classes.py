@@ -1,0 +1,87 @@
+"""The plan of every model class against what the real llama.cpp takes."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.engine_builders import runtime_config
+from support.tiny_models import MODELS
+from terrace.planner.footprint import Shape, compute_bytes, footprint, kv_bytes
+from terrace.planner.reasons import byte_reasons
+from terrace_runtime.backend.llama import LlamaBackend
+from terrace_runtime.models.facts import model_facts
+from terrace_runtime.models.gguf_header import read_header
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from terrace_runtime.contract import ModelFacts
+
+ROUNDING = 0.02 * 2**20
+"""llama.cpp logs sizes in MiB of two digits; two caches are two lines."""
+
+
+def facts_of(folder: Path, name: str) -> tuple[ModelFacts, Path]:
+    file = folder / f"{name}.gguf"
+    MODELS[name](file)
+    with file.open("rb") as opened:
+        return model_facts(read_header(opened, file.stat().st_size), "0" * 64), file
+
+
+def shape_of(context: int, parallel: int, *, kv_unified: bool) -> Shape:
+    shape = Shape(context, parallel, 128, "f16", "f16")
+    return replace(shape, tiers=replace(shape.tiers, is_unified=kv_unified))
+
+
+@pytest.mark.parametrize("kv_unified", [False, True])
+@pytest.mark.parametrize(("context", "parallel"), [(1024, 4), (512, 1)])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_no_class_takes_more_than_its_plan(
+    tmp_path: Path, name: str, context: int, parallel: int, *, kv_unified: bool
+) -> None:
+    facts, file = facts_of(tmp_path, name)
+    config = runtime_config(
+        model_path=str(file),
+        threads=1,
+        context_tokens=context,
+        parallel=parallel,
+        batch_tokens=128,
+        ubatch_tokens=128,
+        kv_unified=kv_unified,
+    )
+    with closing(LlamaBackend()) as backend:
+        backend.load(config)
+        real = backend.info
+    shape = shape_of(context, parallel, kv_unified=kv_unified)
+    assert (real.kv_bytes or 0) <= kv_bytes(facts, shape) + ROUNDING
+    assert real.compute_bytes is not None
+    assert real.compute_bytes <= compute_bytes(facts, shape) + ROUNDING
+
+
+def test_a_window_and_a_recurrent_state_save_what_llama_cpp_saves(tmp_path: Path) -> None:
+    shape = shape_of(8192, 4, kv_unified=False)
+    full, _ = facts_of(tmp_path, "llama")
+    windowed, _ = facts_of(tmp_path, "gemma3")
+    recurrent, _ = facts_of(tmp_path, "mamba")
+    # Half of the layers keep 256 of 8,192 cells; the others' notes and rows stay.
+    assert kv_bytes(windowed, shape) < 0.8 * kv_bytes(full, shape)
+    assert kv_bytes(recurrent, shape) == 4 * recurrent.recurrent_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gemma3", "layers with a window of 64 tokens keep 1,024 cells of 32,768"),
+        ("lfm2", "recurrent layers keep 512 B per sequence"),
+        ("bert", "steps of 8,192 tokens"),
+    ],
+)
+def test_the_plan_says_what_the_class_changes(tmp_path: Path, name: str, words: str) -> None:
+    facts, _ = facts_of(tmp_path, name)
+    shape = shape_of(8192, 4, kv_unified=False)
+    size = footprint(facts, shape)
+    assert any(words in one for one in byte_reasons(facts, shape, size, size.limit_bytes))
