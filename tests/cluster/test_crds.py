@@ -106,7 +106,17 @@ FULL_MODEL = changed(
     source={"uri": "http://host/a.gguf", "sha256": "a" * 64},
     servedNames=["org/Model-1:latest", "a"],
     context={"length": 4096, "parallel": 255},
-    offload={"kvTypes": {"key": "q8_0", "value": "q4_0"}},
+    offload={
+        "profile": "HostHeavy",
+        "spillThreshold": "512Mi",
+        "maxDisk": 68719476736,
+        "prefetchWindow": "128Mi",
+        "kvBlockTokens": 1024,
+        "kvTypes": {"key": "q8_0", "value": "q4_0"},
+        "kvLayout": "Unified",
+        "disk": {"storageClassName": "fast"},
+    },
+    speculation={"mode": "NGram", "maxTokens": 16},
     sampling={"temperature": 0, "topP": 1, "topK": 0, "minP": 0.05, "repeatPenalty": 1.1},
     limits={"maxTokens": 10},
     replicas=0,
@@ -128,9 +138,9 @@ FULL_POOL = changed(
         },
         {"name": "b", "host": {"cpu": "500m"}},
     ],
-    offload={"kvTypes": {"key": "f16"}},
+    offload={"kvTypes": {"key": "f16"}, "profile": "DiskHeavy", "disk": {"ephemeral": True}},
     modelCache={"size": "1Gi", "storageClassName": "fast", "accessMode": "ReadWriteMany"},
-    access={"allowedNetworks": ["10.0.0.0/8", "fd00::/8"]},
+    access={"allowedNetworks": ["10.0.0.0/8", "fd00::/8"], "cacheIsolation": "Pool"},
     queue={"maxRequests": 0},
     drainTimeoutSeconds=0,
 )
@@ -138,6 +148,9 @@ GOOD = {
     "full model": FULL_MODEL,
     "full pool": FULL_POOL,
     "claim": changed(POOL, "theirs", modelCache={"claimName": "models.v1"}),
+    "tiers switched off": changed(MODEL, "off", offload={"spillThreshold": 0, "maxDisk": "0"}),
+    "disk of the pool": changed(MODEL, "place", offload={"disk": {"claimName": "mine"}}),
+    "class for models": changed(POOL, "class", offload={"maxDisk": 0, "disk": {}}),
     "longest name": changed(MODEL, "m" * 40),
     "pvc": changed(MODEL, "pvc", source={"uri": "pvc://claim/folder/a.gguf"}),
 }
@@ -178,6 +191,10 @@ def source(uri: str, **fields: Any) -> dict[str, Any]:
     return changed(MODEL, source={"uri": uri, **fields})
 
 
+def offload(base: dict[str, Any] = MODEL, **fields: Any) -> dict[str, Any]:
+    return changed(base, offload=fields)
+
+
 BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "model: long name": (changed(MODEL, "m" * 41), ["metadata.name", "40 characters"]),
     "model: dot": (changed(MODEL, "a.b"), ["metadata.name", "dots are not allowed"]),
@@ -211,6 +228,68 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "kvTypes": (
         changed(MODEL, offload={"kvTypes": {"key": "q2"}}),
         ["spec.offload.kvTypes.key", "q8_0"],
+    ),
+    "profile": (offload(profile="Fast"), ["spec.offload.profile", "DiskHeavy"]),
+    "spillThreshold: small": (
+        offload(spillThreshold="1Mi"),
+        ["spec.offload.spillThreshold", "at least 16Mi, or 0"],
+    ),
+    "spillThreshold: text": (
+        offload(spillThreshold="lots"),
+        ["spec.offload.spillThreshold", "512Mi"],
+    ),
+    "spillThreshold: negative": (offload(spillThreshold=-1), ["spec.offload.spillThreshold", "0"]),
+    "maxDisk: small": (offload(maxDisk="63Mi"), ["spec.offload.maxDisk", "at least 64Mi, or 0"]),
+    "maxDisk: no way there": (
+        offload(maxDisk="1Gi", spillThreshold=0),
+        ["spec.offload.spillThreshold", "through the host tier"],
+    ),
+    "prefetchWindow: small": (
+        offload(prefetchWindow="1Ki"),
+        ["spec.offload.prefetchWindow", "at least 1Mi"],
+    ),
+    "prefetchWindow: large": (
+        offload(prefetchWindow="1Gi", spillThreshold="512Mi"),
+        ["spec.offload.prefetchWindow", "must not be above spillThreshold"],
+    ),
+    "kvBlockTokens: few": (offload(kvBlockTokens=7), ["offload.kvBlockTokens", "8"]),
+    "kvBlockTokens: many": (offload(kvBlockTokens=1025), ["offload.kvBlockTokens", "1024"]),
+    "kvLayout": (offload(kvLayout="Paged"), ["spec.offload.kvLayout", "Unified"]),
+    "device only": (
+        offload(profile="DeviceOnly", maxDisk="1Gi"),
+        ["spec.offload.maxDisk", "nothing outside of the device"],
+    ),
+    "disk: claim and class": (
+        offload(maxDisk="1Gi", disk={"claimName": "a", "storageClassName": "b"}),
+        ["spec.offload.disk.storageClassName", "drop one"],
+    ),
+    "disk: claim and ephemeral": (
+        offload(maxDisk="1Gi", disk={"claimName": "a", "ephemeral": True}),
+        ["spec.offload.disk.claimName", "drop one"],
+    ),
+    "disk: class and ephemeral": (
+        offload(maxDisk="1Gi", disk={"storageClassName": "a", "ephemeral": True}),
+        ["spec.offload.disk.storageClassName", "drop one"],
+    ),
+    "disk: claim": (
+        offload(maxDisk="1Gi", disk={"claimName": "A"}),
+        ["spec.offload.disk.claimName", "PersistentVolumeClaim"],
+    ),
+    "disk: no size": (
+        offload(POOL, disk={"storageClassName": "a"}),
+        ["spec.offload.maxDisk", "no effect without a size"],
+    ),
+    "isolation": (
+        changed(POOL, access={"cacheIsolation": "None"}),
+        ["access.cacheIsolation", "Tenant"],
+    ),
+    "speculation: mode": (
+        changed(MODEL, speculation={"mode": "Draft"}),
+        ["speculation.mode", "NGram"],
+    ),
+    "speculation: tokens": (
+        changed(MODEL, speculation={"maxTokens": 17}),
+        ["speculation.maxTokens", "16"],
     ),
     "temperature": (
         changed(MODEL, sampling={"temperature": -1}),

@@ -6,7 +6,7 @@ Owns: the ClusterRole of the agent and the StorageClass of its provisioner. Loca
 The agent has one identity, the node's certificate (``system:node:NAME``, group ``system:nodes``).
 The node authorizer grants it its own Node, Lease and pods, the ConfigMaps, Secrets, claims and
 volumes that those pods name, their tokens, and events. The provisioner in it needs the rest: to
-see all claims and storage classes, and to make and delete volumes.
+see all claims and storage classes, and to make, grow and delete volumes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from terrace.local.node_names import PROVISIONER, STORAGE_CLASS
 
 ROLE = "terrace-host-node"
+_VOLUME_VERBS = ("get", "list", "watch", "create", "patch", "delete")
 
 
 def bootstrap_manifests() -> list[dict[str, Any]]:
@@ -27,7 +28,8 @@ def bootstrap_manifests() -> list[dict[str, Any]]:
             "metadata": {"name": ROLE},
             "rules": [
                 _rule("", "persistentvolumeclaims", "get", "list", "watch"),
-                _rule("", "persistentvolumes", "get", "list", "watch", "create", "delete"),
+                _rule("", "persistentvolumeclaims/status", "patch"),
+                _rule("", "persistentvolumes", *_VOLUME_VERBS),
                 _rule("storage.k8s.io", "storageclasses", "get", "list", "watch"),
                 _rule("", "events", "create", "patch"),
             ],
@@ -65,6 +67,7 @@ def _storage_class() -> dict[str, Any]:
         "provisioner": PROVISIONER,
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": True,
     }
 
 

@@ -1,7 +1,8 @@
 """Folders of this machine as PersistentVolumes, for StorageClasses of ``terrace.dev/local``.
 
-Owns: creating a ``local`` volume for a claim, and deleting a released one with its folder. Does
-not own: binding, which the real controller-manager does. Next: ``hostnode.py`` runs it.
+Owns: creating a ``local`` volume for a claim, growing it with its claim, and deleting a released
+one with its folder. Does not own: binding, which the real controller-manager does. Next:
+``hostnode.py`` runs it.
 
 The capacity of a volume is what its claim asks for; nothing keeps a pod from writing more.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from terrace.api.quantity import parse_quantity
 from terrace.local.node_client import ApiError, NodeClient
 from terrace.local.node_names import PROVISIONER
 
@@ -88,6 +90,16 @@ def is_due(claim: Json, storage_class: Json, node: str) -> bool:
     return True
 
 
+def grown_size(claim: Json) -> str:
+    """The size that a bound claim asks for and does not have yet, or nothing. Pure."""
+    wanted = str(claim["spec"]["resources"]["requests"]["storage"])
+    status = claim.get("status") or {}
+    have = str((status.get("capacity") or {}).get("storage", ""))
+    if status.get("phase") != "Bound" or not have:
+        return ""
+    return wanted if parse_quantity(wanted) > parse_quantity(have) else ""
+
+
 def obstacle(claim: Json) -> str:
     """Why no volume can be made for ``claim``, or nothing. Pure."""
     spec = claim["spec"]
@@ -123,7 +135,11 @@ class Provisioner:
             "/api/v1/persistentvolumeclaims", lambda why: _log.warning("watching", reason=why)
         )
         async for change in changes:
-            if change.kind == "CHANGED" and not change.object["spec"].get("volumeName"):
+            if change.kind != "CHANGED":
+                continue
+            if grown_size(change.object):
+                await self._insist(self._grow(change.object), "growing")
+            elif not change.object["spec"].get("volumeName"):
                 await self._insist(self._provide(change.object), "provisioning")
 
     async def _follow_volumes(self) -> None:
@@ -164,6 +180,19 @@ class Provisioner:
             "ProvisioningSucceeded",
             f"Successfully provisioned volume {volume['metadata']['name']}",
         )
+
+    async def _grow(self, claim: Json) -> None:
+        """A folder needs no growing: volume and claim are told their new size."""
+        storage_class = await self._class_of(claim)
+        if storage_class is None or storage_class.get("provisioner") != PROVISIONER:
+            return
+        meta, spec = claim["metadata"], claim["spec"]
+        capacity = {"storage": grown_size(claim)}
+        await self.client.patch(
+            f"{_VOLUMES}/{spec['volumeName']}", {"spec": {"capacity": capacity}}
+        )
+        path = f"/api/v1/namespaces/{meta['namespace']}/persistentvolumeclaims/{meta['name']}"
+        await self.client.patch(f"{path}/status", {"status": {"capacity": capacity}})
 
     async def _class_of(self, claim: Json) -> Json | None:
         name = claim["spec"].get("storageClassName")

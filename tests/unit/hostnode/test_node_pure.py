@@ -21,7 +21,7 @@ from terrace.local.node_status import (
     node_status,
     pressures,
 )
-from terrace.local.provisioner import is_due, obstacle, volume_for
+from terrace.local.provisioner import grown_size, is_due, obstacle, volume_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +120,21 @@ def test_a_volume_is_made_when_the_class_says_so(
 
 
 @pytest.mark.parametrize(
+    ("status", "grown"),
+    [
+        ({"phase": "Bound", "capacity": {"storage": "1Gi"}}, "3Gi"),
+        ({"phase": "Bound", "capacity": {"storage": "3072Mi"}}, ""),
+        ({"phase": "Bound", "capacity": {"storage": "4Gi"}}, ""),
+        ({"phase": "Bound"}, ""),
+        ({"phase": "Pending", "capacity": {"storage": "1Gi"}}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_bound_claim_that_asks_for_more_grows(status: dict[str, Any], grown: str) -> None:
+    assert grown_size({**claim(), "status": status}) == grown
+
+
+@pytest.mark.parametrize(
     ("fields", "word"),
     [
         ({"volumeMode": "Block"}, "volumeMode"),
@@ -146,6 +161,7 @@ def test_the_agents_role_is_no_wider_than_the_provisioner_needs() -> None:
                for verb in rule["verbs"]}  # fmt: skip
     assert {name for name, verb in granted if verb in {"create", "delete", "patch", "update"}} == {
         "persistentvolumes",
+        "persistentvolumeclaims/status",
         "events",
     }
     assert not any("*" in pair for pair in granted)
