@@ -39,7 +39,7 @@ Choices = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=4096)]],
     Field(min_length=1, max_length=MAX_CHOICE_TEXTS, fail_fast=True),
 ]
-Schema = dict[str, Any] | bool
+Schema = dict[str, Any]
 
 
 class JsonSchemaFormat(BaseModel):
