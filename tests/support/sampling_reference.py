@@ -41,7 +41,8 @@ def distribution(
 def softmax(logits: Floats) -> Floats:
     """Probabilities at temperature 1; -inf is 0."""
     weights: Floats = np.exp(logits - logits.max())
-    return weights / weights.sum()
+    chances: Floats = weights / weights.sum()
+    return chances
 
 
 def _changed(

@@ -64,7 +64,7 @@ class SamplerCalls:
         self.apply = function("llama_sampler_apply", None, chain, ctypes.c_void_p)
         self.accept = function("llama_sampler_accept", None, chain, ctypes.c_int32)
         self._logits_of = function("llama_get_logits_ith", ctypes.c_void_p, chain, row)
-        self._row_type = ctypes.c_float * vocabulary.size
+        self._row_type: Any = ctypes.c_float * vocabulary.size
         self._candidates = np.zeros(vocabulary.size, _TOKEN_DATA)
         self._dry: OrderedDict[tuple[object, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -74,7 +74,10 @@ class SamplerCalls:
         address = self._logits_of(context, row)
         if not address:
             raise BackendError(f"llama.cpp has no logits for row {row} of the last batch")
-        return np.frombuffer(self._row_type.from_address(address), np.float32)
+        row_view: NDArray[np.float32] = np.frombuffer(
+            self._row_type.from_address(address), np.float32
+        )
+        return row_view
 
     def choose(
         self, chain: Any, logits: NDArray[np.float32], tokens: NDArray[np.intp] | None

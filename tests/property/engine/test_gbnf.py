@@ -7,6 +7,7 @@ import ctypes
 from functools import cache
 from typing import Any
 
+import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
@@ -16,7 +17,7 @@ from support.engine_builders import runtime_config
 from terrace_runtime.backend import Grammar, GrammarError
 from terrace_runtime.backend.chain import _TOKEN_DATA, _Candidates
 from terrace_runtime.backend.gbnf import MAX_RULES, lark_of_gbnf
-from terrace_runtime.backend.llama import LlamaBackend, lib
+from terrace_runtime.backend.llama import LlamaBackend
 
 LETTERS = "abc"
 
@@ -88,7 +89,9 @@ def theirs(text: str, word: str) -> list[bool]:
 def allows(sampler: Any, token: int) -> bool:
     data = np.array([(token, 1.0, 0.0)], _TOKEN_DATA)
     array = _Candidates(data.ctypes.data, 1, -1, False)
-    demo()._samplers.apply(sampler, ctypes.byref(array))
+    calls = demo()._samplers
+    assert calls is not None
+    calls.apply(sampler, ctypes.byref(array))
     return bool(np.isfinite(data["logit"][0]))
 
 

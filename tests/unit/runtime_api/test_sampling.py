@@ -192,7 +192,7 @@ async def test_chat_logprobs_are_the_tokens_of_the_text() -> None:
         assert (best.token, best.logprob) == (entry.token, entry.logprob), "greedy takes the best"
     assert bare.choices[0].logprobs is not None
     assert all(not entry.top_logprobs for entry in bare.choices[0].logprobs.content or ())
-    streamed = [entry for chunk in chunks if chunk.logprobs for entry in chunk.logprobs.content]  # type: ignore[union-attr]
+    streamed = [entry for chunk in chunks if chunk.logprobs for entry in chunk.logprobs.content]
     assert [entry.model_dump() for entry in streamed] == [entry.model_dump() for entry in content]
 
 
@@ -210,7 +210,7 @@ async def test_logprobs_end_where_a_stop_string_cuts_the_text() -> None:
     tokens = [entry.token for entry in cut.choices[0].logprobs.content or ()]
     assert "".join(tokens).startswith(text[:8])
     assert len("".join(tokens[:-1])) < 8, "a token of which nothing is shown"
-    streamed = [entry.token for one in chunks if one.logprobs for entry in one.logprobs.content]  # type: ignore[union-attr]
+    streamed = [entry.token for one in chunks if one.logprobs for entry in one.logprobs.content]
     assert streamed == tokens
 
 
