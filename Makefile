@@ -94,6 +94,16 @@ test-cluster: programs ## Against a real control plane on this machine
 test-e2e: programs ## The whole chain: kubectl apply to streamed answer
 	$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
 
+# The Vulkan build goes before the environment's own; without VK_ICD_FILENAMES it is Mesa's software
+# device, which llama.cpp skips unless it is named.
+.PHONY: test-device
+test-device: init ## On a second device, without a GPU in software (builds llama.cpp for Vulkan once)
+	@wheel=$$($(PY) runtime_image/build/wheel.py --accelerator vulkan); \
+	site=.local/device/$$(basename "$$(dirname "$$wheel")"); \
+	[ -d "$$site" ] || { $(PY) -m zipfile -e "$$wheel" "$$site.new"; mv "$$site.new" "$$site"; }; \
+	export VK_ICD_FILENAMES="$${VK_ICD_FILENAMES-$$(echo /usr/share/vulkan/icd.d/lvp_icd.*.json)}"; \
+	GGML_VK_VISIBLE_DEVICES=0 PYTHONPATH="$$PWD/$$site" $(BIN)/pytest tests/device $(PYTEST_ARGS)
+
 .PHONY: test-all
 test-all: init ## Everything that must pass, with the time of each stage
 	@$(PY) .ci/stages.py

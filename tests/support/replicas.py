@@ -53,6 +53,12 @@ class Replica:
         except OSError:
             return 0
 
+    def get(self, path: str) -> bytes:
+        """Body of a successful answer."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
+            body: bytes = reply.read()
+        return body
+
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.log()
         return self.status("/readyz") == 200
