@@ -11,12 +11,16 @@ from bisect import bisect_right
 
 _EXACT_ROWS = 64
 """Up to here each number of rows has an average of its own; above, an eighth more shares one."""
-_WEIGHT = 0.1
+_WEIGHT = 0.2
 """Of a new measurement in its average."""
 _OUTLIER = 1.25
 """A step that another process disturbed counts as so many times the average at most."""
 _FIRST = 3
 """The first measurements of an average, of which the least counts: they meet cold caches."""
+_PACE_RISE, _PACE_FALL = 0.3, 0.5
+"""Of a step like the one before, in the pace: steps are disturbed upwards alone."""
+_MIXED_WEIGHT = 0.15
+"""Of a step unlike the one before, in the pace: the rest of the difference is the rows'."""
 MIN_CHUNK = 32
 """Prompt tokens that a step gets at least, so that a prompt always gets on."""
 CHUNK_RATIO = 8
@@ -45,7 +49,12 @@ class Average:
 
 
 class StepCosts:
-    """Measured costs of steps; everything is 0 until something was measured."""
+    """Measured costs of steps; everything is 0 until something was measured.
+
+    All numbers of rows share one pace that follows the last few steps: contexts grow and other
+    processes come and go, and that slows every step alike. The averages are in units of the pace,
+    so a number of rows that was not tried lately is still compared with the others fairly.
+    """
 
     def __init__(self, prefill_tokens: int) -> None:
         """``prefill_tokens`` bounds a prompt chunk beside decodes, whatever was measured."""
@@ -53,6 +62,8 @@ class StepCosts:
         self._averages: dict[int, Average] = {}
         self._token_seconds = Average()
         self._buckets: list[int] = []
+        self._pace = 1.0
+        self._rows_before = 0
 
     def record(self, num_rows: int, num_prompt_tokens: int, seconds: float) -> None:
         """One step: rows that decode (guesses and fillers too) and prompt tokens.
@@ -66,7 +77,15 @@ class StepCosts:
             if average is None:
                 average = self._averages[_bucket(num_rows)] = Average()
                 self._buckets = sorted(self._averages)
-            average.add(num_rows, seconds)
+            is_like_before, self._rows_before = num_rows == self._rows_before, num_rows
+            if average.count >= _FIRST:
+                change = min(_OUTLIER, seconds / (self._pace * average.value)) - 1
+                weight = _PACE_RISE if change > 0 else _PACE_FALL
+                self._pace *= 1 + (weight if is_like_before else _MIXED_WEIGHT) * change
+                if is_like_before:
+                    average.count += 1
+                    return
+            average.add(num_rows, seconds / self._pace)
         elif num_prompt_tokens >= MIN_CHUNK:
             # Shorter chunks measure the reading of the weights and not the tokens.
             left = max(seconds - self.decode_seconds(num_rows), seconds / 4)
@@ -85,6 +104,9 @@ class StepCosts:
         """
         if num_rows <= 0 or not self._buckets:
             return 0.0
+        return self._pace * self._paces(num_rows)
+
+    def _paces(self, num_rows: int) -> float:
         bucket = _bucket(num_rows)
         if bucket <= _EXACT_ROWS and (exact := self._averages.get(bucket)) is not None:
             return exact.value
@@ -126,7 +148,7 @@ class StepCosts:
     def table(self) -> dict[str, float]:
         """Measured seconds by rows, for ``RuntimeReport.step_seconds``."""
         averages = [self._averages[bucket] for bucket in self._buckets]
-        return {str(round(one.size)): one.value for one in averages}
+        return {str(round(one.size)): self._pace * one.value for one in averages}
 
 
 def _bucket(num_rows: int) -> int:

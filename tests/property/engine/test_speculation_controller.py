@@ -33,14 +33,18 @@ class World:
     """Chance that there is anything to guess."""
     noise: float = 0.0
     answer_tokens: int = 100
+    drift: float = 0.0
+    """Every step gets this much slower within 80 steps, then all at once fast again (contexts)."""
     is_split: bool = True
+    num_steps: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
     plain_seconds: float = field(default=0.0, init=False)
     """What the same tokens would have taken without guesses."""
 
     def cost(self, rows: int) -> float:
         """True seconds of a step."""
-        return self.step_seconds * (1 + self.row_share * (rows - 1))
+        slower = 1 + self.drift * (self.num_steps % 80) / 80
+        return slower * self.step_seconds * (1 + self.row_share * (rows - 1))
 
     def run(self, steps: int) -> float:
         """Seconds with guesses over seconds without."""
@@ -91,6 +95,7 @@ class World:
             num_tokens += accepted
             self._end(controller, left, candidate.key, accepted + 1)
         rows = count + sum(lengths)
+        self.num_steps += 1
         seen = self.cost(rows) * (1 + chance.uniform(0, self.noise))
         if self.noise and chance.random() < 0.01:
             seen *= 20
@@ -121,6 +126,7 @@ WORLDS = st.builds(
     supply=st.sampled_from([0.2, 0.6, 1.0]),
     noise=st.sampled_from([0.0, 0.1, 0.3]),
     answer_tokens=st.sampled_from([10, 40, 300]),
+    drift=st.sampled_from([0.0, 1.0]),
     is_split=st.booleans(),
 )
 
@@ -153,6 +159,11 @@ def test_right_guesses_of_some_sequences_still_help_the_whole_batch() -> None:
     for is_split in (True, False):
         world = World(0, num_sequences=4, row_share=0.03, supply=0.6, is_split=is_split)
         assert world.run(2_000) < 0.75
+
+
+def test_it_wins_although_every_step_gets_slower_with_the_context() -> None:
+    world = World(0, row_share=0.2, chances=(0.97,), drift=1.0, answer_tokens=80)
+    assert world.run(3_000) < 0.55
 
 
 def test_a_cheap_draft_model_that_is_mostly_right_pays() -> None:

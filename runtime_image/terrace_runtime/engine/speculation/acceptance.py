@@ -22,15 +22,17 @@ _GLOBAL_WEIGHT = 3.0
 
 
 class _Rate:
-    __slots__ = ("accepted", "tried")
+    __slots__ = ("accepted", "share", "tried")
 
     def __init__(self, tried: float = 0.0, accepted: float = 0.0) -> None:
         self.tried = tried
         self.accepted = accepted
+        self.share = accepted / tried if tried else 0.0
 
     def add(self, decay: float, tried: float, accepted: float) -> None:
         self.tried = decay * self.tried + tried
         self.accepted = decay * self.accepted + accepted
+        self.share = self.accepted / self.tried
 
 
 class Acceptance:
@@ -59,13 +61,15 @@ class Acceptance:
     def survival(self, key: Hashable, strength: int, count: int) -> list[float]:
         """Chance that guesses 1..n are all accepted, for n = 1 .. ``count``; never rising."""
         places = self._at(strength)
-        own = self._sequences.get(key, {}).get(strength)
-        tried, accepted = (own.tried, own.accepted) if own else (0.0, 0.0)
+        tried = accepted = 0.0
+        by_strength = self._sequences.get(key)
+        if by_strength is not None and (own := by_strength.get(strength)) is not None:
+            tried, accepted = own.tried, own.accepted
+        weight = tried + _GLOBAL_WEIGHT
         chances = []
         chance = 1.0
         for place in places[:count]:
-            everybody = place.accepted / place.tried
-            chance *= (accepted + _GLOBAL_WEIGHT * everybody) / (tried + _GLOBAL_WEIGHT)
+            chance *= (accepted + _GLOBAL_WEIGHT * place.share) / weight
             chances.append(chance)
         return chances
 

@@ -11,8 +11,10 @@ is empty. Next: ``speculator.py`` carries the choice out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import zip_longest
+from typing import TYPE_CHECKING, NamedTuple
 
+from terrace_runtime.engine.costs import Average
 from terrace_runtime.engine.speculation.acceptance import Acceptance
 
 if TYPE_CHECKING:
@@ -29,17 +31,18 @@ _SAVINGS = 8.0
 """Most that the account holds, in steps without guesses."""
 _OVERDRAFT = 32.0
 """How far a choice that promises a gain may overdraw the account, in such steps."""
-_REFRESH_STEPS = 48
+_REFRESH_STEPS = 24
 """Steps with guesses between two without, which keep the measured cost of those true."""
 _PROBE_STEPS = 16
 """Steps between two tries while guessing loses; doubles with each lost try."""
 _MAX_PROBE_STEPS = 256
+_RESTED = 6.0
+"""What the account must hold before anything is looked up again after it was empty."""
 _OUTLIER = 1.25
 """A step that another process disturbed is judged as so many times what was expected at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A decoding sequence and what could be guessed for it."""
 
     key: Hashable
@@ -83,6 +86,7 @@ class Controller:
         self._accepted = 0
         self._account = _SAVINGS
         """What guessing may still lose, in steps without guesses."""
+        self._look_seconds = Average()
         self._since_plain = 0
         self._until_probe = 0
         self._probe_steps = _PROBE_STEPS
@@ -90,6 +94,8 @@ class Controller:
         """Expected speed with guesses over the speed without, of the last choice that had some."""
         self.is_active = False
         """The last choice that could guess did."""
+        self.is_resting = False
+        """Looking for guesses cost more than it gave: call ``rest`` in place of ``choose``."""
 
     @property
     def reason(self) -> str:
@@ -105,6 +111,10 @@ class Controller:
             )
         return "guesses promised more than they gained; they are tried again from time to time"
 
+    def rest(self, num_sequences: int) -> None:
+        """A plain step of ``num_sequences`` for which nothing was looked up."""
+        self._choice, self._accepted = _Choice(num_sequences, 0), 0
+
     def choose(self, candidates: Seq[Candidate], room: int, num_fillers: int = 0) -> list[int]:
         """Number of guesses for each candidate, ``room`` in all at most; all 0: a plain step.
 
@@ -117,14 +127,13 @@ class Controller:
         if base <= 0:
             return nothing
         self._choice = _Choice(len(candidates), 0)
-        if all(one.max_tokens <= 0 for one in candidates):
+        if not any(one.max_tokens for one in candidates):
             return nothing
         lengths, seconds, rate = self._best(candidates, room, num_fillers)
         if not any(lengths):
             return nothing
         self._ratio = rate * base / len(candidates)
-        is_new = any(one.max_tokens and not self._acceptance.knows(one.key) for one in candidates)
-        if not self._is_allowed(seconds / base - 1, is_new=is_new):
+        if not self._is_allowed(candidates, seconds / base - 1):
             return nothing
         self._choice = _Choice(len(candidates), sum(lengths))
         return lengths
@@ -138,18 +147,26 @@ class Controller:
         """A sequence ended."""
         self._acceptance.forget(key)
 
-    def step(self, num_rows: int, seconds: float, draft_seconds: float = 0.0) -> None:
-        """The chosen step took ``seconds`` for ``num_rows`` rows, and ``draft_seconds`` before.
+    def step(
+        self, num_rows: int, seconds: float, draft_seconds: float = 0.0, look_seconds: float = 0.0
+    ) -> None:
+        """The chosen step took ``seconds`` for ``num_rows`` rows.
 
-        More rows than were chosen are fillers; fewer: guesses were given up, and nothing is learnt.
+        Before it ``draft_seconds`` were spent in a draft model and ``look_seconds`` on looking up
+        and choosing. More rows than were chosen are fillers; fewer: guesses were given up, and
+        nothing is learnt.
         """
         choice, self._choice = self._choice, None
         if choice is None or num_rows < choice.num_sequences + choice.num_guesses:
             return
+        if look_seconds:
+            self._look_seconds.add(choice.num_sequences, look_seconds)
+        base = self._costs.decode_seconds(num_rows)
         if not choice.num_guesses:
             self._since_plain = 0
             self._until_probe -= 1
-            self._pay(_ALLOWANCE)
+            if base > 0:
+                self._pay(_ALLOWANCE - min(look_seconds / base, 1))
             return
         self._since_plain += 1
         num_sequences = choice.num_sequences
@@ -157,7 +174,8 @@ class Controller:
         num_fillers = (num_rows - num_sequences - choice.num_guesses) // rows_each
         base = self._costs.decode_seconds(num_sequences + num_fillers)
         expected = self._costs.decode_seconds(num_rows)
-        spent = min(seconds, _OUTLIER * expected) + draft_seconds
+        # A step faster than expected says that the pace changed, and the base with it.
+        spent = max(expected, min(seconds, _OUTLIER * expected)) + draft_seconds + look_seconds
         gained = 1 + self._accepted / num_sequences - spent / base
         self._pay(gained + _ALLOWANCE * spent / base)
         if gained > 0:
@@ -189,7 +207,7 @@ class Controller:
 
     # The choice -----------------------------------------------------------------------------------
 
-    def _is_allowed(self, worst: float, *, is_new: bool) -> bool:
+    def _is_allowed(self, candidates: Seq[Candidate], worst: float) -> bool:
         """``worst``: steps without guesses that are lost if no guess is right."""
         if self._ratio >= _MARGIN:
             if self._since_plain >= _REFRESH_STEPS:
@@ -197,10 +215,18 @@ class Controller:
             self.is_active = self._account - worst > -_OVERDRAFT
             return self.is_active
         self.is_active = False
-        return (is_new or self._until_probe <= 0) and self._account >= worst
+        if self._account < worst:
+            return False
+        return self._until_probe <= 0 or any(
+            one.max_tokens and not self._acceptance.knows(one.key) for one in candidates
+        )
 
     def _pay(self, steps: float) -> None:
         self._account = min(_SAVINGS, self._account + steps)
+        if self.is_resting:
+            self.is_resting = self._account < _RESTED
+        else:
+            self.is_resting = self._account < 0 and not self.is_active
 
     def _best(
         self, candidates: Seq[Candidate], room: int, num_fillers: int = 0
@@ -222,16 +248,13 @@ class Controller:
         num_fillers: int,
     ) -> tuple[list[int], float, float]:
         count, wide = len(candidates), len(candidates) + num_fillers
-        most = min(
-            max(map(len, survivals)),
-            (room - num_fillers) // wide,
-            *(one.max_rows for one in candidates),
-        )
-        num_drafting = sum(1 for one in survivals if one)
+        num_drafting = len(survivals) - survivals.count([])
+        most = min((room - num_fillers) // wide, *[one.max_rows for one in candidates])
+        gains = [sum(place) for place in zip_longest(*survivals, fillvalue=0.0)]
         best, best_seconds, best_rate = 0, 0.0, 0.0
         tokens = float(count)
-        for length in range(1, most + 1):
-            tokens += sum(one[length - 1] for one in survivals if len(one) >= length)
+        for length, gain in enumerate(gains[: max(0, most)], start=1):
+            tokens += gain
             seconds = self._seconds(wide * (1 + length), num_drafting, length)
             if tokens / seconds > best_rate:
                 best, best_seconds, best_rate = length, seconds, tokens / seconds
@@ -263,7 +286,7 @@ class Controller:
 
     def _seconds(self, num_rows: int, num_drafting: int, length: int) -> float:
         """Expected seconds of a step and of making its guesses."""
-        seconds = self._costs.decode_seconds(num_rows)
+        seconds = self._costs.decode_seconds(num_rows) + self._look_seconds.value
         if self._draft_costs is not None:
             seconds += length * self._draft_costs.decode_seconds(num_drafting)
         return seconds

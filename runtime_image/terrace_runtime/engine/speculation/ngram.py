@@ -65,7 +65,7 @@ class NgramIndex:
         for size, table in ((4, self._four), (3, self._three), (2, self._two)):
             tail = tuple(tokens[-size:])
             position = table[hash(tail) & self._mask]
-            if position >= size and tuple(tokens[position - size : position]) == tail:
+            if size <= position < length and tuple(tokens[position - size : position]) == tail:
                 return Guess(_copy(tokens, position, max_tokens), size)
         return NO_GUESS
 

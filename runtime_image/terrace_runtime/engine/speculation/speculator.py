@@ -46,6 +46,7 @@ class Speculator:
         config: RuntimeConfig,
         controller: Controller,
         source: NgramSource | DraftSource,
+        clock: Callable[[], float],
         *,
         unable: str = "",
     ) -> None:
@@ -53,10 +54,13 @@ class Speculator:
         self._config = config
         self._controller = controller
         self._source = source
+        self._clock = clock
         self._unable = unable
         self._guesses: dict[str, tuple[int, int]] = {}
         """Strength and number of real guesses of each sequence in this step."""
         self._draft_seconds = 0.0
+        self._look_seconds = 0.0
+        self._read_seconds = 0.0
         self._answer_tokens = _ANSWER_TOKENS
         self._drafted = 0
         self._accepted = 0
@@ -69,13 +73,19 @@ class Speculator:
         for sequence in decoding:
             sequence.draft = []
         self._guesses.clear()
-        self._draft_seconds = 0.0
-        if self._unable or room <= 0 or not decoding:
-            self._controller.choose([], 0)
-        elif isinstance(self._source, NgramSource):
+        self._draft_seconds = self._look_seconds = self._read_seconds = 0.0
+        if self._unable or not decoding:
+            return
+        if self._controller.is_resting or room <= 0:
+            self._controller.rest(len(decoding))
+            return
+        started = self._clock()
+        if isinstance(self._source, NgramSource):
             self._propose_ngrams(self._source, decoding, room)
         else:
             self._propose_drafts(self._source, decoding, room)
+        spent_elsewhere = self._draft_seconds + self._read_seconds
+        self._look_seconds = self._clock() - started - spent_elsewhere
 
     def observe(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         """``accepted`` of the first ``drafted`` tokens of the draft were right."""
@@ -96,7 +106,7 @@ class Speculator:
 
         ``seconds`` are those that ``StepCosts.record`` gets: without the time of ``propose``.
         """
-        self._controller.step(rows, seconds, self._draft_seconds)
+        self._controller.step(rows, seconds, self._draft_seconds, self._look_seconds)
 
     @property
     def report(self) -> SpeculationReport:
@@ -145,12 +155,12 @@ class Speculator:
         if missing <= _MAX_MISSING:
             return True
         remaining = min(sequence.limit - len(sequence.tokens), int(self._answer_tokens))
-        if self._draft_seconds or not self._controller.is_worth(
+        if self._read_seconds or not self._controller.is_worth(
             source.read_seconds(missing), count, remaining
         ):
             return False
-        seconds = source.catch_up(sequence)
-        self._controller.charge(seconds, count)
+        self._read_seconds = source.catch_up(sequence)
+        self._controller.charge(self._read_seconds, count)
         return source.num_missing(sequence) <= _MAX_MISSING
 
     def _candidate(self, sequence: Sequence, count: int, strength: int = 0) -> Candidate:
@@ -209,4 +219,4 @@ def speculator(
         needs_equal_lengths=not config.kv_unified,
         draft_costs=draft_costs,
     )
-    return Speculator(config, controller, source, unable=unable)
+    return Speculator(config, controller, source, clock, unable=unable)
