@@ -25,6 +25,7 @@ from terrace_runtime.backend import (
     SamplerSettings,
 )
 from terrace_runtime.backend.adapters import Adapters
+from terrace_runtime.backend.binding import LLAMA_COMMIT, Functions, check_binding
 from terrace_runtime.backend.capabilities import kind_of, probe
 from terrace_runtime.backend.chain import LlamaSampler, SamplerCalls
 from terrace_runtime.backend.context import context_params
@@ -53,64 +54,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PINNED_VERSION = "0.3.36"
-LLAMA_COMMIT = "0c1e57098"
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ of the pinned build."""
-_STRUCT_BYTES = {"llama_model_params": 80, "llama_context_params": 160, "llama_batch": 56}
 _WARM_UP_TOKENS = 32
-
-# Function objects of our own: the binding types logits as POINTER(c_float), which makes a Python
-# object per element, and converts arguments more slowly than plain argtypes do.
-_C: Any = lib._lib  # noqa: SLF001 - the handle that the binding opened; there is no public one
-
-
-def _function(name: str, restype: Any, *argtypes: Any) -> Any:
-    try:
-        function = ctypes.CFUNCTYPE(restype, *argtypes)((name, _C))
-    except AttributeError as error:
-        raise BackendError(f"llama.cpp has no function {name}: {_WRONG_BUILD}") from error
-    return function
-
-
-_WRONG_BUILD = (
-    f"Terrace needs llama-cpp-python=={PINNED_VERSION}; reinstall it with "
-    f"`pip install --force-reinstall llama-cpp-python=={PINNED_VERSION}`"
-)
-_decode = _function("llama_decode", ctypes.c_int32, ctypes.c_void_p, lib.llama_batch)
-_get_logits = _function("llama_get_logits", ctypes.c_void_p, ctypes.c_void_p)
-_state_get = _function(
-    "llama_state_seq_get_data_ext",
-    ctypes.c_size_t,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int32,
-    ctypes.c_uint32,
-)
-_state_set = _function(
-    "llama_state_seq_set_data_ext",
-    ctypes.c_size_t,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int32,
-    ctypes.c_uint32,
-)
-
-
-def _check_binding() -> None:
-    """Refuse a llama-cpp-python whose structs are not the ones that we fill.
-
-    They change in almost every release, and a wrong layout is not an error but a wrong setting.
-    """
-    for name, size in _STRUCT_BYTES.items():
-        found = ctypes.sizeof(getattr(lib, name))
-        if found != size:
-            raise BackendError(f"{name} has {found} bytes, not {size}: {_WRONG_BUILD}")
-    defaults = lib.llama_context_default_params()
-    if (defaults.n_batch, defaults.n_seq_max, defaults.type_k) != (2048, 1, lib.GGML_TYPE_F16):
-        raise BackendError(f"llama.cpp's context defaults are not the known ones: {_WRONG_BUILD}")
+_C = Functions(lib)
 
 
 class _Log:
@@ -162,7 +109,7 @@ class LlamaBackend(Backend):
 
     @override
     def load(self, config: RuntimeConfig) -> None:
-        _check_binding()
+        check_binding(lib)
         path = pod_path(config.model_path)
         if not path.is_file():
             raise BackendError(f"there is no model file at {path}: fetch it again")
@@ -177,18 +124,18 @@ class LlamaBackend(Backend):
         try:
             self._load_model(path, config, log)
             self._open_context(config, threads, log)
-            self._logits = LogitRows(_get_logits, self._max_outputs, self._vocabulary.size)
+            self._logits = LogitRows(_C.get_logits, self._max_outputs, self._vocabulary.size)
             self._warm_up()
             self._load_drafter(config, threads)
             self._info = self._read_info(threads, log)
-            self._samplers = SamplerCalls(lib, _function, self._vocabulary)
+            self._samplers = SamplerCalls(lib, _C.find, self._vocabulary)
             self._grammars = Grammars(self._info, self._tokens_of)
         except BackendError:
             self.close()
             raise
 
     def _load_model(self, path: Path, config: RuntimeConfig, log: LoadLog) -> None:
-        self._devices = Devices(_C)
+        self._devices = Devices(_C.library)
         placement = Placement(config.offload, self._devices, path.stat().st_size)
         params = lib.llama_model_default_params()
         placement.fill(params, lib)
@@ -198,7 +145,7 @@ class LlamaBackend(Backend):
             raise BackendError(f"llama.cpp cannot load {path}: {why}")
         placement.check_loaded(log)
         self._kind = kind_of(lib, self._model)
-        self._evaluate = evaluation(lib, self._model, self._kind, _decode)
+        self._evaluate = evaluation(lib, self._model, self._kind, _C.decode)
         check_context(config.context_tokens, lib.llama_model_n_ctx_train(self._model))
         shape = ModelShape(lib, self._model)
         check_attention(config, self._devices, shape)
@@ -224,7 +171,7 @@ class LlamaBackend(Backend):
             return
         log, model_log = LoadLog(), _LOG.sink
         _LOG.install(log)
-        self._drafter = LlamaDrafter(lib, _decode, _get_logits, log)
+        self._drafter = LlamaDrafter(lib, _C.decode, _C.get_logits, log)
         self._drafter.load(config, threads, self._vocabulary)
         _LOG.install(model_log)
 
@@ -357,12 +304,12 @@ class LlamaBackend(Backend):
     @override
     def state_get(self, slot: int, buffer: NDArray[np.uint8]) -> int:
         self._check_slot(slot)
-        return int(_state_get(self._context, buffer.ctypes.data, buffer.nbytes, slot, 0))
+        return int(_C.state_get(self._context, buffer.ctypes.data, buffer.nbytes, slot, 0))
 
     @override
     def state_set(self, slot: int, state: NDArray[np.uint8]) -> bool:
         self._check_slot(slot)
-        return bool(_state_set(self._context, state.ctypes.data, state.nbytes, slot, 0))
+        return bool(_C.state_set(self._context, state.ctypes.data, state.nbytes, slot, 0))
 
     @override
     def use_adapter(self, name: str) -> None:
