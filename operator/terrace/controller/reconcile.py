@@ -38,6 +38,7 @@ from terrace.controller.status import model_status, status_patch
 
 if TYPE_CHECKING:
     from terrace.planner.placement import NoPlacement
+    from terrace.planner.plan import OffloadPlan
 
 BLOCKED_RETRY_S = 60.0
 """When to look again at what somebody else must change and we get no event for."""
@@ -120,8 +121,7 @@ async def _write(context: Context, seen: Observed, subject: Subject, found: Find
     if plan is not None:
         # First: where a claim cannot grow, nothing else changes either.
         set_name = statefulset_name(subject.key.name, plan.flavor)
-        grown = claim_steps(seen.model, seen.kv_claims, set_name, plan.volume)
-        await carry_out(cluster, cache, owner, [*grown])
+        await _keep_claims(context, seen, set_name, plan)
     await carry_out(cluster, cache, owner, steps)
     await carry_out(cluster, cache, owner, [*leftovers(wanted, seen.children, seen.pods)])
     if plan is None:
@@ -136,6 +136,16 @@ async def _write(context: Context, seen: Observed, subject: Subject, found: Find
         await remove(cluster, cache, STATEFULSET, stateful_set)
     label = plan_label(plan, subject.trust_key)
     return replace(found, stateful_set=set_name, wanted_plan=label)
+
+
+async def _keep_claims(context: Context, seen: Observed, set_name: str, plan: OffloadPlan) -> None:
+    grown = claim_steps(seen.model, seen.kv_claims, set_name, plan.volume)
+    try:
+        await carry_out(context.cluster, context.cache, uid_of(seen.model), [*grown])
+    except (InvalidError, ForbiddenError) as error:
+        raise InvalidError(
+            f"{error}; set offload.maxDisk back, or delete the claim and its pod for a new one"
+        ) from error
 
 
 def _fetch_flavor(seen: Observed, pool: PoolSpec) -> Flavor:
