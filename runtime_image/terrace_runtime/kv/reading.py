@@ -39,6 +39,8 @@ class Landings:
         self._flying: set[bytes] = set()
         # Readings with blocks not asked for yet, oldest first.
         self._needed: dict[Reading, None] = {}
+        self._prefetches: dict[Reading, None] = {}
+        """All that read ahead, oldest first."""
         self._ahead: dict[Reading, None] = {}
 
     def poll(self) -> None:
@@ -56,9 +58,7 @@ class Landings:
             else:
                 self._host.drop(entry)
         for waiting in (self._needed, self._ahead):
-            for reading in list(waiting):
-                if not reading.advance():
-                    break
+            while waiting and (reading := next(iter(waiting))).advance():
                 del waiting[reading]
 
     def is_gone(self, key: bytes) -> bool:
@@ -75,6 +75,10 @@ class Landings:
         if self._disk is None or (is_ahead and self._host.num_guests >= self._max_ahead):
             return None
         entry = self._host.add_guest(key)
+        # What is needed now comes before what was read ahead: else who waits for this restore
+        # could hold all the room that it needs.
+        while entry is None and not is_ahead and self._give_up_newest():
+            entry = self._host.add_guest(key)
         if entry is not None:
             self._flying.add(key)
             self._disk.read(key, self._host.buffer(entry), self._landed)
@@ -83,6 +87,8 @@ class Landings:
     def add(self, reading: Reading) -> None:
         """Ask for its blocks, as far as there is room."""
         waiting = self._ahead if reading.is_ahead else self._needed
+        if reading.is_ahead:
+            self._prefetches[reading] = None
         if waiting or not reading.advance():
             waiting[reading] = None
 
@@ -90,6 +96,14 @@ class Landings:
         """Ask for no more of its blocks."""
         self._needed.pop(reading, None)
         self._ahead.pop(reading, None)
+        self._prefetches.pop(reading, None)
+
+    def _give_up_newest(self) -> bool:
+        """Let the newest prefetch go; False: there is none."""
+        if not self._prefetches:
+            return False
+        next(reversed(self._prefetches)).close()
+        return True
 
     def _landed(self, key: bytes, is_good: bool) -> None:  # noqa: FBT001 - the disk's callback
         self._notes.append((key, is_good))

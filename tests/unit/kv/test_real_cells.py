@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +16,13 @@ from terrace_runtime.backend import DECODE_OK, BackendError
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.contract.config import KvTiers
 from terrace_runtime.kv.blob import StateLayout
+from terrace_runtime.kv.disk import DiskTier
 from terrace_runtime.kv.keys import block_keys
 from terrace_runtime.kv.store import KvStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -27,13 +31,13 @@ _FROM, _TO = 1, 2
 
 
 def _needles() -> list[Conversation]:
-    """Two whose answer lies far back, in prompts of about 900 and 1,500 tokens."""
+    """Two whose answer lies far back, in prompts of some hundred and 1,500 tokens."""
 
     def length(one: Conversation) -> int:
         return sum(len(part.text) for part in one.prompt)
 
     longest = sorted(conversations(), key=length)
-    return [longest[-3], longest[-1]]
+    return [longest[-8], longest[-1]]
 
 
 def _tokens(backend: LlamaBackend, conversation: Conversation) -> list[int]:
@@ -81,28 +85,48 @@ def _save(backend: LlamaBackend, store: KvStore, slot: int, tokens: list[int]) -
     return layout
 
 
-def _joined(store: KvStore, layout: StateLayout, tokens: list[int]) -> NDArray[np.uint8]:
-    """The state of all full blocks."""
+def _joined(
+    store: KvStore, layout: StateLayout, tokens: list[int], ready: Event | None = None
+) -> NDArray[np.uint8]:
+    """The state of all full blocks; waits on ``ready`` for those that come from the disk."""
     keys = block_keys(ROOT, tokens, _BLOCK)
     count = len(keys) * _BLOCK
     state = np.zeros(layout.state_bytes(count), np.uint8)
     layout.begin(state, count)
     reading = store.open(keys, "reader")
-    while (taken := reading.take()) is not None:
+    while not reading.is_done:
+        if ready is not None:
+            ready.clear()
+        taken = reading.take()
+        if taken is None:
+            assert not reading.is_failed
+            assert ready is not None
+            assert ready.wait(30)
+            continue
         layout.join(state, count, taken[0] * _BLOCK, taken[1], _BLOCK)
-    assert reading.is_done
     reading.close()
     return state
 
 
-def _store(backend: LlamaBackend) -> KvStore:
-    """A store for the loaded model; it learns its layout from one token."""
+def _layout(backend: LlamaBackend) -> StateLayout:
+    """Learned from one token."""
     _compute(backend, 0, [0], 0)
     state = np.zeros(backend.state_size(0), np.uint8)
     backend.state_get(0, state)
     assert backend.seq_rm(0)
+    return StateLayout.read(state)
+
+
+def _store(backend: LlamaBackend) -> KvStore:
     tiers = KvTiers(block_tokens=_BLOCK, host_bytes=64 << 20)
-    return KvStore(tiers, StateLayout.read(state), None, lambda: 0.0)
+    return KvStore(tiers, _layout(backend), None, time.monotonic)
+
+
+def _store_on(folder: Path, layout: StateLayout, ready: Event) -> KvStore:
+    size = layout.block_bytes(_BLOCK)
+    tiers = KvTiers(block_tokens=_BLOCK, host_bytes=64 << 20, prefetch_bytes=8 * size)
+    disk = DiskTier(folder, 64 << 20, size, ROOT)
+    return KvStore(tiers, layout, disk, time.monotonic, on_ready=ready.set)
 
 
 def _backend(**changes: Any) -> LlamaBackend:
@@ -165,12 +189,30 @@ def test_keys_and_values_of_two_types_come_back_as_well() -> None:
     backend.close()
 
 
+def test_a_needle_is_found_after_a_restart_from_disk(backend: LlamaBackend, tmp_path: Path) -> None:
+    case, layout, ready = _needles()[0], _layout(backend), Event()
+    tokens = _tokens(backend, case)
+    _compute(backend, _FROM, tokens, 0)
+    first = _store_on(tmp_path, layout, ready)
+    _save(backend, first, _FROM, tokens)
+    first.flush(60)
+    first.close()
+    backend.seq_rm(_FROM)
+    second = _store_on(tmp_path, layout, ready)
+    assert second.match(block_keys(ROOT, tokens, _BLOCK)).num_disk == len(tokens) // _BLOCK
+    assert backend.state_set(_TO, _joined(second, layout, tokens, ready))
+    second.close()
+    assert _answer(backend, _TO, tokens, len(tokens) // _BLOCK * _BLOCK) == case.answer
+    backend.seq_rm(_TO)
+
+
 def test_cells_scattered_among_those_of_others_give_the_same_blocks(
     backend: LlamaBackend, store: KvStore
 ) -> None:
     case = _needles()[0]
     tokens = _tokens(backend, case)
     _fill_gaps(backend, tokens)
+    assert backend.scratch is None or not _are_in_order(backend, _FROM, len(tokens))
     layout = _save(backend, store, _FROM, tokens)
     for slot in range(4):
         backend.seq_rm(slot)
@@ -181,14 +223,22 @@ def test_cells_scattered_among_those_of_others_give_the_same_blocks(
 
 def _fill_gaps(backend: LlamaBackend, tokens: list[int]) -> None:
     """Compute a prompt in the order of its tokens, into cells that others left in any order."""
-    chunk = 100
-    for slot, count in ((0, 300), (3, 1000)):
+    chunk = len(tokens) // 8
+    for slot, count in ((0, 3 * chunk), (3, 10 * chunk)):
         _compute(backend, slot, [5] * count, 0)
     _compute(backend, _FROM, tokens[:chunk], 0)
     backend.seq_rm(0)
     _compute(backend, _FROM, tokens[: 6 * chunk], chunk)
     backend.seq_rm(3)
     _compute(backend, _FROM, tokens, 6 * chunk)
+
+
+def _are_in_order(backend: LlamaBackend, slot: int, num_tokens: int) -> bool:
+    """Whether a slot's cells lie in the order of their positions (unified KV)."""
+    state = np.zeros(backend.state_size(slot), np.uint8)
+    backend.state_get(slot, state)
+    positions = np.frombuffer(state, "<i4", 3 * num_tokens, 16)[::3]
+    return bool((np.diff(positions) > 0).all())
 
 
 def test_a_block_cut_by_way_of_the_scratch_sequence_is_the_same(

@@ -331,3 +331,51 @@ def test_an_empty_disk_is_a_disk() -> None:
     assert [tier.name for tier in store.report().tiers] == ["host", "disk"]
     store.close()
     assert disk.is_closed
+
+
+def test_blocks_used_without_being_read_count_as_used() -> None:
+    disk = FakeDisk(is_immediate=True)
+    store = make_store(8, disk)
+    keys = keys_of(3)
+    save(store, keys)
+    _on_disk(disk, keys_of(4))
+    store.use(keys_of(4))
+    assert _tiers(store) == {"host": (3, 3), "disk": (4, 1)}
+    assert disk.counts.get("read", 0) == 0
+    assert disk.touched == keys_of(4)
+    for token in range(50, 90):
+        save(store, keys_of(1, token))
+    assert store.match(keys).num_host == 3, "what was used outlives what was seen once"
+    store.close()
+
+
+def test_a_prefetch_of_blocks_that_vanish_ends_and_lets_the_next_one_on() -> None:
+    disk = FakeDisk()
+    store = make_store(16, disk, num_ahead=2)
+    first, second = (_on_disk(disk, keys_of(4, token)) for token in range(2))
+    store.prefetch(first, "first")
+    store.prefetch(second, "second")
+    del disk.blocks[first[2]], disk.blocks[first[3]]
+    disk.run()
+    assert read_all(store, first[:2], "first") == 2
+    store.poll()
+    assert len(disk.queue) == 2, "the second has the window now"
+    disk.run()
+    store.poll()
+    assert store.match(second).num_host == 2
+    assert store.report().rejected_blocks == 0
+    store.close()
+
+
+def test_a_prefetch_waits_behind_one_that_vanishes_halfway() -> None:
+    disk = FakeDisk()
+    store = make_store(16, disk, num_ahead=1)
+    first, second = (_on_disk(disk, keys_of(3, token)) for token in range(2))
+    store.prefetch(first, "first")
+    store.prefetch(second, "second")
+    del disk.blocks[first[0]], disk.blocks[first[1]], disk.blocks[first[2]]
+    for _ in range(3):
+        disk.run()
+        store.poll()
+    assert store.match(second).num_host == 1
+    store.close()
