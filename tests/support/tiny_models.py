@@ -25,13 +25,13 @@ _TOKENS = 320
 class _Model:
     """One GGUF in the making; every matrix is drawn from the same seed."""
 
-    def __init__(self, path: Path, architecture: str) -> None:
+    def __init__(self, path: Path, architecture: str, *, context: int = CONTEXT) -> None:
         self.writer = gguf.GGUFWriter(path, architecture)
         self._numbers = np.random.default_rng(7)
         self._architecture = architecture
         writer = self.writer
         writer.add_name(f"tiny {architecture}")
-        writer.add_context_length(CONTEXT)
+        writer.add_context_length(context)
         writer.add_embedding_length(WIDTH)
         writer.add_block_count(LAYERS)
         writer.add_feed_forward_length(FEED_FORWARD)
@@ -111,9 +111,11 @@ def _byte_alphabet() -> list[str]:
     return [stand_ins[byte] for byte in range(256)]
 
 
-def llama_like(path: Path, architecture: str, *, norms: bool = False) -> _Model:
+def llama_like(
+    path: Path, architecture: str, *, norms: bool = False, context: int = CONTEXT
+) -> _Model:
     """A plain decoder without its end: who asks adds keys and writes."""
-    model = _Model(path, architecture)
+    model = _Model(path, architecture, context=context)
     model.writer.add_head_count_kv(1)
     model.writer.add_key_length(HEAD)
     model.writer.add_value_length(HEAD)
@@ -130,9 +132,9 @@ def llama_like(path: Path, architecture: str, *, norms: bool = False) -> _Model:
     return model
 
 
-def llama(path: Path) -> None:
+def llama(path: Path, context: int = CONTEXT) -> None:
     """A plain decoder."""
-    llama_like(path, "llama").write()
+    llama_like(path, "llama", context=context).write()
 
 
 def qwen3_embedding(path: Path) -> None:
