@@ -113,10 +113,10 @@ def variant_flags(variant: str, setting: Setting) -> str:
     return " ".join(VARIANTS[variant]).format(streams=setting.streams)
 
 
-def runtime_report(port: int) -> dict[str, Any]:
-    """What ``GET /v1/runtime`` of ours says."""
+def engine_report(port: int) -> dict[str, Any]:
+    """What ``GET /v1/runtime`` of ours says of its tiers, speculation and sequences."""
     with urllib.request.urlopen(f"http://{HOST}:{port}/v1/runtime", timeout=10) as answer:
-        report: dict[str, Any] = json.load(answer)
+        report: dict[str, Any] = json.load(answer)["engine"]
     return report
 
 

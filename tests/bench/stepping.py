@@ -7,6 +7,7 @@ from llama.cpp's. Does not own: what is made of it (``cases/core.py``, ``engine_
 from __future__ import annotations
 
 import random
+import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,7 +84,10 @@ def token_request(name: str, seed: int, generated_tokens: int) -> Request:
 
 
 def python_seconds_per_step(config: RuntimeConfig, seed: int) -> float:
-    """CPU seconds of a step outside llama_decode, every slot decoding, its frame included."""
+    """CPU seconds of a step outside llama_decode, every slot decoding, its frame included.
+
+    The median of many: a step in which another program took the core's caches is not typical.
+    """
     generated = _WARM_STEPS + 2 * _MEASURED_STEPS
     with opened_core(config) as engine:
         core, backend = engine.core, engine.backend
@@ -91,8 +95,9 @@ def python_seconds_per_step(config: RuntimeConfig, seed: int) -> float:
             engine.add(token_request(str(number), 100 * seed + number, generated))
         while core.stats.generated_tokens < _WARM_STEPS * config.parallel:
             core.step()
-        backend.decode_s = 0.0
-        started = time.thread_time()
+        costs = []
         for _ in range(_MEASURED_STEPS):
+            backend.decode_s, started = 0.0, time.thread_time()
             encode_event(Stepped(core.step(), core.stats))
-        return (time.thread_time() - started - backend.decode_s) / _MEASURED_STEPS
+            costs.append(time.thread_time() - started - backend.decode_s)
+        return statistics.median(costs)

@@ -13,8 +13,8 @@ import terrace_runtime
 from bench.cases.case import Case
 from bench.comparison import Contest, compare, play_plan
 from bench.load import Ask, Plan, User
-from bench.servers import Setting, runtime_report, terrace
-from bench.verdict import Metric, Sample
+from bench.servers import Setting, engine_report, terrace
+from bench.verdict import Metric, Sample, lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,8 +69,8 @@ def _speculation(
         result = play_plan(port, plan, limit_s)
         answers = [answer for answer in result.answers if counts(answer)]
         tokens = sum(answer.tokens for answer in answers)
-        report = runtime_report(port).get("speculation", {})
-        if report.get("mode", "off") != "off":
+        report = engine_report(port)["speculation"]
+        if report["mode"] != "off":
             reports.append(report)
         return {metric.id: tokens / sum(one.end_s - one.start_s for one in answers)}
 
@@ -78,8 +78,10 @@ def _speculation(
         (metric,), start({"speculation": told}), {"ours without speculation": start({})}, play
     )
     (line,) = compare(contest, options)
-    report = reports[-1] if reports else {}
-    return [{**line, "speculation": report}]
+    if line["ours"] is not None and not reports:
+        # Two servers without it differ by noise, which must not pass for a gain.
+        line = lost(metric, f"the runtime was told {told} and reports that it does not guess")
+    return [{**line, "speculation": reports[-1] if reports else None}]
 
 
 def _ngram(options: Options) -> list[Line]:
@@ -90,7 +92,7 @@ def _draft(options: Options) -> list[Line]:
     told: dict[str, object] = {"mode": "draft", "draft_path": str(DEMO / "draft.gguf")}
     (line,) = _speculation(DRAFT, _told_once(options), lambda _: True, told, options)
     report = line["speculation"]
-    is_off = bool(report) and not report["is_active"] and bool(report["reason"])
+    is_off = report is not None and not report["is_active"] and bool(report["reason"])
     return [{**line, "ok": line["ok"] or is_off}]
 
 

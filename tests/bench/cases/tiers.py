@@ -7,11 +7,10 @@ what the case is about: the peer has no disk tier, and fails or waits where cell
 from __future__ import annotations
 
 import tempfile
-import urllib.error
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench import plans
 from bench.cases.case import Case
@@ -26,7 +25,7 @@ from bench.comparison import (
 from bench.files import device_read_rate, drop_from_page_cache
 from bench.load import Ask, Plan, User
 from bench.models import model_file
-from bench.servers import Setting, runtime_report, terrace
+from bench.servers import Setting, engine_report, terrace
 from bench.verdict import Metric, Sample, lost, verdict
 from build.workshop import cache_root
 
@@ -112,7 +111,7 @@ def _pressure(options: Options) -> list[Line]:
         result = play_plan(port, replace(plan, counts_failures=True), limit_s)
         failed += result.failed
         speed = {PRESSURE.id: result.tokens / result.seconds}
-        return {**speed, "failed": result.failed, "parks": _cache(port).get("parks", 0)}
+        return {**speed, "failed": result.failed, "parks": engine_report(port)["cache"]["parks"]}
 
     rivals = {"ours with KV for all": _ours(enough, options)}
     contest = Contest((PRESSURE,), _ours(half, options), rivals, play)
@@ -142,18 +141,11 @@ def _idle(options: Options) -> list[Line]:
     def play(port: int, seed: int, limit_s: float) -> Sample:
         plan = plans.at_once(streams // 2, 64, options.pick(256, 64), seed)
         result = play_plan(port, plan, limit_s)
-        tiers = {f"{one['name']}_bytes": one["used_bytes"] for one in _cache(port).get("tiers", ())}
+        report = engine_report(port)["cache"]["tiers"]
+        tiers = {f"{tier['name']}_bytes": tier["used_bytes"] for tier in report}
         return {IDLE.id: result.tokens / result.seconds, **tiers}
 
     return compare(Contest((IDLE,), filled, {"ours, empty": start}, play), options)
-
-
-def _cache(port: int) -> dict[str, Any]:
-    try:
-        cache: dict[str, Any] = runtime_report(port)["cache"]
-    except (urllib.error.URLError, KeyError):
-        return {}
-    return cache
 
 
 CASES = (
