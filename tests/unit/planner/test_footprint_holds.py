@@ -14,12 +14,21 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from support.planning import demo_facts
+from support.planning import MIB, demo_facts
 from support.waiting import wait_for
 from terrace.planner.footprint import Shape, footprint
-from terrace_runtime.contract import RuntimeConfig, RuntimeReport
+from terrace.planner.tiers import Tiers
+from terrace_runtime.contract import (
+    KvTiers,
+    Offload,
+    RuntimeConfig,
+    RuntimeReport,
+    Speculation,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from terrace.api.values import KvType
 
 DEMO = Path(__file__).parents[3] / "runtime_image/terrace_runtime/demo/chat.gguf"
@@ -58,7 +67,48 @@ def test_a_full_replica_stays_below_its_estimate_and_near_it(
     assert peak <= estimate <= peak * MAX_TOO_MUCH
 
 
-def measured_peak(config: RuntimeConfig, folder: Path) -> int:
+@pytest.mark.parametrize(
+    "tiers",
+    [
+        Tiers("mapped", host_bytes=16 * MIB, disk_bytes=64 * MIB, prefetch_bytes=4 * MIB),
+        Tiers("paged", is_unified=True, host_bytes=8 * MIB),
+    ],
+    ids=["split, on disk", "unified, paged"],
+)
+def test_a_replica_with_tiers_stays_below_its_estimate_and_near_it(
+    tiers: Tiers, tmp_path: Path
+) -> None:
+    config = RuntimeConfig(
+        model="demo",
+        served_names=("demo",),
+        model_path=str(DEMO),
+        model_digest="d" * 64,
+        context_tokens=2048,
+        parallel=3,
+        threads=1,
+        kv_unified=tiers.is_unified,
+        kv=KvTiers(
+            block_tokens=tiers.block_tokens,
+            host_bytes=tiers.host_bytes,
+            disk_bytes=tiers.disk_bytes,
+            disk_path=str(tmp_path / "kv") if tiers.disk_bytes else "",
+            prefetch_bytes=tiers.prefetch_bytes,
+            isolation="shared",
+        ),
+        offload=Offload(weights=tiers.weights),
+        speculation=Speculation(mode="ngram", max_tokens=4),
+    )
+    shape = Shape(2048, 3, config.ubatch_tokens, "f16", "f16", guessed_tokens=4, tiers=tiers)
+    estimate = footprint(demo_facts(), shape).anonymous_bytes
+
+    # More prompts than the cells and the host tier hold, and the first of them once more.
+    num_prompts = 2 * tiers.host_bytes // (1280 * config.context_tokens)
+    peak = measured_peak(config, tmp_path, [*range(num_prompts), 0, 1, 2])
+
+    assert peak <= estimate <= peak * MAX_TOO_MUCH
+
+
+def measured_peak(config: RuntimeConfig, folder: Path, prompts: Sequence[int] = ()) -> int:
     """Highest RssAnon + RssShmem seen of a server and all its children, in bytes.
 
     Buffers stay once they were touched, so a look after each answer sees them; the replica's own
@@ -75,7 +125,8 @@ def measured_peak(config: RuntimeConfig, folder: Path) -> int:
             url = f"http://127.0.0.1:{port}"
             wait_for("a ready replica", lambda: is_ready(url), 60)
             with ThreadPoolExecutor(config.parallel) as clients:
-                answers = clients.map(lambda i: fill(url, config, i), range(config.parallel))
+                numbers = prompts or range(config.parallel)
+                answers = clients.map(lambda i: fill(url, config, i), numbers)
                 seen = max(anonymous_bytes(server.pid) for _ in answers)
             report = RuntimeReport.model_validate_json(fetch(f"{url}/v1/runtime"))
         finally:
