@@ -137,7 +137,7 @@ class FaultyVolume(Volume):
         error = self.error("write")
         if error is not None:
             # A disk that fills up takes a part first.
-            super().write(fd, [memoryview(buffers[0])[: len(buffers[0]) // 2]], offset)
+            super().write(fd, [memoryview(buffers[-1])[: len(buffers[-1]) // 2]], offset)
             raise error
         super().write(fd, buffers, offset)
         assert folder_bytes(self.folder) <= self.max_bytes

@@ -135,8 +135,7 @@ class DiskTierModel(RuleBasedStateMachine):
     @invariant()
     def the_limit_holds(self) -> None:
         if hasattr(self, "tier"):
-            assert folder_bytes(self.folder) <= self.limit_bytes
-            assert self.tier.used_bytes <= self.limit_bytes
+            assert folder_bytes(self.folder) <= self.tier.used_bytes <= self.limit_bytes
 
 
 TestDiskTierModel = DiskTierModel.TestCase

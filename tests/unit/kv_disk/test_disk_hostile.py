@@ -60,7 +60,7 @@ def drop_footer(path: Path) -> None:
 
 
 def tear_tail(path: Path) -> None:
-    os.truncate(path, layout.HEAD_BYTES + 2 * RECORD + RECORD // 2)
+    os.truncate(path, layout.HEAD_BYTES + 2 * RECORD + RECORD - 1)
 
 
 def hostile_count(path: Path) -> None:
@@ -148,6 +148,7 @@ def test_damage_to_one_segment_is_skipped(
 
     tier = open_tier(folder)
     assert tier.problem == ""
+    assert folder_bytes(folder) <= tier.used_bytes
     sound = {n for n in range(NUM_BLOCKS) if read(tier, n) is not None}
     assert len(sound) >= NUM_BLOCKS - 8
     assert found(tier, range(NUM_BLOCKS)) == sound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import stat
 from typing import TYPE_CHECKING
@@ -129,6 +130,27 @@ def test_blocks_of_an_old_fingerprint_are_never_found_and_leave_first(tmp_path: 
     assert found(tier, range(45)) == set(range(45))
     assert not old_files & set(segment_files(tmp_path))
     assert tier.stats().evictions == 0
+    tier.close()
+
+
+def test_the_older_model_leaves_first_when_its_blocks_are_the_newer_ones(tmp_path: Path) -> None:
+    for fingerprint, numbers in [(b"one", range(20)), (b"two", range(20, 40))]:
+        tier = open_tier(tmp_path, fingerprint=fingerprint)
+        write(tier, numbers)
+        tier.close()
+    tier = open_tier(tmp_path, fingerprint=b"one")
+    assert all(write(tier, range(100, 125)))
+    assert found(tier, range(125)) == {*range(20), *range(100, 125)}
+    tier.close()
+
+
+def test_an_evicted_segment_frees_its_bytes_even_while_it_is_open(tmp_path: Path) -> None:
+    tier = open_tier(tmp_path)
+    write(tier, range(10))
+    with segment_files(tmp_path)[0].open("rb") as reader:
+        for number in range(100, 180):
+            write(tier, [number])
+        assert os.fstat(reader.fileno()).st_size == 0
     tier.close()
 
 

@@ -140,7 +140,6 @@ class Tail:
         try:
             self._volume.write(self._fd, [head], 0)
         except OSError:
-            segment.is_ours = False  # Half a head is nobody's: the first to go.
             self._leave()
             raise
         return segment
