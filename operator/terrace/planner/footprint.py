@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from terrace.planner.classes import reuse_of
 from terrace.planner.tiers import NO_TIERS, Tiers, disk_blocks
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ EXPERT_WIDTHS_PER_TOKEN = 26
 """*Measured* on Qwen3 30B-A3B (8 experts used: 22 widths); two more experts are allowed for."""
 EXACT_SCORE_BYTES = 64 * MIB
 """Embeddings: the runtime scores tokens without flash attention up to so many bytes."""
+EMBEDDING_SEQUENCES = 64
+"""Inputs that one step of an embedding model may hold."""
 WORK_BYTES_PER_VALUE = 1.25
 """Each token's widest vector is quantised for the matrix kernels: at most 292 bytes per 256."""
 
@@ -203,7 +206,8 @@ def kv_bytes(facts: ModelFacts, shape: Shape) -> int:
     kept = [(run, window_cells(run.window, shape) if run.window else whole) for run in facts.layers]
     rows = sum(_row_bytes(run, shape) * count for run, count in kept)
     windowed = max((count for run, count in kept if run.window), default=0)
-    states = facts.recurrent_bytes * (shape.parallel + shape.tiers.is_unified)
+    sequences = EMBEDDING_SEQUENCES if facts.pooling else shape.parallel + shape.tiers.is_unified
+    states = facts.recurrent_bytes * sequences
     return rows + CELL_OVERHEAD_BYTES * (whole + windowed) + states
 
 
@@ -222,6 +226,9 @@ def tiers_bytes(facts: ModelFacts, shape: Shape) -> int:
     tiers = shape.tiers
     if not tiers.host_bytes:
         return 0
+    if reuse_of(facts) == "checkpoints":
+        # Whole states go straight into and out of buffers of their own.
+        return tiers.host_bytes
     per_token = kv_bytes_per_cell(facts, shape)
     block = max(1, tiers.block_tokens * per_token)
     staging = cells(shape) * (per_token + STATE_BYTES_PER_CELL)

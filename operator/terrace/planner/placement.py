@@ -14,6 +14,7 @@ from terrace.api.conditions import Reason
 from terrace.api.offload import Disk, KvTypes, Offload, overridden
 from terrace.api.quantity import parse_bytes, parse_millis
 from terrace.planner.candidates import candidates, largest_free
+from terrace.planner.classes import class_tiers
 from terrace.planner.footprint import (
     KV_BLOCK,
     Footprint,
@@ -110,7 +111,8 @@ class _Wish:
         """The shapes of one size, the one that takes least last."""
         bare = self._bare(size)
         cells = kv_bytes(self.facts, bare)
-        for tiers in tier_choices(self.offload, cells, self.bytes_per_token):
+        choices = tier_choices(self.offload, cells, self.bytes_per_token)
+        for tiers in class_tiers(self.facts, choices):
             yield replace(bare, tiers=tiers)
 
     def _bare(self, size: Size) -> Shape:

@@ -94,6 +94,8 @@ def _weights_reason(shape: Shape, size: Footprint) -> str:
 def _tiers_reasons(shape: Shape, size: Footprint) -> tuple[str, ...]:
     if not size.tiers_bytes:
         return ()
+    if size.tiers_bytes == shape.tiers.host_bytes:
+        return (f"tiers: {format_bytes(size.tiers_bytes)} for whole states in host memory",)
     moved = "16 blocks" if shape.tiers.is_unified else "one sequence"
     parts = f"the host tier, {moved} on the way to or from it, "
     parts += "landing buffers, " if shape.tiers.disk_bytes else ""

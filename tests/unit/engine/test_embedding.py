@@ -230,6 +230,22 @@ async def test_real_vectors_are_the_same_alone_and_in_a_batch(tmp_path: Path, na
     assert others.max() < 0.9999, "different inputs have different vectors"
 
 
+async def test_the_size_of_a_step_changes_no_real_vector(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    MODELS["qwen3-embedding"](file)
+    prompts = inputs(12, 150, seed=5)
+    found = []
+    for batch, ubatch in ((512, 512), (64, 32)):
+        config = runtime_config(
+            model_path=str(file), threads=1, batch_tokens=batch, ubatch_tokens=ubatch
+        )
+        engine = InProcessEngine(config, LlamaBackend())
+        await engine.start()
+        found.append(await vectors(engine, [ask(str(n), one) for n, one in enumerate(prompts)]))
+        await engine.close()
+    assert np.abs(found[0] - found[1]).max() < 1e-4
+
+
 async def test_real_text_is_embedded_between_the_encoders_own_marks(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     MODELS["bert"](file)

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.engine_builders import runtime_config
+from support.planning import model, node, pool
 from support.tiny_models import MODELS
+from terrace.planner.classes import reuse_of
 from terrace.planner.footprint import Shape, compute_bytes, footprint, kv_bytes
+from terrace.planner.placement import Placement, place
 from terrace.planner.reasons import byte_reasons
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.models.facts import model_facts
@@ -70,6 +73,32 @@ def test_a_window_and_a_recurrent_state_save_what_llama_cpp_saves(tmp_path: Path
     # Half of the layers keep 256 of 8,192 cells; the others' notes and rows stay.
     assert kv_bytes(windowed, shape) < 0.8 * kv_bytes(full, shape)
     assert kv_bytes(recurrent, shape) == 4 * recurrent.recurrent_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "reuse", "has_host", "has_disk"),
+    [
+        ("llama", "blocks", True, True),
+        ("mamba", "checkpoints", True, False),
+        ("lfm2", "checkpoints", True, False),
+        ("gemma3", "checkpoints", True, False),
+        ("bert", "none", False, False),
+        ("qwen3-embedding", "none", False, False),
+        ("t5", "none", False, False),
+    ],
+)
+def test_a_class_gets_the_tiers_that_it_can_use(
+    tmp_path: Path, name: str, reuse: str, *, has_host: bool, has_disk: bool
+) -> None:
+    facts, _ = facts_of(tmp_path, name)
+    wanted = model(offload={"maxDisk": "1Gi"}, context={"length": 512})
+    placement = place(facts, wanted, pool(), [node()], {})
+    assert isinstance(placement, Placement), placement
+    plan = placement.plan
+    assert reuse_of(facts) == reuse
+    assert (plan.host_bytes > 0, plan.disk_bytes > 0) == (has_host, has_disk)
+    if not has_disk:
+        assert any("no disk tier" in reason for reason in plan.reasons)
 
 
 @pytest.mark.parametrize(
