@@ -137,6 +137,9 @@ class FakeDisk(BlockDisk):
     heats: dict[bytes, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     is_refusing: bool = False
+    """Take nothing into the queue."""
+    is_full: bool = False
+    """Fail what is in the queue."""
     is_closed: bool = False
 
     def __post_init__(self) -> None:
@@ -173,9 +176,10 @@ class FakeDisk(BlockDisk):
 
         def work() -> None:
             assert block.tobytes() == before, "a block changed while it was being written"
-            self.blocks[key] = before
-            self._count("written")
-            done(key, True)
+            if not self.is_full:
+                self.blocks[key] = before
+            self._count("failures" if self.is_full else "written")
+            done(key, not self.is_full)
 
         self._add(work)
         return True

@@ -37,7 +37,7 @@ class WriteBehind:
         self._max_writing = max(1, host.max_blocks // 4)
         self._backlog: OrderedDict[bytes, None] = OrderedDict()
         self._writing: dict[bytes, Entry] = {}
-        self._notes: deque[bytes] = deque()
+        self._notes: deque[tuple[bytes, bool]] = deque()
         self._retry_at = 0.0
 
     @property
@@ -62,10 +62,17 @@ class WriteBehind:
 
     def poll(self) -> None:
         """Take in what was written and hand over more."""
-        if self._notes:
-            while self._notes:
-                self._host.unpin(self._writing.pop(self._notes.popleft()))
+        has_failed = False
+        while self._notes:
+            key, is_written = self._notes.popleft()
+            if not is_written:
+                # A full disk may have room again while the block is still here.
+                self._backlog[key] = None
+                has_failed = True
+            self._host.unpin(self._writing.pop(key))
             self._retry_at = 0.0
+        if has_failed:
+            self._retry_at = self._clock() + _RETRY_S
         if self._backlog:
             self._hand_over()
 
@@ -90,7 +97,7 @@ class WriteBehind:
             del self._backlog[key]
         self._retry_at = 0.0
 
-    def _written(self, key: bytes, _is_written: bool) -> None:  # noqa: FBT001 - the disk's callback
-        self._notes.append(key)
+    def _written(self, key: bytes, is_written: bool) -> None:  # noqa: FBT001 - the disk's callback
+        self._notes.append((key, is_written))
         if self._backlog:
             self._on_ready()

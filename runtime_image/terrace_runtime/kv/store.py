@@ -201,14 +201,14 @@ class KvStore:
     # Ending and telling ---------------------------------------------------------------------------
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until what is to be written is on disk, or for so long."""
+        """Wait until what is to be written is on disk, or refused, or for so long."""
         if self._disk is None or self._spill is None:
             return
         deadline = self._clock() + timeout_s
-        while self._spill.num_pending and self._clock() < deadline:
+        num_before = self._spill.num_pending + 1
+        while 0 < self._spill.num_pending < num_before and self._clock() < deadline:
+            num_before = self._spill.num_pending
             self._spill.retry()
-            if not self._spill.num_writing:
-                return  # the disk refuses what is left
             self._disk.flush(deadline - self._clock())
             self._spill.poll()
 

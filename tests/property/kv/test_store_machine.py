@@ -122,9 +122,10 @@ class StoreMachine(RuleBasedStateMachine):
     def lose_a_block_on_disk(self, prompt: int, index: int) -> None:
         self.disk.blocks.pop(_PROMPTS[prompt][index], None)
 
-    @rule(is_refusing=st.booleans())
-    def fill_the_disk(self, *, is_refusing: bool) -> None:
+    @rule(is_refusing=st.booleans(), is_full=st.booleans())
+    def fill_the_disk(self, *, is_refusing: bool, is_full: bool) -> None:
         self.disk.is_refusing = is_refusing
+        self.disk.is_full = is_full
 
     @rule()
     def flush(self) -> None:
@@ -169,7 +170,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.forget(name)
             self.store.release(name)
             self.store.unpin(name)
-        self.disk.is_refusing = False
+        self.disk.is_refusing = self.disk.is_full = False
         self.disk.run()
         self.store.flush(10)
         self.store.poll()

@@ -89,6 +89,24 @@ def test_a_refusing_disk_stops_spilling_and_not_serving() -> None:
     store.close()
 
 
+def test_blocks_that_a_full_disk_failed_are_written_when_it_has_room() -> None:
+    disk = FakeDisk(is_full=True)
+    store = make_store(8, disk)
+    keys = keys_of(4)
+    save(store, keys)
+    store.flush(10)
+    assert disk.blocks == {}
+    assert store.report().spill_failures == 2, "as many as may be written at once, and no retry"
+    store.poll()
+    assert not disk.queue, "it is left alone for a while"
+    disk.is_full = False
+    disk.clock.now += 2
+    store.poll()
+    store.flush(10)
+    assert set(disk.blocks) == set(keys)
+    store.close()
+
+
 def test_what_the_disk_has_is_not_written_again() -> None:
     disk = FakeDisk()
     keys = _on_disk(disk, keys_of(2))
@@ -378,4 +396,18 @@ def test_a_prefetch_waits_behind_one_that_vanishes_halfway() -> None:
         disk.run()
         store.poll()
     assert store.match(second).num_host == 1
+    store.close()
+
+
+def test_what_is_needed_now_takes_the_room_of_the_newest_prefetch() -> None:
+    disk = FakeDisk()
+    store = make_store(8, disk, num_ahead=4)
+    store.prefetch(_on_disk(disk, keys_of(4)), "queued")
+    disk.run()
+    store.poll()
+    keys = _on_disk(disk, keys_of(6, 9))
+    reading = store.open(keys, "now")
+    assert len(disk.queue) == 6
+    assert store.match(keys_of(4)).num_host == 4, "what had landed stays as long as there is room"
+    reading.close()
     store.close()
