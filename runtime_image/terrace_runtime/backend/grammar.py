@@ -8,6 +8,7 @@ the fields of a request (``api``). Next: both backends wrap their chains in a Gr
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
 MAX_GRAMMAR_CHARS = 65_536
 _MAX_COMPILED = 128
 """Compiled grammars kept: requests of one client mostly share theirs."""
-_LIMITS = LLParserLimits(
-    step_lexer_fuel=100_000,  # about 7 ms of a step
-    step_max_items=20_000,  # about 1 ms
-    max_lexer_states=20_000,  # 40 MB
-    max_grammar_size=200_000,
-    verbose_errors=False,
-)
+MAX_PROPERTIES = 500
+"""Optional properties of one object; each takes four items of a parser's row."""
+_MAX_ITEMS = {"json_schema": 4 * MAX_PROPERTIES}
+_MAX_ITEMS_ELSE = 500
+"""An ambiguous grammar's row costs the square of its items: at 2,000 up to 40 ms of each step."""
+_FREE_SECONDS = 1.0
+_SECONDS_PER_TOKEN = 0.005
+"""Processor time that a grammar may take of the engine's thread: this much, and per token."""
 _JSON: Any = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,16}"}
 """A small model may write spaces for ever where a schema allows any number of them."""
 _MAX_REASON = 300
@@ -81,6 +83,17 @@ class Grammars:
                 self._compiled.popitem(last=False)
         return compiled
 
+    def warm_up(self) -> None:
+        """Read the vocabulary now: with 150,000 tokens that holds Python's lock for 0.4 s."""
+        if self._info.eog:
+            self._vocabulary()
+
+    def _vocabulary(self) -> LLTokenizer:
+        if self._tokenizer is None:
+            tokens = TokenizerWrapper(_Tokens(self._info, self._tokenize))
+            self._tokenizer = LLTokenizer(tokens, eos_token=sorted(self._info.eog))
+        return self._tokenizer
+
     def hold(self, chain: TokenChooser, grammar: Grammar | None) -> SamplerChain:
         """``chain``, held to ``grammar`` if there is one."""
         if grammar is None:
@@ -93,13 +106,22 @@ class Grammars:
         if len(grammar.text) > MAX_GRAMMAR_CHARS:
             size = f"{len(grammar.text)} characters, more than {MAX_GRAMMAR_CHARS}"
             raise GrammarError(f"it has {size}")
-        if self._tokenizer is None:
-            tokens = TokenizerWrapper(_Tokens(self._info, self._tokenize))
-            self._tokenizer = LLTokenizer(tokens, eos_token=sorted(self._info.eog))
-        matcher = LLMatcher(self._tokenizer, _llguidance(grammar), log_level=0, limits=_LIMITS)
+        text = _llguidance(grammar)
+        matcher = LLMatcher(self._vocabulary(), text, log_level=0, limits=_limits(grammar))
         if matcher.is_error():
             raise GrammarError(_reason(matcher))
         return matcher
+
+
+def _limits(grammar: Grammar) -> LLParserLimits:
+    return LLParserLimits(
+        max_items_in_row=_MAX_ITEMS.get(grammar.kind, _MAX_ITEMS_ELSE),
+        step_lexer_fuel=100_000,  # about 7 ms of a step
+        step_max_items=20_000,
+        max_lexer_states=20_000,  # 40 MB
+        max_grammar_size=200_000,
+        verbose_errors=False,
+    )
 
 
 def _llguidance(grammar: Grammar) -> str:
@@ -131,13 +153,21 @@ class GrammarSampler(SamplerChain):
     llama.cpp's common_sampler_sample). The end of the answer is allowed where the grammar is done.
     """
 
-    def __init__(self, chain: TokenChooser, matcher: LLMatcher, info: BackendInfo) -> None:
-        """``matcher`` is this sampler's own."""
+    def __init__(
+        self,
+        chain: TokenChooser,
+        matcher: LLMatcher,
+        info: BackendInfo,
+        *,
+        free_s: float = _FREE_SECONDS,
+    ) -> None:
+        """``matcher`` is this sampler's own; ``free_s`` seconds of processor time are free."""
         self._chain = chain
         self._matcher = matcher
         self._eog = info.eog
         self._vocabulary = info.vocabulary
         self._error = ""
+        self._seconds_left = free_s
 
     @property
     @override
@@ -146,6 +176,16 @@ class GrammarSampler(SamplerChain):
 
     @override
     def sample(self, row: int) -> int:
+        if self._error:
+            return min(self._eog)
+        started = time.thread_time()
+        token = self._sample(row)
+        self._seconds_left += _SECONDS_PER_TOKEN - (time.thread_time() - started)
+        if self._seconds_left < 0 and not self._error:
+            return self._fail("it takes too long")
+        return token
+
+    def _sample(self, row: int) -> int:
         token = self._chain.draw(row)
         if not self._take(token):
             allowed = self._allowed()
@@ -167,8 +207,8 @@ class GrammarSampler(SamplerChain):
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         return np.flatnonzero(np.unpackbits(mask, count=self._vocabulary, bitorder="little"))
 
-    def _fail(self) -> int:
-        why = _reason(self._matcher) or "no token of this vocabulary can follow"
+    def _fail(self, why: str = "") -> int:
+        why = why or _reason(self._matcher) or "no token of this vocabulary can follow"
         self._error = f"the answer cannot go on within its grammar: {why}"
         return min(self._eog)
 

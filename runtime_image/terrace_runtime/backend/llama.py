@@ -130,6 +130,7 @@ class LlamaBackend(Backend):
             self._info = self._read_info(threads, log)
             self._samplers = SamplerCalls(lib, _C.find, self._vocabulary)
             self._grammars = Grammars(self._info, self._tokens_of)
+            self._grammars.warm_up()
         except BackendError:
             self.close()
             raise

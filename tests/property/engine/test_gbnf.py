@@ -7,7 +7,6 @@ import ctypes
 from functools import cache
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
@@ -71,7 +70,10 @@ def ours(text: str, word: str) -> list[bool]:
 
 def theirs(text: str, word: str) -> list[bool]:
     """The same by llama.cpp."""
-    sampler = lib.llama_sampler_init_grammar(demo()._vocabulary.pointer, text.encode(), b"root")
+    calls = demo()._samplers
+    assert calls is not None
+    lib = calls.lib
+    sampler = lib.llama_sampler_init_grammar(calls.vocabulary.pointer, text.encode(), b"root")
     assume(sampler)
     try:
         found = [allows(sampler, min(demo().info.eog))]

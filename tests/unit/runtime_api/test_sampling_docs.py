@@ -12,7 +12,7 @@ from pydantic import AliasChoices
 
 from terrace_runtime.api.sampling_fields import MAX_CHOICE_TEXTS, SamplingFields
 from terrace_runtime.backend.gbnf import MAX_RULES
-from terrace_runtime.backend.grammar import _LIMITS, MAX_GRAMMAR_CHARS
+from terrace_runtime.backend.grammar import MAX_GRAMMAR_CHARS, MAX_PROPERTIES
 from terrace_runtime.contract import SamplingDefaults
 from terrace_runtime.engine.request import SamplingParams
 from terrace_runtime.engine.sampling import BOUNDS
@@ -101,7 +101,6 @@ def test_the_limits_of_grammars_are_those_that_are_enforced() -> None:
         MAX_GRAMMAR_CHARS,
         MAX_CHOICE_TEXTS,
         MAX_RULES,
-        _LIMITS.step_max_items,
-        _LIMITS.step_lexer_fuel,
+        MAX_PROPERTIES,
     ):
         assert f" {number:,} " in PAGE.replace("\n", " "), number
