@@ -77,8 +77,13 @@ class StepCosts:
             if average is None:
                 average = self._averages[_bucket(num_rows)] = Average()
                 self._buckets = sorted(self._averages)
-            is_like_before, self._rows_before = num_rows == self._rows_before, num_rows
+            before, self._rows_before = self._rows_before, num_rows
+            is_like_before = num_rows == before
             if average.count >= _FIRST:
+                if num_rows < before:
+                    # llama.cpp builds its graph anew for another size of batch: that is a cost of
+                    # the guesses before, not of this step.
+                    return
                 change = min(_OUTLIER, seconds / (self._pace * average.value)) - 1
                 weight = _PACE_RISE if change > 0 else _PACE_FALL
                 self._pace *= 1 + (weight if is_like_before else _MIXED_WEIGHT) * change

@@ -36,7 +36,10 @@ class World:
     drift: float = 0.0
     """Every step gets this much slower within 80 steps, then all at once fast again (contexts)."""
     is_split: bool = True
+    switch_share: float = 0.0
+    """Cost of a step with another number of rows than the one before, beside its own."""
     num_steps: int = field(default=0, init=False)
+    rows_before: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
     plain_seconds: float = field(default=0.0, init=False)
     """What the same tokens would have taken without guesses."""
@@ -96,12 +99,16 @@ class World:
             self._end(controller, left, candidate.key, accepted + 1)
         rows = count + sum(lengths)
         self.num_steps += 1
-        seen = self.cost(rows) * (1 + chance.uniform(0, self.noise))
+        taken = self.cost(rows)
+        if rows != self.rows_before:
+            taken += self.switch_share * self.step_seconds
+        self.rows_before = rows
+        seen = taken * (1 + chance.uniform(0, self.noise))
         if self.noise and chance.random() < 0.01:
             seen *= 20
         costs.record(rows, 0, seen)
         controller.step(rows, seen, drafting)
-        self.seconds += self.cost(rows) + drafting
+        self.seconds += taken + drafting
         self.plain_seconds += self.cost(count) * num_tokens / count
 
     def _end(self, controller: Controller, left: dict[int, int], key: object, tokens: int) -> None:
@@ -127,6 +134,7 @@ WORLDS = st.builds(
     noise=st.sampled_from([0.0, 0.1, 0.3]),
     answer_tokens=st.sampled_from([10, 40, 300]),
     drift=st.sampled_from([0.0, 1.0]),
+    switch_share=st.sampled_from([0.0, 0.5]),
     is_split=st.booleans(),
 )
 

@@ -33,6 +33,10 @@ _OVERDRAFT = 32.0
 """How far a choice that promises a gain may overdraw the account, in such steps."""
 _REFRESH_STEPS = 24
 """Steps with guesses between two without, which keep the measured cost of those true."""
+_REFRESH_PLAIN = 2
+"""Steps without: the first one pays for the change, the second one is measured."""
+_STICKY = 0.95
+"""A length as good as this share of the best is kept: each change of length costs a graph."""
 _PROBE_STEPS = 16
 """Steps between two tries while guessing loses; doubles with each lost try."""
 _MAX_PROBE_STEPS = 256
@@ -88,6 +92,9 @@ class Controller:
         """What guessing may still lose, in steps without guesses."""
         self._look_seconds = Average()
         self._since_plain = 0
+        self._plain_left = 0
+        self._length = 0
+        """Of the last equal guesses."""
         self._until_probe = 0
         self._probe_steps = _PROBE_STEPS
         self._ratio = 0.0
@@ -163,10 +170,13 @@ class Controller:
             self._look_seconds.add(choice.num_sequences, look_seconds)
         base = self._costs.decode_seconds(num_rows)
         if not choice.num_guesses:
+            excess = 0.0
+            if self._since_plain and base > 0:
+                excess = max(0.0, min(seconds / base - 1, 1.0))
             self._since_plain = 0
             self._until_probe -= 1
             if base > 0:
-                self._pay(_ALLOWANCE - min(look_seconds / base, 1))
+                self._pay(_ALLOWANCE - min(look_seconds / base, 1) - excess)
             return
         self._since_plain += 1
         num_sequences = choice.num_sequences
@@ -185,19 +195,23 @@ class Controller:
             self._probe_steps = min(2 * self._probe_steps, _MAX_PROBE_STEPS)
 
     def is_worth(self, seconds: float, num_sequences: int, remaining_tokens: int) -> bool:
-        """One-off ``seconds`` before a sequence's first guess will come back, and may be lost.
+        """One-off ``seconds`` before a sequence's first guess may be spent.
 
-        ``remaining_tokens`` are those that the sequence is expected to generate still.
+        They are expected to come back while it generates ``remaining_tokens``, or a try is due.
         """
         base = self._costs.decode_seconds(num_sequences)
-        if base <= 0 or self._account - seconds / base < -_OVERDRAFT:
+        if base <= 0 or (0 < self._ratio < _MARGIN and self._until_probe > 0):
             return False
         everybody = [Candidate(None, self._max_tokens)] * num_sequences
         _, _, rate = self._best(everybody, num_sequences * self._max_tokens)
         if not rate:
             return False
-        saved_per_token = base / num_sequences - 1 / rate
-        return saved_per_token * remaining_tokens > seconds
+        left = self._account - seconds / base
+        if (base / num_sequences - 1 / rate) * remaining_tokens > seconds:
+            return left > -_OVERDRAFT
+        self._ratio = rate * base / num_sequences
+        self.is_active = False
+        return self._until_probe <= 0 and left > 0
 
     def charge(self, seconds: float, num_sequences: int) -> None:
         """One-off ``seconds`` were spent while ``num_sequences`` decoded."""
@@ -211,6 +225,9 @@ class Controller:
         """``worst``: steps without guesses that are lost if no guess is right."""
         if self._ratio >= _MARGIN:
             if self._since_plain >= _REFRESH_STEPS:
+                self._plain_left = _REFRESH_PLAIN
+            if self._plain_left > 0:
+                self._plain_left -= 1
                 return False
             self.is_active = self._account - worst > -_OVERDRAFT
             return self.is_active
@@ -251,13 +268,18 @@ class Controller:
         num_drafting = len(survivals) - survivals.count([])
         most = min((room - num_fillers) // wide, *[one.max_rows for one in candidates])
         gains = [sum(place) for place in zip_longest(*survivals, fillvalue=0.0)]
-        best, best_seconds, best_rate = 0, 0.0, 0.0
+        best, best_seconds, best_rate = kept = (0, 0.0, 0.0)
         tokens = float(count)
         for length, gain in enumerate(gains[: max(0, most)], start=1):
             tokens += gain
             seconds = self._seconds(wide * (1 + length), num_drafting, length)
             if tokens / seconds > best_rate:
                 best, best_seconds, best_rate = length, seconds, tokens / seconds
+            if length == self._length:
+                kept = (length, seconds, tokens / seconds)
+        if kept[2] >= _STICKY * best_rate:
+            best, best_seconds, best_rate = kept
+        self._length = best
         return [best] * count, best_seconds, best_rate
 
     def _best_free(self, survivals: list[list[float]], room: int) -> tuple[list[int], float, float]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.sequence import Sequence
 
-_MAX_MISSING = 8
+_MAX_MISSING = 24
 """Tokens that the draft model may have yet to read and still guesses at once."""
 _ANSWER_TOKENS = 128.0
 """Expected length of an answer before any ended."""
@@ -71,7 +71,7 @@ class Speculator:
         ``room``: rows that the step has left for guesses.
         """
         for sequence in decoding:
-            sequence.draft = []
+            sequence.draft.clear()
         self._guesses.clear()
         self._draft_seconds = self._look_seconds = self._read_seconds = 0.0
         if self._unable or not decoding:
