@@ -102,7 +102,7 @@ def answer(sampler: SamplerChain, limit: int = 3000) -> str:
     raise AssertionError("the answer has no end")
 
 
-KINDS = {
+KINDS: dict[str, Any] = {
     "string": str,
     "integer": int,
     "boolean": bool,
@@ -132,7 +132,7 @@ def matches(value: Any, schema: dict[str, Any]) -> bool:  # noqa: PLR0911 - one 
         fields = schema["properties"]
         names = set(schema["required"]) <= set(value) <= set(fields)
         return names and all(matches(item, fields[name]) for name, item in value.items())
-    return kind != "string" or len(value) <= schema["maxLength"]
+    return kind != "string" or bool(len(value) <= schema["maxLength"])
 
 
 @settings(max_examples=60, deadline=None)
