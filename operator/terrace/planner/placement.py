@@ -7,37 +7,34 @@ binding (kube-scheduler). Pure. Next: ``sticky.decide``, then ``terrace.controll
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
 from terrace.api.offload import Disk, KvTypes, Offload, overridden
 from terrace.api.quantity import parse_bytes, parse_millis
 from terrace.planner.candidates import candidates, largest_free
-from terrace.planner.classes import class_tiers
 from terrace.planner.footprint import (
     KV_BLOCK,
     Footprint,
     Shape,
     footprint,
-    kv_bytes,
-    kv_bytes_per_cell,
 )
 from terrace.planner.nodes import format_bytes
 from terrace.planner.plan import (
     BATCH_TOKENS,
     PREFILL_TOKENS,
-    UBATCH_TOKENS,
     KvVolume,
     OffloadPlan,
 )
 from terrace.planner.reasons import byte_reasons
+from terrace.planner.shapes import MIN_CONTEXT, Wish
 from terrace.planner.sizing import Size, sizes, smaller_sizes
 from terrace.planner.sticky import inputs_digest
-from terrace.planner.tiers import contradiction, tier_choices, volume_bytes
+from terrace.planner.tiers import contradiction, volume_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from terrace.api.model import ModelSpec
     from terrace.api.pool import Flavor, PoolSpec
@@ -48,8 +45,6 @@ CORE = 1000
 """Thousandths of a CPU."""
 MAX_DEFAULT_THREADS = 16
 REQUEST_MILLIS_PER_THREAD = 250
-MIN_CONTEXT = 64
-"""Least context that the runtime takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,49 +79,6 @@ class _Room:
     cpu_words: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """What is to be placed, and the shapes it may take."""
-
-    facts: ModelFacts
-    spec: ModelSpec
-    offload: Offload
-    """The model's settings over its pool's."""
-
-    @property
-    def kv_types(self) -> KvTypes:
-        return self.offload.kv_types or KvTypes()
-
-    @property
-    def bytes_per_token(self) -> int:
-        return kv_bytes_per_cell(self.facts, self._bare(Size(MIN_CONTEXT, 1, ())))
-
-    def shapes(self) -> Iterator[tuple[Size, Shape]]:
-        """All shapes in order of preference: tiers shrink before the context does."""
-        for size in sizes(self.facts, self.spec.context):
-            for shape in self.choices(size):
-                yield size, shape
-
-    def choices(self, size: Size) -> Iterator[Shape]:
-        """The shapes of one size, the one that takes least last."""
-        bare = self._bare(size)
-        cells = kv_bytes(self.facts, bare)
-        choices = tier_choices(self.offload, cells, self.bytes_per_token)
-        for tiers in class_tiers(self.facts, choices):
-            yield replace(bare, tiers=tiers)
-
-    def _bare(self, size: Size) -> Shape:
-        guessing = self.spec.speculation
-        return Shape(
-            size.context_tokens,
-            size.parallel,
-            UBATCH_TOKENS,
-            self.kv_types.key,
-            self.kv_types.value,
-            guessed_tokens=0 if guessing.mode == "Off" else guessing.max_tokens,
-        )
-
-
 def place(
     facts: ModelFacts,
     model_spec: ModelSpec,
@@ -140,7 +92,7 @@ def place(
     a node has them, by the flavor's name where none has them yet.
     """
     offload = overridden(pool_spec.offload, model_spec.offload)
-    wish = _Wish(facts, model_spec, offload)
+    wish = Wish(facts, model_spec, offload)
     refusal = (
         _refuse_context(facts, model_spec)
         or _refuse_kv_types(facts, wish.kv_types)
@@ -196,7 +148,7 @@ def _refuse_kv_types(facts: ModelFacts, kv_types: KvTypes) -> NoPlacement | None
     return None
 
 
-def _refuse_offload(wish: _Wish) -> NoPlacement | None:
+def _refuse_offload(wish: Wish) -> NoPlacement | None:
     problem = contradiction(wish.offload, wish.bytes_per_token)
     if not problem:
         return None
@@ -254,7 +206,7 @@ def _cpu(flavor: Flavor, nodes: Sequence[NodeFacts]) -> tuple[int, int, str]:
 
 
 def _plan(
-    wish: _Wish, shape: Shape, room: _Room, inputs: str, reasons: tuple[str, ...]
+    wish: Wish, shape: Shape, room: _Room, inputs: str, reasons: tuple[str, ...]
 ) -> OffloadPlan:
     size, tiers = footprint(wish.facts, shape), shape.tiers
     limit = _limit(size, shape, room)
@@ -288,6 +240,7 @@ def _plan(
         reasons=(
             *reasons,
             *tiers.reasons,
+            *wish.speculation_reasons,
             *byte_reasons(wish.facts, shape, size, limit),
             f"threads {room.threads}: {room.cpu_words}",
         ),
@@ -314,7 +267,7 @@ def _volume(offload: Offload, disk_bytes: int) -> KvVolume | None:
     )
 
 
-def _too_small(wish: _Wish, room: _Room) -> NoPlacement:
+def _too_small(wish: Wish, room: _Room) -> NoPlacement:
     """Say how much is missing for the smallest size allowed, and what would fit."""
 
     def needs(size: Size) -> int:

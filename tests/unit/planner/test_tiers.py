@@ -8,14 +8,12 @@ import pytest
 
 from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, pool
 from terrace.api.conditions import Reason
-from terrace.planner.footprint import Shape, footprint, kv_bytes
+from terrace.planner.footprint import Shape, footprint
 from terrace.planner.placement import NoPlacement, Placement, place
 from terrace.planner.plan import KvVolume, OffloadPlan
 from terrace.planner.sticky import inputs_digest
 from terrace.planner.tiers import MAX_DISK_BLOCKS, Tiers
 from terrace_runtime.kv.disk.budget import MAX_BLOCKS
-
-KV_8B = kv_bytes(llama_8b_facts(), Shape(8192, 4, 512, "f16", "f16"))
 
 
 def plan_of(offload: dict[str, Any], memory: int = 64 * GIB, **pool_offload: Any) -> OffloadPlan:
@@ -199,6 +197,14 @@ def test_a_disk_tier_of_tiny_blocks_says_how_much_of_it_can_be_used() -> None:
     assert isinstance(answer, Placement)
     assert any("1,000,000 blocks, the most that its index holds" in r for r in answer.plan.reasons)
     assert MAX_DISK_BLOCKS == MAX_BLOCKS
+
+
+def test_a_model_that_cannot_drop_tokens_says_why_it_does_not_guess() -> None:
+    guessing = model(speculation={"mode": "NGram"})
+    for facts, is_told in ((demo_facts(), False), (demo_facts(recurrent_bytes=4096), True)):
+        answer = place(facts, guessing, pool(), [node()], {})
+        assert isinstance(answer, Placement)
+        assert any("no speculation" in reason for reason in answer.plan.reasons) == is_told
 
 
 def test_settings_that_say_the_same_restart_nothing() -> None:
