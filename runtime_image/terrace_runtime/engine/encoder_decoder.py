@@ -21,6 +21,6 @@ class EncoderDecoderCore(EngineCore):
     """To be made with a configuration whose ``parallel`` is 1."""
 
     @override
-    def _start(self, sequence: Sequence, slot: int) -> None:
+    def _start(self, sequence: Sequence, slot: int, now: float) -> None:
         self._backend.encode(sequence.encoded)
-        super()._start(sequence, slot)
+        super()._start(sequence, slot, now)

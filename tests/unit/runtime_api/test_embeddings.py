@@ -16,8 +16,8 @@ from support.runtime_http import Reply, Site, raw, running
 from support.tiny_models import MODELS
 from terrace_runtime.backend.fake import FakeBackend, Fault
 from terrace_runtime.backend.fake_classes import WIDTH, FakeEmbedder
-from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.engine.inprocess import InProcessEngine
+from terrace_runtime.engine.process import ChildEngine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,8 +154,7 @@ async def test_a_real_encoder_finds_equal_texts_equal(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     MODELS["bert"](file)
     real = settings(model_path=str(file), threads=1)
-    engine = InProcessEngine(real, LlamaBackend())
-    async with running(engine, real) as site, site.client(strict=False) as client:
+    async with running(ChildEngine(real), real) as site, site.client(strict=False) as client:
         answer = await client.embeddings.create(
             model="demo", input=["a llama climbs", "a llama climbs", "the pod sleeps"]
         )
