@@ -1,7 +1,8 @@
 """The runtime's Prometheus metrics; names are the contract's, buckets are vLLM's.
 
-Owns: what is counted and how it is named. Does not own: when (``api``). Labels are closed sets:
-nothing that a client chooses becomes a label. Cheap per token: plain counters, no label look-up.
+Owns: what is counted as it happens, and how it is named. Does not own: when (``api``), or what is
+read from the report at each scrape (``report_metrics.py``). Labels are bounded sets: nothing that a
+client chooses becomes a label. Cheap per token: plain counters, no label look-up.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from terrace_runtime import contract
+from terrace_runtime.report_metrics import ReportMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from terrace_runtime.contract import RuntimeReport
 
@@ -32,6 +32,8 @@ _E2E_BUCKETS: Final = (
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0,
     40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
 )  # fmt: skip
+MAX_TENANTS: Final = 256
+"""Tenants with series of their own."""
 _STEP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
@@ -75,11 +77,27 @@ class Metrics:
             "Seconds per step, seen likewise.",
             _STEP_BUCKETS,
         )
+        self._queue = _histogram(
+            registry, contract.METRIC_QUEUE_SECONDS, "Seconds until a request began.", _TTFT_BUCKETS
+        )
+        self._tenant_requests = Counter(
+            contract.METRIC_TENANT_REQUESTS,
+            "Requests that ended, by tenant (as the gateway signs it) and outcome.",
+            ["tenant", "outcome"],
+            registry=registry,
+        )
+        self._tenant_tokens = Counter(
+            contract.METRIC_TENANT_TOKENS,
+            "Tokens by tenant, and whether they were read or generated.",
+            ["tenant", "kind"],
+            registry=registry,
+        )
+        self._tenants: set[str] = set()
         self._last_step = 0
 
     def watch(self, report: Callable[[], RuntimeReport], kv_usage: Callable[[], float]) -> None:
         """Read the gauges from these at each scrape."""
-        self.registry.register(_Gauges(report, kv_usage))
+        self.registry.register(ReportMetrics(report, kv_usage))
 
     def count_request(self, endpoint: str, outcome: str) -> None:
         """One request ended; both words come from closed sets of ours."""
@@ -95,6 +113,20 @@ class Metrics:
     def meter(self, arrived: float) -> TokenMeter:
         """A meter for one generation that arrived at ``arrived`` (monotonic seconds)."""
         return TokenMeter(self._prompt, self._generated, self._ttft, self._itl, self._e2e, arrived)
+
+    def see_queue(self, seconds: float) -> None:
+        """A request began after so long a wait."""
+        self._queue.observe(seconds)
+
+    def count_tenant(self, tenant: str, outcome: str, prompt: int, generated: int) -> None:
+        """A request of ``tenant`` ended; beyond MAX_TENANTS they count as ``other``."""
+        if tenant not in self._tenants:
+            if len(self._tenants) >= MAX_TENANTS:
+                tenant = "other"
+            self._tenants.add(tenant)
+        self._tenant_requests.labels(tenant, outcome).inc()
+        self._tenant_tokens.labels(tenant, "prompt").inc(prompt)
+        self._tenant_tokens.labels(tenant, "generated").inc(generated)
 
 
 class TokenMeter:
@@ -131,27 +163,6 @@ class TokenMeter:
     def end(self) -> None:
         """The generation is over, in whichever way."""
         self._e2e.observe(time.monotonic() - self._arrived)
-
-
-class _Gauges(Collector):
-    """Numbers that are read when asked for, instead of being kept up to date."""
-
-    def __init__(self, report: Callable[[], RuntimeReport], usage: Callable[[], float]) -> None:
-        self._report = report
-        self._usage = usage
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Requests waiting and running, and how full the KV cells are."""
-        report = self._report()
-        yield GaugeMetricFamily(contract.METRIC_QUEUE, "Requests that wait.", report.waiting)
-        yield GaugeMetricFamily(contract.METRIC_RUNNING, "Requests that run.", report.running)
-        yield GaugeMetricFamily(
-            contract.METRIC_KV_USAGE, "Share of KV cells in use, 0 to 1.", self._usage()
-        )
-
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Nothing is read at registration."""
-        return []
 
 
 def _counter(registry: CollectorRegistry, name: str, text: str) -> Counter:

@@ -69,6 +69,7 @@ class Generation:
         self.num_generated_tokens = 0
         self._prompts: dict[int, tuple[int, int]] = {}
         self._tiers: set[str] = set()
+        self._generated = [0] * len(requests)
 
     async def __aenter__(self) -> Self:
         """Submit everything; raises ApiError, and then nothing runs."""
@@ -163,10 +164,13 @@ class Generation:
 
     def _count(self, index: int, output: RequestOutput) -> None:
         if output.num_prompt_tokens:
+            if index not in self._prompts:
+                self._state.metrics.see_queue(output.queued_s)
             self._prompts[index] = (output.num_prompt_tokens, output.num_cached_tokens)
             self._tiers.add(output.cached_tier)
         self._meters[index].tokens(output.num_tokens, self._prompts.get(index, (0, 0))[0])
         self.num_generated_tokens += output.num_tokens
+        self._generated[index] += output.num_tokens
         stats = self._state.engine.stats
         self._state.metrics.see_step(stats.steps, stats.batch_tokens, stats.step_seconds)
         if output.finish is not None:
@@ -175,7 +179,11 @@ class Generation:
     def _close(self, index: int, outcome: str) -> None:
         self._open.discard(index)
         self._meters[index].end()
-        self._state.metrics.count_request(self._endpoint, outcome)
+        metrics = self._state.metrics
+        metrics.count_request(self._endpoint, outcome)
+        prompt, _ = self._prompts.get(index, (0, 0))
+        tenant = self._requests[index].tenant
+        metrics.count_tenant(tenant, outcome, prompt, self._generated[index])
 
     async def _end(self, outcome: str) -> None:
         for index in list(self._open):

@@ -152,6 +152,7 @@ class ServerState:
                 devices=info.devices if info else (),
             ),
             capabilities=info.capabilities if info else Capabilities(),
+            adapters=tuple(one.name for one in self.config.adapters),
             engine=self.engine.report,
             waiting=stats.waiting,
             running=stats.running,

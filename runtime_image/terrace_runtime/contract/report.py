@@ -97,6 +97,7 @@ class SequenceReport(Value):
     generated_tokens: int
     cached_tokens: int
     age_s: float
+    adapter: str = ""
 
 
 class SpeculationReport(Value):
@@ -157,4 +158,6 @@ class RuntimeReport(Value):
     """Measured since start; 0: nothing measured yet."""
     generated_tokens_per_second: float = 0.0
     capabilities: Capabilities = Capabilities()
+    adapters: tuple[str, ...] = Field(default=(), max_length=16)
+    """Names of the LoRA adapters that requests may ask for."""
     engine: EngineReport = EngineReport()

@@ -11,12 +11,13 @@ with a slot, so a few blocks at a time suffice. Next: ``prefix.py``.
 
 from __future__ import annotations
 
-import mmap
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from typing_extensions import override
+
+from terrace_runtime.kv.arena import reserve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Seq
@@ -71,8 +72,8 @@ class CellMover(ABC):
         self._store = store
         self._layout = layout
         self._block_tokens = store.block_tokens
-        # Anonymous memory of its own: pages that were never needed are never taken.
-        memory = mmap.mmap(-1, max(1, layout.state_bytes(tokens)))
+        # Pages that were never needed are never taken.
+        memory = reserve(layout.state_bytes(tokens))
         self._staging: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
 
     @property
@@ -158,7 +159,7 @@ class SplitMover(CellMover):
         total = len(restore.keys) * self._block_tokens
         if self._busy is None:
             if self._staged == restore.keys:
-                self._store.open(restore.keys, restore.sequence.id).close()
+                self._store.use(restore.keys)
                 return self._set(restore, total)
             self._begin(restore, total)
         self._take(restore, len(restore.keys), budget_bytes, 0, total)

@@ -77,7 +77,7 @@ class EngineCore:
         self._deadlines: list[tuple[float, int, str]] = []
         self._fillers: dict[int, tuple[int, int]] = {}
         """Slot -> (where its fillers begin, how many there are)."""
-        self._turns = AdapterTurns()
+        self._turns = AdapterTurns(backend.info.adapter_switch_s)
         self._cells = config.parallel * config.context_tokens
         if config.kv_unified and config.kv_cells:
             self._cells = config.kv_cells
@@ -210,10 +210,12 @@ class EngineCore:
             if place is None:
                 self._held.append(sequence)
             else:
-                self._start(sequence, place)
+                self._start(sequence, place, now)
 
-    def _start(self, sequence: Sequence, slot: int) -> None:
+    def _start(self, sequence: Sequence, slot: int, now: float) -> None:
         sequence.slot = slot
+        if not sequence.num_generated:
+            sequence.queued_s = now - sequence.arrival
         if sequence.sampler is None:
             sequence.sampler = open_sampler(
                 self._backend, sequence.request.sampling, sequence.tokens, self._draw_seed()
@@ -254,7 +256,8 @@ class EngineCore:
         if not self._config.adapters:
             return self._running
         current = self._turns.current
-        adapter = self._turns.choose(self._running, now)
+        ready = [one for one in self._running if not one.is_restoring]
+        adapter = self._turns.choose(ready, now)
         if adapter != current:
             self._backend.use_adapter(adapter)
         return [one for one in self._running if one.adapter == adapter]
@@ -273,7 +276,8 @@ class EngineCore:
         return Budget(
             self._config.batch_tokens,
             self.costs.prefill_room(num_decodes),
-            fill_holes=not self._config.kv_unified,
+            # A slot between those of one adapter may be another one's.
+            fill_holes=not self._config.kv_unified and len(group) == len(self._running),
         )
 
     def _plan(self, group: list[Sequence], budget: Budget, now: float) -> BatchPlan:
@@ -429,4 +433,5 @@ def _sequence_report(sequence: Sequence, now: float) -> SequenceReport:
         generated_tokens=sequence.num_generated,
         cached_tokens=sequence.num_cached,
         age_s=round(now - sequence.arrival, 3),
+        adapter=sequence.adapter,
     )

@@ -144,6 +144,8 @@ class RequestOutput:
     """The coldest tier they came from: device, host or disk; empty for none."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each of ``num_tokens``, when they are wanted."""
+    queued_s: float = 0.0
+    """Seconds until it began; set where ``num_prompt_tokens`` is."""
 
 
 @dataclass(frozen=True, slots=True)

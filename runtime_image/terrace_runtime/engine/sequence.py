@@ -41,6 +41,7 @@ class Sequence:
         "num_prompt",
         "order",
         "priority",
+        "queued_s",
         "request",
         "root",
         "sampler",
@@ -78,6 +79,8 @@ class Sequence:
         self.num_cached = 0
         """Prompt tokens that were found in a tier when it was placed first."""
         self.cached_tier = ""
+        self.queued_s = 0.0
+        """From arrival to the slot."""
         self.is_restoring = False
         """It has a slot, and its cells are on their way there."""
         self.waits_for: tuple[Sequence, int] | None = None
@@ -156,4 +159,5 @@ class Sequence:
             self.num_cached,
             cached_tier=self.cached_tier,
             logprobs=logprobs,
+            queued_s=self.queued_s,
         )

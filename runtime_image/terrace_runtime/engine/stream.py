@@ -103,4 +103,5 @@ def _join(outputs: list[RequestOutput]) -> RequestOutput:
         last.embedding,
         max(output.cached_tier for output in outputs),
         tuple(entry for output in outputs for entry in output.logprobs),
+        max(output.queued_s for output in outputs),
     )

@@ -34,7 +34,7 @@ class Arena:
         # One more than promised: the thread may hold one at the moment when all others are out.
         num_buffers += 1
         self._is_closed = threading.Event()
-        memory = _reserve(num_buffers * buffer_bytes)
+        memory = reserve(num_buffers * buffer_bytes)
         self._free: deque[int] = deque()
         self._lock = threading.Lock()
         # Untouched buffers: the thread goes up from the first, the engine down from the last.
@@ -89,7 +89,8 @@ class Arena:
             self._free.appendleft(number)
 
 
-def _reserve(num_bytes: int) -> mmap.mmap:
+def reserve(num_bytes: int) -> mmap.mmap:
+    """Private memory that is taken page by page as it is used; MemoryError names the size."""
     try:
         memory = mmap.mmap(-1, num_bytes, flags=_FLAGS)
     except (OSError, OverflowError) as error:

@@ -260,7 +260,7 @@ def test_an_endless_chunked_body_is_refused(site: ThreadedSite) -> None:
         ("GET", "/v1/models/%2e%2e%2fx", 404),
         ("GET", CHAT, 405),
         ("DELETE", "/v1/models", 405),
-        ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/audio/speech", 404),
     ],
 )
 def test_wrong_paths_and_methods_are_openai_errors(

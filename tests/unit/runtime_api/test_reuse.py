@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from prometheus_client import CollectorRegistry
 
 from support.engine_builders import runtime_config, text_request
 from support.runtime_http import ScriptedEngine, config, piece, raw, running, words
@@ -20,6 +21,7 @@ from terrace_runtime.contract import (
 )
 from terrace_runtime.engine.inprocess import InProcessEngine
 from terrace_runtime.engine.request import FinishReason, QueueFullError
+from terrace_runtime.metrics import MAX_TENANTS, Metrics
 
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
 PATH = "/v1/chat/completions"
@@ -74,3 +76,37 @@ async def test_who_would_wait_longer_than_allowed_is_refused_at_once() -> None:
             await running_one.aclose()
     finally:
         await engine.close()
+
+
+async def test_metrics_show_tiers_guesses_queue_tenants_and_the_gateways_names() -> None:
+    tier = TierReport(name="disk", used_bytes=5, limit_bytes=9, blocks=2, hits=3, spills=4)
+    engine = ScriptedEngine()
+    engine.report = EngineReport(cache=CacheReport(block_tokens=32, misses=6, tiers=(tier,)))
+    async with running(engine) as site:
+        await raw(site.port, "POST", PATH, orjson.dumps(BODY))
+        text = (await raw(site.port, "GET", "/metrics")).body.decode()
+    for line in (
+        'terrace_runtime_kv_tier_used_bytes{tier="disk"} 5.0',
+        'terrace_runtime_kv_tier_limit_bytes{tier="disk"} 9.0',
+        'terrace_runtime_kv_tier_hits_total{tier="disk"} 3.0',
+        'terrace_runtime_kv_tier_spills_total{tier="disk"} 4.0',
+        "terrace_runtime_kv_misses_total 6.0",
+        "terrace_runtime_queue_seconds_count 1.0",
+        'terrace_runtime_tenant_tokens_total{kind="prompt",tenant=""} 7.0',
+        'terrace_runtime_tenant_requests_total{outcome="stop",tenant=""} 1.0',
+        'terrace_runtime_memory_bytes{kind="weights"} 1000.0',
+        'vllm:num_requests_waiting{model_name="demo"} 2.0',
+        'vllm:kv_cache_usage_perc{model_name="demo"} 0.4',
+        'vllm:cache_config_info{block_size="32",num_gpu_blocks="32"} 1.0',
+    ):
+        assert line in text.splitlines()
+
+
+def test_more_tenants_than_can_have_series_of_their_own_count_as_other() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    for number in range(MAX_TENANTS + 5):
+        metrics.count_tenant(f"t{number}", "stop", 1, 1)
+    name = "terrace_runtime_tenant_requests_total"
+    assert registry.get_sample_value(name, {"tenant": "other", "outcome": "stop"}) == 5
+    assert registry.get_sample_value(name, {"tenant": "t1", "outcome": "stop"}) == 1
