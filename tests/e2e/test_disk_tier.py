@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +14,9 @@ import yaml
 
 from support.chain import ROOT, kill_9, model, processes_of
 from support.waiting import wait_for
+from terrace.api.names import Key
+from terrace.controller.trust import SECRET_FIELD
+from terrace.gateway.identity import Signer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,8 +40,24 @@ class Answer(NamedTuple):
 
 def ask(chain: Chain, name: str, messages: list[Any], max_tokens: int = 64) -> Answer:
     """One answer, with what was found in the cache by body and by header."""
+    return ask_at(chain.url, {}, name, messages, max_tokens)
+
+
+def ask_as(chain: Chain, tenant: str, name: str, pod: dict[str, Any]) -> Answer:
+    """The needle's answer for a tenant: asked of the replica, with what the gateway would sign."""
+    secret = chain.get("secret", "terrace-trust", "terrace-system")
+    text = base64.b64decode(secret["data"][SECRET_FIELD]).decode()
+    signer = Signer(base64.urlsafe_b64decode(text + "=="), time.time)
+    token = signer.token(tenant, "interactive", Key("default", name))
+    url = f"http://{pod['status']['podIP']}:8000/v1"
+    return ask_at(url, {"x-terrace-identity": token}, name, NEEDLE["messages"], 64)
+
+
+def ask_at(
+    url: str, headers: dict[str, str], name: str, messages: list[Any], max_tokens: int
+) -> Answer:
     body = {"model": name, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
-    reply = httpx2.post(f"{chain.url}/chat/completions", json=body, timeout=60)
+    reply = httpx2.post(f"{url}/chat/completions", json=body, headers=headers, timeout=60)
     assert reply.status_code == 200, reply.text
     answer = reply.json()
     usage = answer["usage"]
@@ -106,6 +127,20 @@ def assert_from_disk(cold: Answer, warm: Answer) -> None:
     assert warm.text == cold.text
 
 
+def crash(chain: Chain, pod: dict[str, Any]) -> None:
+    """kill -9 the replica's server, and wait until its container is ready again."""
+    name = pod["metadata"]["labels"]["terrace.dev/model"]
+    restarts = pod["status"]["containerStatuses"][0]["restartCount"]
+    for server in processes_of("terrace_runtime serve", pod["status"]["podIP"]):
+        kill_9(server)
+
+    def is_back() -> bool:
+        status = ready_pod(chain, name)["status"]["containerStatuses"][0]
+        return bool(status["restartCount"] > restarts)
+
+    wait_for("the container to come back", is_back, timeout=60)
+
+
 @pytest.fixture(scope="module")
 def kept(chain: Chain) -> Iterator[Chain]:
     """A model called ``kept`` with a disk tier."""
@@ -140,15 +175,7 @@ def test_a_runtime_killed_while_it_spills_starts_with_what_was_whole(kept: Chain
     story = [{"role": "user", "content": "Tell me a story about a llama named Inti. " * 60}]
     cold = ask(kept, "kept", story, max_tokens=1)
     wait_for("the first new bytes", lambda: disk_bytes(kept, pod) > before, every=0.005)
-    restarts = pod["status"]["containerStatuses"][0]["restartCount"]
-    for server in processes_of("terrace_runtime serve", pod["status"]["podIP"]):
-        kill_9(server)
-
-    def is_back() -> bool:
-        status = ready_pod(kept, "kept")["status"]["containerStatuses"][0]
-        return bool(status["restartCount"] > restarts)
-
-    wait_for("the container to come back", is_back, timeout=60)
+    crash(kept, pod)
     again = ask(kept, "kept", story, max_tokens=1)
     assert again.text == cold.text
     assert again.cached_tokens <= again.prompt_tokens
@@ -172,6 +199,27 @@ def test_a_grown_disk_tier_grows_the_claim_and_keeps_the_conversation(kept: Chai
     assert_from_disk(cold, ask(kept, "kept", NEEDLE["messages"]))
 
 
+def test_another_tenant_finds_nothing_until_the_pool_lets_tenants_share(kept: Chain) -> None:
+    pod = ready_pod(kept, "kept")
+    first = ask_as(kept, "a", "kept", pod)
+    assert first.text == NEEDLE["answer"].strip()
+    assert ask_as(kept, "b", "kept", pod).cached_tokens == 0
+    assert ask_as(kept, "a", "kept", pod).cached_tokens > first.prompt_tokens - 2 * BLOCK
+    share(kept, "Pool")
+    try:
+        pod = ready_pod(kept, "kept", other_than=pod["metadata"]["uid"])
+        ask_as(kept, "a", "kept", pod)
+        assert ask_as(kept, "b", "kept", pod).cached_tokens > first.prompt_tokens - 2 * BLOCK
+    finally:
+        share(kept, "Tenant")
+        ready_pod(kept, "kept", other_than=pod["metadata"]["uid"])
+
+
+def share(chain: Chain, isolation: str) -> None:
+    patch = json.dumps({"spec": {"access": {"cacheIsolation": isolation}}})
+    chain.cluster.kubectl("patch", "ipool", "default", "--type=merge", "-p", patch)
+
+
 def test_a_change_of_block_size_finds_nothing_and_serves_all_the_same(kept: Chain) -> None:
     pod, cold = asked_and_spilled(kept, "kept")
     patch = json.dumps({"spec": {"offload": {"kvBlockTokens": 64}}})
@@ -188,6 +236,54 @@ def test_the_claim_goes_with_its_model(chain: Chain) -> None:
     assert chain.get("pvc", "kv-brief-cpu-0")
     chain.delete("im", "brief")
     wait_for("no claim", lambda: not chain.get("pvc", "kv-brief-cpu-0"), timeout=60)
+
+
+def test_replicas_that_share_a_claim_keep_to_their_own_folders(chain: Chain) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "mine", "namespace": "default"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    offload = {**DISK, "disk": {"claimName": "mine"}}
+    chain.apply(claim, model("sharing", offload=offload, replicas=2))
+    try:
+        chain.wait_condition("sharing", "Ready", "True")
+        volume = chain.get("pv", chain.get("pvc", "mine")["spec"]["volumeName"])
+        folder = Path(volume["spec"]["local"]["path"])
+        assert {p.name for p in folder.iterdir()} == {"sharing-cpu-0", "sharing-cpu-1"}
+        assert {p.name for p in folder.glob("*/lock")} == {"lock"}
+    finally:
+        chain.delete("im", "sharing")
+        chain.delete("pvc", "mine")
+
+
+def test_an_ephemeral_disk_tier_outlives_a_crash_and_not_its_pod(chain: Chain) -> None:
+    offload = {**DISK, "disk": {"ephemeral": True}}
+    chain.apply(model("passing", offload=offload, context={"length": 4096, "parallel": 1}))
+    try:
+        chain.wait_condition("passing", "Ready", "True")
+        pod = ready_pod(chain, "passing")
+        assert not chain.get("pvc", "kv-passing-cpu-0")
+        cold = ask(chain, "passing", NEEDLE["messages"])
+
+        def is_spilled() -> bool:
+            # The replica reports when it has worked.
+            ask(chain, "passing", [{"role": "user", "content": "Hi"}], max_tokens=1)
+            tiers = {tier["name"]: tier for tier in cache_report(pod)["tiers"]}
+            return int(tiers["disk"]["blocks"]) >= cold.prompt_tokens // BLOCK
+
+        wait_for("all blocks on disk", is_spilled, timeout=30)
+        crash(chain, pod)
+        assert_from_disk(cold, ask(chain, "passing", NEEDLE["messages"]))
+        chain.delete("pod", pod["metadata"]["name"])
+        ready_pod(chain, "passing", other_than=pod["metadata"]["uid"])
+        assert ask(chain, "passing", NEEDLE["messages"]).cached_tokens == 0
+    finally:
+        chain.delete("im", "passing")
 
 
 def test_the_disk_heavy_example_runs_as_it_is_written(chain: Chain) -> None:
