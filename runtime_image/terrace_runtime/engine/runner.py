@@ -15,7 +15,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from terrace_runtime.backend import BackendError
+from terrace_runtime.engine.calibration import calibrate
 from terrace_runtime.engine.core import EngineCore
+from terrace_runtime.engine.costs import StepCosts
 from terrace_runtime.engine.embedding import EmbeddingCore
 from terrace_runtime.engine.encoder_decoder import EncoderDecoderCore
 from terrace_runtime.engine.intake import make_sequence
@@ -31,6 +33,7 @@ from terrace_runtime.engine.messages import (
 )
 from terrace_runtime.engine.request import InvalidRequestError, ModelInfo
 from terrace_runtime.engine.sampling import MAX_SEED
+from terrace_runtime.engine.speculation import speculator
 from terrace_runtime.engine.tiers import Tiers
 
 if TYPE_CHECKING:
@@ -126,14 +129,29 @@ class EngineRunner:
         found = self._backend.info.capabilities
         if found.can_embed:
             return EmbeddingCore(self._backend, self._config, clock=self._clock)
-        is_pair = found.model_class == "encoder-decoder"
-        return (EncoderDecoderCore if is_pair else EngineCore)(
+        costs = StepCosts(self._config.prefill_tokens)
+        if found.model_class == "encoder-decoder":
+            return EncoderDecoderCore(
+                self._backend,
+                self._config.model_copy(update={"parallel": 1}),
+                self._tiers,
+                clock=self._clock,
+                draw_seed=self._draw_seed,
+                costs=costs,
+            )
+        calibrate(self._backend, self._config, costs, self._clock)
+        return EngineCore(
             self._backend,
-            self._config.model_copy(update={"parallel": 1}) if is_pair else self._config,
+            self._config,
             self._tiers,
             clock=self._clock,
-            draw_seed=lambda: self._seeds.randrange(MAX_SEED + 1),
+            draw_seed=self._draw_seed,
+            costs=costs,
+            speculator=speculator(self._config, self._backend, costs, self._clock),
         )
+
+    def _draw_seed(self) -> int:
+        return self._seeds.randrange(MAX_SEED + 1)
 
     def _serve(self, core: Core) -> None:
         while True:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+from typing_extensions import override
 
 from support.engine_builders import Clock, runtime_config
-from terrace_runtime.backend.fake import FakeBackend, Fault
+from terrace_runtime.backend.fake import FakeBackend
 from terrace_runtime.contract import Speculation
 from terrace_runtime.engine.calibration import calibrate
 from terrace_runtime.engine.costs import CHUNK_RATIO, MIN_CHUNK, StepCosts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def measured(*points: tuple[int, float], prefill: float = 0.0) -> StepCosts:
@@ -102,6 +108,19 @@ def test_a_prompt_alone_gets_the_whole_chunk() -> None:
     assert measured((1, 0.001), prefill=1000).prefill_room(0) == 512
 
 
+class SlowBackend(FakeBackend):
+    """Calls ``wait`` in every decode, trials included."""
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        super().__init__()
+        self._wait = wait
+
+    @override
+    def decode(self) -> int:
+        self._wait()
+        return super().decode()
+
+
 def calibrated(step_seconds: float, **changes: object) -> tuple[StepCosts, FakeBackend, Clock]:
     """Costs of a backend whose every decode takes ``step_seconds``."""
     config = runtime_config(speculation=Speculation(mode="ngram", max_tokens=3), **changes)
@@ -110,7 +129,7 @@ def calibrated(step_seconds: float, **changes: object) -> tuple[StepCosts, FakeB
     def wait() -> None:
         clock.now += step_seconds
 
-    backend = FakeBackend(faults={number: Fault(wait=wait) for number in range(200)})
+    backend = SlowBackend(wait)
     backend.load(config)
     costs = StepCosts(config.prefill_tokens)
     calibrate(backend, config, costs, clock)

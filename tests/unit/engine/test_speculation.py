@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from typing_extensions import override
 
-from support.engine_builders import DEMO, CoreDriver, runtime_config, text_request
+from support.engine_builders import DEMO, Clock, CoreDriver, runtime_config, text_request
 from support.speculation import guessing, guessing_driver
 from terrace_runtime.backend import BackendError
-from terrace_runtime.backend.fake import FakeBackend, Fault
+from terrace_runtime.backend.fake import FakeBackend
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.contract import Speculation
 from terrace_runtime.engine.calibration import calibrate
@@ -121,15 +122,22 @@ def test_without_speculation_there_is_no_speculator() -> None:
     assert speculator(config, backend, StepCosts(16)) is None
 
 
+class WorkingBackend(FakeBackend):
+    """Each row of a decode takes 10 ms of ``clock``."""
+
+    clock: Clock
+
+    @override
+    def decode(self) -> int:
+        self.clock.now += 0.01 * self.batch.size
+        return super().decode()
+
+
 def test_guesses_that_lose_are_given_up_and_the_reason_is_told() -> None:
     config = guessing("draft")
-    backend = FakeBackend(draft_errors=1)
+    backend = WorkingBackend(draft_errors=1)
     driver = CoreDriver(config, backend)
-
-    def work() -> None:
-        driver.clock.now += 0.01 * backend.batch.size
-
-    backend.faults = dict.fromkeys(range(1000), Fault(wait=work))
+    backend.clock = driver.clock
     calibrate(backend, config, driver.core.costs, driver.clock)
     costs = driver.core.costs
     driver.core.speculator = speculator(config, backend, costs, driver.clock)
