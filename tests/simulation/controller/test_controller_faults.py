@@ -14,16 +14,20 @@ from simulation.controller.scenarios import (
     status,
 )
 from simulation.controller.simulation import Simulation
-from support.controller_objects import condition, node
+from support.controller_objects import condition, model, node, pool
 from terrace.api import names
 from terrace.api.names import Key
 from terrace.controller.kinds import (
     CHILD_KINDS,
+    CLAIM,
     MODEL,
     NODE,
+    POOL,
     SECRET,
     SERVICE,
     STATEFULSET,
+    key_of,
+    uid_of,
 )
 
 
@@ -121,6 +125,50 @@ async def test_a_rollout_takes_one_ready_replica_at_a_time() -> None:
     await sim.settle()
     assert lowest == 2
     assert before.isdisjoint(pod["metadata"]["uid"] for pod in replicas(sim))
+
+
+async def test_a_set_made_anew_keeps_its_replicas_and_the_model_available() -> None:
+    sim = Simulation()
+    sim.cluster.put_new(POOL, pool())
+    sim.cluster.put_new(MODEL, model(replicas=3, offload={"maxDisk": "1Gi"}))
+    await sim.settle()
+    before = sim.cluster.objects[STATEFULSET, Key("default", "demo-cpu")]["metadata"]["uid"]
+    claims = {key_of(c): uid_of(c) for c in sim.cluster.of_kind(CLAIM)}
+    lowest, availability, step = 3, set(), sim.workloads.step
+
+    def watched() -> bool:
+        nonlocal lowest
+        lowest = min(lowest, sim.workloads.ready_replicas(DEMO))
+        availability.add(condition(status(sim), "Available")["status"])
+        return step()
+
+    sim.workloads.step = watched  # type: ignore[method-assign]
+    sim.cluster.edit(MODEL, DEMO, lambda m: m["spec"].update(offload={"maxDisk": "4Gi"}))
+    await sim.settle()
+    assert lowest == 2  # The rollout's own step.
+    assert availability == {"True"}
+    after = sim.cluster.objects[STATEFULSET, Key("default", "demo-cpu")]["metadata"]["uid"]
+    assert after != before
+    assert {key_of(c): uid_of(c) for c in sim.cluster.of_kind(CLAIM)} == claims
+    grown = {c["spec"]["resources"]["requests"]["storage"] for c in sim.cluster.of_kind(CLAIM)}
+    assert grown == {"1Gi", "4608Mi"}  # The pool's own, and those of the replicas.
+
+
+async def test_pods_without_a_set_keep_their_plan_whatever_the_planner_would_choose_now() -> None:
+    sim = Simulation()
+    await created(sim)
+    pods = {pod["metadata"]["uid"] for pod in replicas(sim)}
+    digest = status(sim)["status"]["plan"]["digest"]
+    live = sim.cluster.objects[STATEFULSET, Key("default", "demo-cpu")]
+    await sim.cluster.delete(STATEFULSET, key_of(live), uid_of(live), orphan=True)
+    # Now the planner would choose other threads.
+    sim.cluster.edit(NODE, Key("", "node-a"), lambda n: n["status"]["allocatable"].update(cpu="3"))
+    sim.controller = sim._new_controller()
+    await sim.settle()
+    assert {pod["metadata"]["uid"] for pod in replicas(sim)} == pods
+    shown = status(sim)["status"]["plan"]
+    assert shown["digest"] == digest
+    assert "threads" in shown["pending"]["reason"]
 
 
 async def test_a_plan_that_does_not_start_stops_the_rollout_at_one_replica() -> None:
