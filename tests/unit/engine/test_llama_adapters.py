@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from support.engine_builders import runtime_config
+from support.engine_builders import answer_of, conversations, runtime_config
 from support.lora_files import adapter, lora_file
 from terrace_runtime.backend import DECODE_OK, BackendError
 from terrace_runtime.backend.llama import LlamaBackend
+from terrace_runtime.engine.inprocess import InProcessEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
     from terrace_runtime.contract import Adapter
 
+GENTLE = 0.2
+"""Strength at which rounding, which depends on who shares a batch, turns no answer over."""
 PROMPT = [5, 6, 7, 8, 9, 10, 11]
 
 
@@ -81,6 +86,38 @@ def test_the_model_alone_says_the_same_while_adapters_take_turns_with_it(
         backend.seq_rm(slot)
         backend.use_adapter(name)
         assert greedy(backend, slot) == tokens[name][len(PROMPT) :], name
+
+
+@pytest.mark.parametrize("kv_unified", [False, True])
+async def test_verified_answers_hold_while_requests_of_adapters_interleave(
+    tmp_path: Path, *, kv_unified: bool
+) -> None:
+    adapters = [
+        adapter(f"a{n}", lora_file(tmp_path / f"a{n}", seed=n, strength=GENTLE)) for n in (1, 2)
+    ]
+    config = runtime_config(
+        context_tokens=512,
+        batch_tokens=256,
+        threads=1,
+        parallel=6,
+        adapters=adapters,
+        kv_unified=kv_unified,
+    )
+    engine = InProcessEngine(config, LlamaBackend())
+    await engine.start()
+    chosen = conversations()[:6]
+    requests = [
+        dataclasses.replace(one.request(f"{name}{number}"), adapter=name, max_tokens=40)
+        for number, one in enumerate(chosen)
+        for name in ("", "a1", "a2")
+    ]
+    alone = [(await answer_of(engine, request)).facts for request in requests]
+    together = await asyncio.gather(*(answer_of(engine, request) for request in requests))
+    await engine.close()
+    assert [answer.facts for answer in together] == alone
+    for one, (text, _, _) in zip(chosen, alone[::3], strict=True):
+        assert one.answer.startswith(text)
+    assert len({tuple(alone[start::3]) for start in range(3)}) == 3
 
 
 def test_the_scale_weighs_the_adapter_and_0_is_the_model_alone(tmp_path: Path) -> None:
