@@ -9,15 +9,16 @@ Next: ``runner.py`` calls ``step`` while there is work.
 from __future__ import annotations
 
 from bisect import insort
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from terrace_runtime.backend import DECODE_NO_ROOM, DECODE_OK, BackendError
-from terrace_runtime.contract import EngineReport, SequenceReport, SpeculationReport
+from terrace_runtime.backend import DECODE_NO_ROOM
+from terrace_runtime.contract import EngineReport, SpeculationReport
 from terrace_runtime.engine.adapters import AdapterTurns
 from terrace_runtime.engine.batch_planner import BatchPlan, Budget, free_slots, plan_batch
 from terrace_runtime.engine.costs import MIN_CHUNK, StepCosts
+from terrace_runtime.engine.deadlines import Deadlines
 from terrace_runtime.engine.detokenizer import PieceTable
+from terrace_runtime.engine.evaluation import Evaluation
 from terrace_runtime.engine.harvest import Harvest
 from terrace_runtime.engine.meter import StepMeter
 from terrace_runtime.engine.prefix import PrefixCache
@@ -35,12 +36,8 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.speculation import Speculator
     from terrace_runtime.engine.tiers import Tiers
 
-_FILLER_CELLS = 64
-"""Cells that a filler may leave in its slot before they are dropped; dropping costs a call."""
 _HEADROOM_TOKENS = 128
 """Cells that a sequence is expected to need beyond its prompt, when cells are shared by all."""
-_STALE_DEADLINES = 1024
-"""Deadlines of ended requests that may be left in the heap before it is made anew."""
 
 
 class EngineCore:
@@ -66,17 +63,14 @@ class EngineCore:
         self._config = config
         self._clock = clock
         self._draw_seed = draw_seed
+        self._evaluation = Evaluation(backend, self.prefix)
         self._harvest = Harvest(backend)
         self._shares = TenantShares()
         self._waiting = WaitingQueue(self._shares)
-        self._held: list[Sequence] = []
-        """Taken out of the queue: each waits for a prefix that another one computes."""
         self._running: list[Sequence] = []
         self._by_id: dict[str, Sequence] = {}
         self._cancelled: list[Sequence] = []
-        self._deadlines: list[tuple[float, int, str]] = []
-        self._fillers: dict[int, tuple[int, int]] = {}
-        """Slot -> (where its fillers begin, how many there are)."""
+        self._deadlines = Deadlines()
         self._turns = AdapterTurns(backend.info.adapter_switch_s)
         self._cells = config.parallel * config.context_tokens
         if config.kv_unified and config.kv_cells:
@@ -97,7 +91,7 @@ class EngineCore:
     @property
     def stats(self) -> EngineStats:
         """After the last step."""
-        return self._meter.stats(len(self._waiting) + len(self._held), self._running)
+        return self._meter.stats(len(self._waiting), self._running)
 
     @property
     def running(self) -> list[Sequence]:
@@ -109,7 +103,7 @@ class EngineCore:
         return EngineReport(
             cache=self.prefix.report(),
             speculation=self.speculator.report if self.speculator else SpeculationReport(),
-            sequences=tuple(_sequence_report(one, now) for one in self._running),
+            sequences=tuple(one.report(now) for one in self._running),
             step_seconds=self.costs.table(),
         )
 
@@ -126,7 +120,7 @@ class EngineCore:
         self._by_id[sequence.id] = sequence
         bound = self._config.request_timeout_s
         sequence.deadline = sequence.arrival + min(sequence.request.timeout_s or bound, bound)
-        heappush(self._deadlines, (sequence.deadline, sequence.order, sequence.id))
+        self._deadlines.add(sequence)
         self._shares.enter(sequence.tenant)
         self._waiting.push(sequence)
         self.prefix.enter(sequence)
@@ -156,7 +150,7 @@ class EngineCore:
         self._guess(group)
         drafted_at = self._clock()
         plan = self._plan(group, self._budget(group), started)
-        while plan.work and self._decode(plan) == DECODE_NO_ROOM:
+        while plan.work and self._evaluation.decode(plan) == DECODE_NO_ROOM:
             outputs += self._make_room(plan)
             group = [one for one in group if one.slot is not None]
             plan = self._plan(group, self._reduced(plan), started)
@@ -178,21 +172,13 @@ class EngineCore:
         return [self._end(sequence, FinishReason.ABORT) for sequence in alive]
 
     def _apply_deadlines(self, now: float) -> list[RequestOutput]:
-        outputs = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, order, request_id = heappop(self._deadlines)
-            sequence = self._by_id.get(request_id)
-            if sequence is not None and sequence.order == order:
-                outputs.append(self._end(sequence, FinishReason.TIMEOUT))
-        if len(self._deadlines) > 2 * len(self._by_id) + _STALE_DEADLINES:
-            open_ones = self._by_id.values()
-            self._deadlines = sorted((one.deadline, one.order, one.id) for one in open_ones)
-        return outputs
+        late = self._deadlines.passed(now, self._by_id)
+        return [self._end(sequence, FinishReason.TIMEOUT) for sequence in late]
 
     def _admit(self, now: float) -> None:
-        self._release_held()
+        self._waiting.release(self.prefix.is_released)
         has_parked = False
-        while len(self._waiting):
+        while not self._waiting.is_empty:
             free = free_slots(self._running, self._config.parallel)
             if not free:
                 if has_parked or not self._park_for_urgent(now):
@@ -205,10 +191,10 @@ class EngineCore:
                 self._waiting.push_front(sequence)
                 return
             for slot in free:
-                self._drop_filler(slot)
+                self._evaluation.drop_filler(slot)
             place = self.prefix.place(sequence, free)
             if place is None:
-                self._held.append(sequence)
+                self._waiting.hold(sequence)
             else:
                 self._start(sequence, place, now)
 
@@ -221,13 +207,6 @@ class EngineCore:
                 self._backend, sequence.request.sampling, sequence.tokens, self._draw_seed()
             )
         insort(self._running, sequence, key=_slot)
-
-    def _release_held(self) -> None:
-        if self._held:
-            released = [one for one in self._held if self.prefix.is_released(one)]
-            for sequence in reversed(released):
-                self._held.remove(sequence)
-                self._waiting.push_front(sequence)
 
     def _has_cells_for(self, sequence: Sequence) -> bool:
         """Whether what it is expected to need is there, where all share the cells."""
@@ -291,54 +270,6 @@ class EngineCore:
             occupied=self.prefix.untouchable,
         )
 
-    def _decode(self, plan: BatchPlan) -> int:
-        batch = self._backend.batch
-        batch.clear()
-        if plan.is_decode_only:
-            sequences = [item.sequence for item in plan.work]
-            batch.extend_single(
-                [sequence.tokens[-1] for sequence in sequences],
-                [item.slot for item in plan.work],
-                [sequence.num_computed for sequence in sequences],
-            )
-        else:
-            self._fill_mixed(plan)
-        code = self._backend.decode()
-        if code not in (DECODE_OK, DECODE_NO_ROOM):
-            raise BackendError(f"llama.cpp cannot go on: decode returned code {code}")
-        return code
-
-    def _fill_mixed(self, plan: BatchPlan) -> None:
-        """Prompt chunks, decodes, guesses and fillers together, by ascending slot."""
-        batch = self._backend.batch
-        fillers = list(plan.fillers)
-        for slot, sequence, count, num_drafted in plan.work:
-            while fillers and fillers[0] < slot:
-                self._add_filler(fillers.pop(0), plan.filler_tokens)
-            start = sequence.num_computed
-            stop = start + count - num_drafted
-            tokens = sequence.tokens[start:stop] + sequence.draft[:num_drafted]
-            outputs = 1 + num_drafted if stop == len(sequence.tokens) else 0
-            batch.extend(tokens, slot, start, outputs=outputs)
-
-    def _add_filler(self, slot: int, num_tokens: int) -> None:
-        base, count = self._fillers.get(slot, (0, _FILLER_CELLS))
-        if count + num_tokens > _FILLER_CELLS:
-            self._drop_filler(slot)
-            longest = max(one.num_computed for one in self._running)
-            base, count = self.prefix.filler_base(slot, longest, _FILLER_CELLS), 0
-        self._backend.batch.extend([0] * num_tokens, slot, base + count, outputs=0)
-        self._fillers[slot] = (base, count + num_tokens)
-
-    def _drop_fillers(self) -> None:
-        for slot in list(self._fillers):
-            self._drop_filler(slot)
-
-    def _drop_filler(self, slot: int) -> None:
-        if slot in self._fillers:
-            base, _ = self._fillers.pop(slot)
-            self._backend.seq_rm(slot, base)
-
     def _advance(self, plan: BatchPlan) -> list[RequestOutput]:
         """Sample whoever is complete and hand the new tokens out."""
         for item in plan.work:
@@ -364,7 +295,7 @@ class EngineCore:
 
     def _make_room(self, plan: BatchPlan) -> list[RequestOutput]:
         """KV is full and nothing was computed: set aside whom it hurts least, the last one ends."""
-        self._drop_fillers()
+        self._evaluation.drop_fillers()
         if plan.num_drafted:
             # Without its guesses the step may fit, and nobody need be set aside for them.
             for item in plan.work:
@@ -405,8 +336,6 @@ class EngineCore:
             self._running.remove(sequence)
             self.prefix.leave(sequence)
             sequence.slot = None
-        elif sequence in self._held:
-            self._held.remove(sequence)
         else:
             self._waiting.remove(sequence)
         self.prefix.gone(sequence)
@@ -415,7 +344,7 @@ class EngineCore:
         if sequence.sampler is not None:
             sequence.sampler.close()
         if not self._running:
-            self._drop_fillers()
+            self._evaluation.drop_fillers()
         self._shares.leave(sequence.tenant)
         return output
 
@@ -423,15 +352,3 @@ class EngineCore:
 def _slot(sequence: Sequence) -> int:
     assert sequence.slot is not None
     return sequence.slot
-
-
-def _sequence_report(sequence: Sequence, now: float) -> SequenceReport:
-    return SequenceReport(
-        slot=_slot(sequence),
-        prompt_tokens=sequence.num_prompt,
-        computed_tokens=sequence.num_computed,
-        generated_tokens=sequence.num_generated,
-        cached_tokens=sequence.num_cached,
-        age_s=round(now - sequence.arrival, 3),
-        adapter=sequence.adapter,
-    )

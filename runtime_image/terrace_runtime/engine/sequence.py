@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from terrace_runtime.contract import SequenceReport
 from terrace_runtime.engine.detokenizer import Detokenizer, PieceTable
 from terrace_runtime.engine.request import FinishReason, RequestOutput
 
@@ -122,6 +123,18 @@ class Sequence:
     def num_generated(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - self.num_prompt
+
+    def report(self, now: float) -> SequenceReport:
+        """Numbers alone: a report shows nobody's text or name."""
+        return SequenceReport(
+            slot=-1 if self.slot is None else self.slot,
+            prompt_tokens=self.num_prompt,
+            computed_tokens=self.num_computed,
+            generated_tokens=self.num_generated,
+            cached_tokens=self.num_cached,
+            age_s=round(now - self.arrival, 3),
+            adapter=self.adapter,
+        )
 
     def append(self, token: int, *, is_eog: bool) -> FinishReason | None:
         """Take the sampled ``token``; says whether it is the last one."""

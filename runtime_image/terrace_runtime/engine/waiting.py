@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from terrace_runtime.engine.sequence import Sequence
 
 AGEING_S = 30.0
@@ -59,9 +61,27 @@ class WaitingQueue:
         self._shares = shares
         self._lines: dict[tuple[int, str], dict[str, Sequence]] = {}
         self._size = 0
+        self._held: dict[str, Sequence] = {}
+        """Out of the order for now: each waits for a prefix that another one computes."""
 
     def __len__(self) -> int:
-        return self._size
+        return self._size + len(self._held)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nobody can be popped; some may be held."""
+        return self._size == 0
+
+    def hold(self, sequence: Sequence) -> None:
+        """Set a popped sequence aside until ``release`` lets it in again."""
+        self._held[sequence.id] = sequence
+
+    def release(self, may_run: Callable[[Sequence], bool]) -> None:
+        """Put those that are held and may run before their tenants' others, in their order."""
+        released = [one for one in self._held.values() if may_run(one)]
+        for sequence in reversed(released):
+            del self._held[sequence.id]
+            self.push_front(sequence)
 
     def push(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -94,7 +114,9 @@ class WaitingQueue:
         return first
 
     def remove(self, sequence: Sequence) -> None:
-        """Take out a sequence that is queued."""
+        """Take out a sequence that is queued or held."""
+        if self._held.pop(sequence.id, None) is not None:
+            return
         key = (sequence.priority, sequence.tenant)
         line = self._lines[key]
         del line[sequence.id]
@@ -105,6 +127,8 @@ class WaitingQueue:
     def drain(self) -> list[Sequence]:
         """Take out everybody."""
         everyone = [sequence for line in self._lines.values() for sequence in line.values()]
+        everyone += self._held.values()
         self._lines.clear()
+        self._held.clear()
         self._size = 0
         return everyone
