@@ -93,7 +93,17 @@ def test_inputs_get_the_vectors_that_they_get_alone(model_class: str) -> None:
     assert driver.backend.num_cells == 0 or model_class == "encoder"
     total = sum(map(len, prompts))
     assert driver.core.stats.prompt_tokens == total
-    assert driver.backend.decodes <= 2 * total // driver.backend.batch.capacity + 1
+    assert driver.backend.decodes <= 2 * total // min(driver.backend.batch.capacity, 128) + 1
+
+
+def test_short_inputs_share_a_step_and_a_long_one_goes_alone() -> None:
+    config = runtime_config(context_tokens=256, batch_tokens=256)
+    driver = Driver(FakeEmbedder(), config)
+    driver.add(*(ask(str(n), [n] * 30) for n in range(8)), ask("long", [9] * 250))
+    driver.run()
+    # Four times 30 tokens fit into 128, twice; 250 tokens are more than that.
+    assert driver.backend.decodes == 3
+    assert driver.core.stats.batch_tokens == 250
 
 
 def test_a_vector_has_length_one() -> None:
