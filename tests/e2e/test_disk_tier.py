@@ -306,6 +306,11 @@ def test_the_disk_heavy_example_runs_as_it_is_written(chain: Chain) -> None:
         assert plan["kvBlockTokens"] == 32
         assert plan["kvTypes"] == {"key": "q8_0", "value": "q4_0"}
         assert plan["weights"] == "paged"
+        cache = wait_for("a report", lambda: chain.get("im", "disk-heavy")["status"].get("cache"))
+        assert cache["reuse"] == "blocks"
+        limits = {tier["name"]: tier["limitBytes"] for tier in cache["tiers"]}
+        assert 500 << 20 < limits["host"] <= 512 << 20
+        assert limits["disk"] > 10 << 30
         claim = chain.get("pvc", "kv-disk-heavy-cpu-0")
         assert claim["status"]["phase"] == "Bound"
         pod, cold = asked_and_spilled(chain, "disk-heavy")

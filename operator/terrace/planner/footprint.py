@@ -12,7 +12,7 @@ Next: ``placement.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from terrace.planner.classes import reuse_of
@@ -110,12 +110,14 @@ class Footprint:
     base_bytes: int
     tiers_bytes: int = 0
     """The arena of the host tier, landing buffers, staging and the index of both tiers."""
+    loading_bytes: int = 0
+    """Loaded weights: what is taken besides them."""
 
     @property
     def anonymous_bytes(self) -> int:
         """What cannot be reclaimed: a bound of the peak of RssAnon + RssShmem."""
         work = self.kv_bytes + self.compute_bytes + self.tiers_bytes
-        return self.repacked_bytes + work + self.base_bytes
+        return self.repacked_bytes + self.loading_bytes + work + self.base_bytes
 
     @property
     def page_cache_bytes(self) -> int:
@@ -141,26 +143,41 @@ def footprint(facts: ModelFacts, shape: Shape) -> Footprint:
     weights = sum(run.count * run.weight_bytes for run in facts.layers)
     weights += facts.token_embedding_bytes + facts.output_bytes
     repacked = min(weights, facts.repacked_bytes)
-    # Anonymous and page-cache bytes by how weights lie.
-    anonymous, mapped = {
-        "mapped": (repacked, weights - repacked),
-        "loaded": (weights, 0),
-        "paged": (0, min(weights, paged_floor_bytes(facts))),
-    }[shape.tiers.weights]
-    return Footprint(
+    size = Footprint(
         weights_bytes=weights,
-        repacked_bytes=anonymous,
-        mapped_bytes=mapped,
+        repacked_bytes=repacked,
+        mapped_bytes=weights - repacked,
         kv_bytes=kv_bytes(facts, shape),
         compute_bytes=compute_bytes(facts, shape),
         base_bytes=base_bytes(facts),
         tiers_bytes=tiers_bytes(facts, shape),
     )
+    if shape.tiers.weights == "loaded":
+        loaded = loaded_bytes(facts, size.kv_bytes + size.compute_bytes + size.tiers_bytes)
+        return replace(size, repacked_bytes=weights, mapped_bytes=0, loading_bytes=loaded)
+    if shape.tiers.weights == "paged":
+        # A step reads layer by layer: the one that is computed, the next one, and the head.
+        floor = 2 * max(run.weight_bytes for run in facts.layers) + head_bytes(facts)
+        return replace(size, repacked_bytes=0, mapped_bytes=min(weights, floor))
+    return size
 
 
-def paged_floor_bytes(facts: ModelFacts) -> int:
-    """Paged weights: the layer that is computed, the one that is read ahead, and the output."""
-    return 2 * max(run.weight_bytes for run in facts.layers) + facts.output_bytes
+def head_bytes(facts: ModelFacts) -> int:
+    """The output head; it is the token embedding where the file has no other."""
+    return max(facts.output_bytes, facts.token_embedding_bytes)
+
+
+def loaded_bytes(facts: ModelFacts, taken_later: int) -> int:
+    """Loaded weights: what is copied besides them.
+
+    A head that is the token embedding too is copied for the kernels; each copied tensor is read
+    into a buffer first, which is gone before cells, graph and tiers (``taken_later``) are made.
+    """
+    if not facts.repacked_bytes:
+        return 0
+    is_tied = facts.output_bytes < facts.token_embedding_bytes // 4
+    largest = max(head_bytes(facts), *(run.weight_bytes for run in facts.layers))
+    return facts.token_embedding_bytes * is_tied + max(0, largest - taken_later)
 
 
 def cells(shape: Shape) -> int:

@@ -78,7 +78,10 @@ def _class_reasons(facts: ModelFacts, shape: Shape, size: Footprint) -> tuple[st
 def _weights_reason(shape: Shape, size: Footprint) -> str:
     words = f"weights: {format_bytes(size.weights_bytes)}"
     if shape.tiers.weights == "loaded":
-        return f"{words}, read into memory"
+        more = (
+            f", and {format_bytes(size.loading_bytes)} to load them" if size.loading_bytes else ""
+        )
+        return f"{words}, read into memory{more}"
     if shape.tiers.weights == "paged":
         return (
             f"{words}, paged from the file and never copied: {format_bytes(size.mapped_bytes)} at "

@@ -44,6 +44,16 @@ models = st.fixed_dictionaries(
         "context": st.fixed_dictionaries(
             {}, optional={"length": st.integers(64, 16777216), "parallel": st.integers(1, 255)}
         ),
+        "offload": st.fixed_dictionaries(
+            {},
+            optional={
+                "profile": st.sampled_from(["Auto", "DiskHeavy"]),
+                "spillThreshold": st.sampled_from([0, "512Mi", "1.5Gi"]),
+                "kvBlockTokens": st.integers(8, 1024),
+                "disk": st.sampled_from([{}, {"ephemeral": True}, {"claimName": "a.b"}]),
+            },
+        ),
+        "speculation": st.fixed_dictionaries({}, optional={"mode": st.just("NGram")}),
         "sampling": st.fixed_dictionaries({}, optional={"temperature": st.floats(0, 5)}),
         "servedNames": st.lists(
             st.from_regex(r"[A-Za-z0-9][a-z._:/-]{0,9}", fullmatch=True), max_size=16

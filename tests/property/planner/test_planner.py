@@ -8,10 +8,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support.planning import GIB, demo_facts, llama_8b_facts, model, node, pool
+from terrace.api.offload import overridden
+from terrace.api.quantity import parse_bytes
 from terrace.planner.footprint import Shape, footprint
 from terrace.planner.placement import NoPlacement, Placement, place
 from terrace.planner.plan import OffloadPlan
 from terrace.planner.sticky import Keep, decide, inputs_digest
+from terrace.planner.tiers import NO_TIERS, Tiers
 from terrace_runtime.contract import LayerRun, ModelFacts
 
 if TYPE_CHECKING:
@@ -41,6 +44,15 @@ facts = st.builds(
     repacked_bytes=st.integers(0, 10**10),
 )
 kv_types = st.sampled_from(["f16", "q8_0", "q4_0"])
+tiers = st.builds(
+    Tiers,
+    weights=st.sampled_from(["mapped", "loaded", "paged"]),
+    is_unified=st.booleans(),
+    block_tokens=st.integers(8, 1024),
+    host_bytes=st.sampled_from([0, 1 << 26, 1 << 34]),
+    disk_bytes=st.sampled_from([0, 1 << 36]),
+    prefetch_bytes=st.sampled_from([0, 1 << 26]),
+)
 shapes = st.builds(
     Shape,
     context_tokens=st.integers(64, 1 << 20),
@@ -48,11 +60,28 @@ shapes = st.builds(
     ubatch_tokens=st.sampled_from([128, 512, 2048]),
     kv_key_type=kv_types,
     kv_value_type=kv_types,
+    guessed_tokens=st.integers(0, 16),
+    tiers=st.just(NO_TIERS) | tiers,
+)
+offloads = st.fixed_dictionaries(
+    {},
+    optional={
+        "profile": st.sampled_from(["Auto", "Balanced", "HostHeavy", "DiskHeavy", "DeviceOnly"]),
+        "spillThreshold": st.sampled_from(["0", "16Mi", "512Mi", "8Gi"]),
+        "maxDisk": st.sampled_from(["0", "64Mi", "64Gi"]),
+        "prefetchWindow": st.sampled_from(["1Mi", "128Mi"]),
+        "kvBlockTokens": st.integers(8, 1024),
+        "kvLayout": st.sampled_from(["Split", "Unified"]),
+        "disk": st.sampled_from([{}, {"ephemeral": True}, {"claimName": "a"}]),
+    },
 )
 specs = st.builds(
-    lambda length, parallel: model(context={"length": length, "parallel": parallel}),
+    lambda length, parallel, offload: model(
+        context={"length": length, "parallel": parallel}, offload=offload
+    ),
     st.none() | st.integers(64, 4096),
     st.none() | st.integers(1, 255),
+    st.just({}) | offloads,
 )
 node_lists = st.lists(
     st.builds(
@@ -74,6 +103,7 @@ pools = st.sampled_from(
         pool({"name": "ssd", "nodeSelector": {"disk": "ssd"}}, {"name": "cpu"}),
         pool({"name": "cpu", "host": {"cpu": "500m", "memory": "4Gi"}}),
         pool(offload={"kvTypes": {"key": "q8_0", "value": "q8_0"}}),
+        pool(offload={"profile": "DiskHeavy", "spillThreshold": "256Mi"}),
     ]
 )
 models_facts = st.sampled_from([demo_facts(), llama_8b_facts()])
@@ -136,6 +166,15 @@ def test_a_plan_fits_a_node_of_its_flavor_and_keeps_what_the_user_wrote(
     assert context.parallel in {None, plan.parallel}
     assert plan.context_tokens <= model_facts.context_length
     assert plan.memory_request_bytes <= plan.memory_limit_bytes
+    written = overridden(pool_spec.offload, spec.offload)
+    if written.spill_threshold is not None:
+        assert plan.host_bytes == parse_bytes(written.spill_threshold)
+    if written.max_disk is not None:
+        assert plan.disk_bytes == parse_bytes(written.max_disk)
+    assert (plan.volume is None) == (plan.disk_bytes == 0)
+    assert plan.disk_bytes == 0 or plan.prefetch_bytes <= plan.host_bytes
+    assert (plan.host_bytes == 0) == (plan.tiers_bytes == 0)
+    assert plan.tiers_bytes >= plan.host_bytes
 
 
 def some_plan(threads: int = 1, reasons: tuple[str, ...] = ()) -> OffloadPlan:

@@ -174,11 +174,23 @@ def test_paged_weights_may_fill_what_is_free_and_no_more_than_they_are() -> None
 
 def test_loaded_weights_need_no_page_cache_of_their_own() -> None:
     mapped, loaded = (
-        footprint(llama_8b_facts(), Shape(2048, 1, 512, "f16", "f16", tiers=Tiers(weights)))
+        footprint(llama_8b_facts(), Shape(8192, 4, 512, "f16", "f16", tiers=Tiers(weights)))
         for weights in ("mapped", "loaded")
     )
     assert loaded.anonymous_bytes - mapped.anonymous_bytes == mapped.mapped_bytes
     assert loaded.request_bytes == mapped.request_bytes
+
+
+def test_loading_counts_a_tied_head_twice_and_the_buffer_that_tensors_pass() -> None:
+    def anonymous(**changes: Any) -> int:
+        shape = Shape(64, 1, 32, "q4_0", "q4_0", tiers=Tiers("loaded"))
+        size = footprint(llama_8b_facts(**changes), shape)
+        return size.repacked_bytes + size.loading_bytes
+
+    weights = 32 * 131_000_000 + 295_501_824
+    assert anonymous(repacked_bytes=0, output_bytes=0) == weights
+    assert anonymous(output_bytes=0) >= weights + 295_501_824
+    assert anonymous(output_bytes=10**9) > weights + 10**9
 
 
 def test_a_guessed_token_has_logits_of_its_own() -> None:
