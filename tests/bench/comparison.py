@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import plans
+from bench import load, plans
 from bench.load import Round
 from bench.servers import (
     BEST,
@@ -129,7 +129,8 @@ def compare(contest: Contest, options: Options) -> list[Line]:
 def play_plan(port: int, plan: Plan, limit_s: float = _ROUND_TIMEOUT_S) -> Round:
     """Run a plan in a process of its own. Raises RoundFailedError."""
     limit_s = min(limit_s, plan.timeout_s)
-    argv = [sys.executable, "-m", "bench.load", HOST, str(port)]
+    # By its path and with -P: it needs the standard library and nobody's PYTHONPATH.
+    argv = [sys.executable, "-P", load.__file__, HOST, str(port)]
     told = json.dumps(asdict(replace(plan, timeout_s=limit_s)))
     try:
         done = subprocess.run(

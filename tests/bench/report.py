@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bench.verdict import Line
 
-COMMAND = "make bench-engine REPORT=docs/benchmarks"
+COMMAND = "make bench-engine LAYOUT=both REPORT=docs/benchmarks"
 LINES, REPORT, NOTES = "engine.jsonl", "engine.md", "notes.md"
 OTHER_LAYOUT = "@unified"
 """Ends the ids of lines in which ours ran with the KV layout that is not its default."""
