@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from terrace_runtime.backend import Grammar
 from terrace_runtime.contract import Capabilities, DeviceMemory
+
+if TYPE_CHECKING:
+    from terrace_runtime.backend import Grammar
 
 
 class FinishReason(StrEnum):
