@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from terrace_runtime.models.metadata import invalid_model
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -79,6 +81,7 @@ _RECURRENT: Final = _names(
 """Architectures with a recurrent state, alone or beside attention (llm_arch_is_recurrent and
 llm_arch_is_hybrid)."""
 _STATEFUL_LAYER = re.compile(r"^blk\.(\d{1,4})\.(ssm_|time_mix_|shortconv)")
+MAX_STATE_BYTES: Final = 2**50
 _FLOAT = 4
 
 
@@ -136,7 +139,10 @@ def recurrent_bytes(keys: Keys, tensor_names: Iterable[str]) -> int:
     matches = map(_STATEFUL_LAYER.match, tensor_names)
     layers = len({match[1] for match in matches if match is not None})
     # A layer whose tensors have names that we do not know counts: too large, never too small.
-    return _FLOAT * _state_values(keys) * (layers or keys.positive("block_count"))
+    size = _FLOAT * _state_values(keys) * (layers or keys.positive("block_count"))
+    if size > MAX_STATE_BYTES:
+        invalid_model(f"its recurrent state would take {size} bytes per sequence")
+    return size
 
 
 def _state_values(keys: Keys) -> int:
