@@ -44,6 +44,10 @@ class Average:
             if self.count == 1 or value < self.value:
                 self.size, self.value = size, value
             return
+        if value < self.value / 2:
+            # Steps are disturbed upwards alone, so what was known before was wrong.
+            self.size, self.value = size, value
+            return
         self.size += _WEIGHT * (size - self.size)
         self.value += _WEIGHT * (min(value, _OUTLIER * self.value) - self.value)
 
@@ -113,7 +117,8 @@ class StepCosts:
 
     def _paces(self, num_rows: int) -> float:
         bucket = _bucket(num_rows)
-        if bucket <= _EXACT_ROWS and (exact := self._averages.get(bucket)) is not None:
+        exact = self._averages.get(bucket) if bucket <= _EXACT_ROWS else None
+        if exact is not None:
             return exact.value
         place = bisect_right(self._buckets, bucket)
         around = [self._averages[one] for one in self._buckets[max(0, place - 2) : place + 1]]

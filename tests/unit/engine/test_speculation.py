@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from support.engine_builders import DEMO, Clock, CoreDriver, runtime_config, text_request
 from support.speculation import guessing, guessing_driver
+from support.tiny_models import llama, mamba
 from terrace_runtime.backend import BackendError
 from terrace_runtime.backend.fake import FakeBackend
 from terrace_runtime.backend.llama import LlamaBackend
@@ -171,6 +172,20 @@ def test_draft_mode_without_a_path_is_refused() -> None:
 def test_a_file_that_is_no_model_is_refused_by_its_field(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"no model")
     assert "speculation.draft_path" in refusal(tmp_path / "bad.gguf")
+
+
+def test_a_draft_of_another_vocabulary_is_refused_with_the_difference(tmp_path: Path) -> None:
+    llama(tmp_path / "bytes.gguf")
+    said = refusal(tmp_path / "bytes.gguf")
+    assert "another vocabulary" in said
+    assert "the model has 2048" in said
+
+
+def test_a_draft_whose_cells_cannot_be_cut_is_refused(tmp_path: Path) -> None:
+    llama(tmp_path / "model.gguf")
+    mamba(tmp_path / "draft.gguf")
+    said = refusal(tmp_path / "draft.gguf", model_path=str(tmp_path / "model.gguf"))
+    assert "cannot be cut" in said or "keeps no KV" in said
 
 
 def test_memory_of_the_draft_is_reported() -> None:

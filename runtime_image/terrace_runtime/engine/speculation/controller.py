@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _MARGIN = 1.02
 """Gains below this are within the noise of a measurement."""
-_ALLOWANCE = 0.015
+_ALLOWANCE = 0.012
 """Share of the time that guesses may lose in the long run."""
 _SAVINGS = 8.0
 """Most that the account holds, in steps without guesses."""
-_OVERDRAFT = 32.0
+_OVERDRAFT = 12.0
 """How far a choice that promises a gain may overdraw the account, in such steps."""
 _REFRESH_STEPS = 24
 """Steps with guesses between two without, which keep the measured cost of those true."""
@@ -232,7 +232,8 @@ class Controller:
             self.is_active = self._account - worst > -_OVERDRAFT
             return self.is_active
         self.is_active = False
-        if self._account < worst:
+        # The belief in a great loss may be what is wrong: a try is never out of reach for good.
+        if self._account < min(worst, _RESTED):
             return False
         return self._until_probe <= 0 or any(
             one.max_tokens and not self._acceptance.knows(one.key) for one in candidates
