@@ -70,7 +70,7 @@ def test_a_full_replica_stays_below_its_estimate_and_near_it(
 @pytest.mark.parametrize(
     "tiers",
     [
-        Tiers("mapped", host_bytes=16 * MIB, disk_bytes=64 * MIB, prefetch_bytes=4 * MIB),
+        Tiers("mapped", host_bytes=8 * MIB, disk_bytes=64 * MIB, prefetch_bytes=4 * MIB),
         Tiers("paged", is_unified=True, host_bytes=8 * MIB),
     ],
     ids=["split, on disk", "unified, paged"],
