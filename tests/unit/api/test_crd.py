@@ -11,11 +11,12 @@ from terrace.api.model import ModelSpec
 from terrace.api.names import MAX_FLAVOR_LENGTH, MAX_NAME_LENGTH
 from terrace.api.pool import PoolSpec
 from terrace.api.status import LayerRunStatus, ModelStatus
-from terrace.api.values import ApiValue
 from terrace_runtime.contract import LayerRun, ModelFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from terrace.api.values import ApiValue
 
 ROOT = Path(__file__).parents[3]
 FORBIDDEN = {

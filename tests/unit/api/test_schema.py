@@ -6,8 +6,8 @@ import pytest
 from pydantic import Field
 
 from terrace.api.markers import INT_OR_STRING, SET, list_map, looks_like, rule, rules
-from terrace.api.values import ApiValue
 from terrace.api.schema import UnsupportedTypeError, structural_schema
+from terrace.api.values import ApiValue
 
 
 class Inner(ApiValue):
