@@ -54,15 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases = _chosen(given.cases, is_quick=given.quick)
     layouts = {"split": (False,), "unified": (True,), "both": (False, True)}[given.layout]
     lines: list[Line] = []
+    is_interrupted = False
     try:
         for line in _lines(cases, options, layouts):
             print(json.dumps(line), flush=True)
             lines.append(line)
     except KeyboardInterrupt:
-        sys.exit("interrupted")
-    if given.report:
+        is_interrupted = True
+    if given.report and lines:
         order = [name for case in all_cases() for name in case.ids]
         say(f"the report is {write_report(lines, given.report, order)}")
+    if is_interrupted:
+        sys.exit("interrupted; what was measured until then stands")
     missing = [line["case"] for line in lines if line["ours"] is None]
     if missing:
         sys.exit(f"error: nothing measured for {', '.join(missing)}")
