@@ -65,7 +65,7 @@ LIBRARY_PAGES_BYTES = 48 * MIB
 STATE_BYTES_PER_CELL = 64
 """A state that moves a sequence holds its cells and their positions; llama.cpp lists the cells that
 it fills."""
-UNIFIED_STAGING_BLOCKS = 16
+UNIFIED_STAGING_BLOCKS = 32
 """In unified KV single blocks move; so many are under way at most."""
 LEAST_LANDING_BLOCKS = 4
 """Buffers that blocks read from disk land in, however small the window is."""

@@ -72,9 +72,7 @@ class CellMover(ABC):
         self._store = store
         self._layout = layout
         self._block_tokens = store.block_tokens
-        # Pages that were never needed are never taken.
-        memory = reserve(layout.state_bytes(tokens))
-        self._staging: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
+        self._staging = _buffer(layout.state_bytes(tokens))
 
     @property
     def can_save(self) -> bool:
@@ -96,8 +94,15 @@ class CellMover(ABC):
     def _missing(self, keys: Seq[bytes]) -> list[int]:
         return [index for index, key in enumerate(keys) if not self._store.has(key)]
 
-    def _cut(self, indices: Seq[int], keys: Seq[bytes], num_tokens: int, first: int) -> None:
-        """Cut blocks out of the staged state, which begins with block ``first``.
+    def _cut(
+        self,
+        state: NDArray[np.uint8],
+        indices: Seq[int],
+        keys: Seq[bytes],
+        num_tokens: int,
+        first: int,
+    ) -> None:
+        """Cut blocks out of ``state``, which begins with block ``first``.
 
         The last block goes first: where room is short, the beginning of a prefix, without which
         the rest is worth nothing, is the one that stays.
@@ -108,7 +113,7 @@ class CellMover(ABC):
                 return
             start = first * self._block_tokens
             at_token = index * self._block_tokens - start
-            self._layout.cut(self._staging, num_tokens, at_token, block, self._block_tokens, start)
+            self._layout.cut(state, num_tokens, at_token, block, self._block_tokens, start)
             self._store.commit(keys[index])
 
     def _take(self, restore: Restore, until: int, budget_bytes: int, first: int, total: int) -> int:
@@ -149,7 +154,7 @@ class SplitMover(CellMover):
         self._staged = []
         num_tokens = self._backend.seq_pos_max(slot) + 1
         if self._backend.state_get(slot, self._staging):
-            self._cut(missing, keys, num_tokens, 0)
+            self._cut(self._staging, missing, keys, num_tokens, 0)
         self._store.touch(keys)
 
     @override
@@ -203,6 +208,8 @@ class UnifiedMover(CellMover):
         super().__init__(backend, store, layout, UNIFIED_BLOCKS * store.block_tokens)
         assert backend.scratch is not None
         self._scratch = backend.scratch
+        # A save may come while a slice of a restore is staged.
+        self._saving = _buffer(layout.state_bytes(UNIFIED_BLOCKS * store.block_tokens))
 
     @override
     def save(self, slot: int, keys: Seq[bytes]) -> None:
@@ -217,9 +224,9 @@ class UnifiedMover(CellMover):
             self._backend.seq_cp(
                 slot, self._scratch, first * self._block_tokens, (last + 1) * self._block_tokens
             )
-            if self._backend.state_get(self._scratch, self._staging):
+            if self._backend.state_get(self._scratch, self._saving):
                 num_tokens = (last + 1 - first) * self._block_tokens
-                self._cut(group[::-1], keys, num_tokens, first)
+                self._cut(self._saving, group[::-1], keys, num_tokens, first)
             self._backend.seq_rm(self._scratch)
         self._store.touch(keys)
 
@@ -253,6 +260,11 @@ class UnifiedMover(CellMover):
             restore.num_tokens = stop
         self._backend.seq_rm(self._scratch)
         return is_set
+
+
+def _buffer(num_bytes: int) -> NDArray[np.uint8]:
+    """Memory whose pages are taken when they are used first."""
+    return np.frombuffer(reserve(num_bytes), np.uint8)
 
 
 class CheckpointMover(CellMover):

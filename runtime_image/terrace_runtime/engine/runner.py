@@ -49,6 +49,7 @@ _LOG = logging.getLogger(__name__)
 _FLUSH_S = 3.0
 """For KV blocks on their way to the disk when the engine stops."""
 _BLOCKED_S = 0.05
+_WRITING_S = 0.2
 _REPORT_S = 0.5
 _INTAKE_STACK_BYTES = 64 * 1024 * 1024
 """std::regex, which splits text for some vocabularies, recurses once per character."""
@@ -190,7 +191,8 @@ class EngineRunner:
                 continue
             self._report(core, is_idle=True)
             with self._wake:
-                self._wake.wait_for(self._has_news)
+                # The report tells what is on disk, so it is made again when the writing is over.
+                self._wake.wait_for(self._has_news, _WRITING_S if self._tiers.is_writing else None)
                 self._has_blocks = False
 
     def _has_news(self) -> bool:

@@ -169,6 +169,11 @@ class Tiers:
         if self.store is not None:
             self.store.poll()
 
+    @property
+    def is_writing(self) -> bool:
+        """Blocks are on their way to the disk."""
+        return self.store is not None and self.store.is_writing
+
     def report(self) -> CacheReport:
         """Tiers with bytes, hits and failures; the device's part is ``prefix.py``'s."""
         if self.store is not None:

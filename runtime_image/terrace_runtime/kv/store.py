@@ -198,6 +198,11 @@ class KvStore:
         """Undo ``pin``; a stranger is a no-op."""
         self._pinned.release(owner)
 
+    @property
+    def is_writing(self) -> bool:
+        """Blocks are on their way to the disk."""
+        return self._spill is not None and self._spill.num_pending > 0
+
     # Ending and telling ---------------------------------------------------------------------------
 
     def flush(self, timeout_s: float) -> None:
