@@ -6,7 +6,7 @@ Owns: the formulas and the measured constants. Does not own: what to do when the
 Constants marked *measured* come from scratch processes that loaded, filled and decoded the demo
 model and random models of 16M and 150M parameters (llama-cpp-python 0.3.36, x86-64, glibc 2.36),
 and from ``no_alloc`` contexts shaped as Llama 3 8B and 1B, Qwen3 0.6B, 8B, 30B-A3B, Gemma 3 4B.
-``tests/unit/planner/test_footprint_holds.py`` repeats the measurement with the demo model.
+``tests/simulation/test_footprint_holds.py`` repeats the measurement with the demo model.
 Next: ``placement.py``.
 """
 

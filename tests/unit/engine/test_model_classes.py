@@ -66,7 +66,8 @@ def greedy(
 
 
 def prompt_of(seed: int, length: int = NUM_PROMPT) -> list[int]:
-    return np.random.default_rng(seed).integers(0, 256, length).tolist()
+    tokens: list[int] = np.random.default_rng(seed).integers(0, 256, length).tolist()
+    return tokens
 
 
 @pytest.mark.parametrize("kv_unified", [False, True])

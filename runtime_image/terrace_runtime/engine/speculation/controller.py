@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _MARGIN = 1.02
 """Gains below this are within the noise of a measurement."""
-_ALLOWANCE = 0.012
+_ALLOWANCE = 0.008
 """Share of the time that guesses may lose in the long run."""
 _SAVINGS = 8.0
 """Most that the account holds, in steps without guesses."""
-_OVERDRAFT = 12.0
+_OVERDRAFT = 8.0
 """How far a choice that promises a gain may overdraw the account, in such steps."""
 _REFRESH_STEPS = 24
 """Steps with guesses between two without, which keep the measured cost of those true."""
