@@ -37,6 +37,10 @@ def calibrate(
     The ends come first, then a prompt chunk, then what lies between, as far as ``bound_s`` allows:
     a step is begun only if a cost like those before fits, so a slow model gets fewer points.
     """
+    # The first step reads weights from disk, and the first in each slot touches its memory first:
+    # that happens once and says nothing of later steps.
+    _step(backend, config, config.parallel, 0)
+    _drop_all(backend, config)
     stop = clock() + bound_s
     trials = [(rows, 0) for rows in _sizes(config)]
     trials[1:1] = [trials.pop(), (0, min(_CHUNK, config.batch_tokens, config.context_tokens))]

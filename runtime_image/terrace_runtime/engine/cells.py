@@ -84,6 +84,13 @@ class CellMover(ABC):
         """Put those blocks of ``keys``, the slot's first ones, into the store that it lacks."""
 
     @abstractmethod
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
+        """Give an empty slot the first tokens of a running one; False: it stays empty."""
+
+    def forget_copy(self) -> None:  # noqa: B027 - only one kind of mover keeps a copy
+        """A step begins: what was staged of a running slot is out of date."""
+
+    @abstractmethod
     def advance(self, restore: Restore, budget_bytes: int) -> bool:
         """Go on with ``restore`` for about ``budget_bytes``; True: it is done."""
 
@@ -139,6 +146,9 @@ class SplitMover(CellMover):
         super().__init__(backend, store, layout, tokens)
         self._busy: Restore | None = None
         self._staged: list[bytes] = []
+        """Keys of the blocks whose joined state the buffer holds."""
+        self._copied: tuple[int, int, int] | None = None
+        """Whose state it holds instead: slot, cells, bytes."""
 
     @property
     @override
@@ -151,11 +161,28 @@ class SplitMover(CellMover):
         missing = self._missing(keys)
         if not missing:
             return
-        self._staged = []
+        self._staged, self._copied = [], None
         num_tokens = self._backend.seq_pos_max(slot) + 1
         if self._backend.state_get(slot, self._staging):
             self._cut(self._staging, missing, keys, num_tokens, 0)
         self._store.touch(keys)
+
+    @override
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
+        assert self._busy is None, "the staging buffer is taken"
+        held = self._backend.seq_pos_max(source) + 1
+        if self._copied is None or self._copied[:2] != (source, held):
+            self._staged = []
+            written = self._backend.state_get(source, self._staging)
+            self._copied = (source, held, written)
+        state = self._staging[: self._copied[2]]
+        if not state.nbytes or not self._backend.state_set(target, state):
+            return False
+        return held == num_tokens or self._backend.seq_rm(target, num_tokens)
+
+    @override
+    def forget_copy(self) -> None:
+        self._copied = None
 
     @override
     def advance(self, restore: Restore, budget_bytes: int) -> bool:
@@ -189,7 +216,7 @@ class SplitMover(CellMover):
 
     def _begin(self, restore: Restore, total: int) -> None:
         self._busy = restore
-        self._staged = []
+        self._staged, self._copied = [], None
         restore.reading = self._store.open(restore.keys, restore.sequence.id)
         self._layout.begin(self._staging, total)
 
@@ -229,6 +256,11 @@ class UnifiedMover(CellMover):
                 self._cut(self._saving, group[::-1], keys, num_tokens, first)
             self._backend.seq_rm(self._scratch)
         self._store.touch(keys)
+
+    @override
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
+        self._backend.seq_cp(source, target, 0, num_tokens)
+        return True
 
     @override
     def advance(self, restore: Restore, budget_bytes: int) -> bool:
@@ -287,6 +319,10 @@ class CheckpointMover(CellMover):
                 self._backend.state_size(slot),
                 lambda buffer: self._backend.state_get(slot, buffer),
             )
+
+    @override
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
+        return False
 
     @override
     def advance(self, restore: Restore, budget_bytes: int) -> bool:

@@ -254,7 +254,7 @@ class EngineCore:
         num_decodes = sum(one.num_pending == 1 for one in group)
         return Budget(
             self._config.batch_tokens,
-            self.costs.prefill_room(num_decodes),
+            self.costs.prefill_room(num_decodes, len(group) - num_decodes),
             # A slot between those of one adapter may be another one's.
             fill_holes=not self._config.kv_unified and len(group) == len(self._running),
         )

@@ -25,6 +25,8 @@ MIN_CHUNK = 32
 """Prompt tokens that a step gets at least, so that a prompt always gets on."""
 CHUNK_RATIO = 8
 """A prompt chunk takes at least so many times the time of the decodes beside it (12 % for them)."""
+CHUNK_S = 0.25
+"""And at least so many seconds, for short chunks read all weights for few tokens."""
 
 
 class Average:
@@ -143,17 +145,20 @@ class StepCosts:
         """Measured speed of prompts; 0: unknown."""
         return 1 / self._token_seconds.value if self._token_seconds.count else 0.0
 
-    def prefill_room(self, num_decodes: int) -> int:
+    def prefill_room(self, num_decodes: int, num_prompts: int = 1) -> int:
         """Prompt tokens for a step in which ``num_decodes`` rows decode.
 
         A chunk shares its step with one token of everybody else, so short chunks slow the prompt
-        and long ones the others. This is the shortest that leaves the prompt 88 % of the time.
+        and long ones the others. This is the shortest that leaves the prompt about 88 % of the
+        time; it grows with ``num_prompts``, so that many are not held up by few.
         """
         most = self._prefill_tokens
         if num_decodes == 0 or not self._buckets or not self._token_seconds.count:
             return most
-        wanted = CHUNK_RATIO * self.decode_seconds(num_decodes) * self.prefill_tokens_per_second
-        return max(min(MIN_CHUNK, most), min(most, int(wanted) + 1))
+        seconds = max(CHUNK_S, CHUNK_RATIO * self.decode_seconds(num_decodes))
+        wanted = seconds * self.prefill_tokens_per_second
+        room = max(min(MIN_CHUNK, most), min(most, int(wanted) + 1))
+        return room * max(1, num_prompts // num_decodes)
 
     def table(self) -> dict[str, float]:
         """Measured seconds by rows, for ``RuntimeReport.step_seconds``."""

@@ -124,8 +124,12 @@ class PrefixCache:
             found.leader = leader
             found.leader_will_have = (index + 1) * self._block_tokens
         if found.leader is not None:
-            computed = found.leader.num_computed // self._block_tokens * self._block_tokens
-            found.leader_has = min(found.leader_will_have, computed)
+            theirs, ours = found.leader.tokens, sequence.tokens
+            common, limit = found.leader_will_have, min(len(theirs), len(ours) - 1)
+            while common < limit and theirs[common] == ours[common]:
+                common += 1
+            found.leader_will_have = common
+            found.leader_has = min(common, found.leader.num_computed)
         found.stored, found.on_disk, found.in_host = self.tiers.find(keys)
         return found
 
@@ -149,15 +153,14 @@ class PrefixCache:
         leader.priority = min(leader.priority, sequence.priority)
 
     def _share(self, sequence: Sequence, leader: Sequence, count: int, free: Seq[int]) -> int:
-        """Take what a running sequence has computed: its cells, or a copy through the store."""
+        """Take what a running sequence has computed: its cells, or a copy of them."""
         assert leader.slot is not None
         slot = self._clear_slot(free)
         if self._capabilities.can_share_cells:
             self._backend.seq_cp(leader.slot, slot, 0, count)
             self._hit_device(sequence, count)
-        else:
-            self.tiers.save(leader.slot, sequence.keys[: count // self._block_tokens])
-            self._restore(sequence, self._look(sequence, free))
+        elif self.tiers.copy(leader.slot, slot, count):
+            self._hit_device(sequence, count)
         return slot
 
     def _hit_device(self, sequence: Sequence, count: int) -> None:

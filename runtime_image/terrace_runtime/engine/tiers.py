@@ -164,8 +164,14 @@ class Tiers:
             self.store.release(owner)
             self.store.forget(owner)
 
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
+        """Give an empty slot the first tokens of a running one; False: it stays empty."""
+        return self.mover is not None and self.mover.copy(source, target, num_tokens)
+
     def poll(self) -> None:
-        """Take in what the disk's threads have done, and give them more to do."""
+        """A step begins: take in what the disk's threads have done, and give them more to do."""
+        if self.mover is not None:
+            self.mover.forget_copy()
         if self.store is not None:
             self.store.poll()
 

@@ -89,8 +89,8 @@ def test_a_prefix_is_shared_by_a_sequence_that_still_runs(layout: str) -> None:
         engine.step()
     assert not engine.answers["talks"].ends, "it still runs"
     tokens, tier = cached(engine, "late")
-    assert tokens == len(PREFIX) // 8 * 8
-    assert tier == ("device" if layout == "unified" else "host")
+    assert tokens >= len(PREFIX), "to the very token, not to a whole block"
+    assert tier == "device"
     assert engine.answers["late"].facts == expected(late, settings)
 
 
