@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
     from terrace_runtime.engine.costs import StepCosts
 
-_MARGIN = 1.02
+_MARGIN = 1.03
 """Gains below this are within the noise of a measurement."""
-_ALLOWANCE = 0.008
+_ALLOWANCE = 0.005
 """Share of the time that guesses may lose in the long run."""
-_SAVINGS = 8.0
+_SAVINGS = 6.0
 """Most that the account holds, in steps without guesses."""
-_OVERDRAFT = 8.0
+_OVERDRAFT = 6.0
 """How far a choice that promises a gain may overdraw the account, in such steps."""
-_REFRESH_STEPS = 24
+_REFRESH_STEPS = 8
 """Steps with guesses between two without, which keep the measured cost of those true."""
 _REFRESH_PLAIN = 2
 """Steps without: the first one pays for the change, the second one is measured."""
@@ -40,7 +40,7 @@ _STICKY = 0.95
 _PROBE_STEPS = 16
 """Steps between two tries while guessing loses; doubles with each lost try."""
 _MAX_PROBE_STEPS = 256
-_RESTED = 6.0
+_RESTED = 5.0
 """What the account must hold before anything is looked up again after it was empty."""
 _OUTLIER = 1.25
 """A step that another process disturbed is judged as so many times what was expected at most."""
