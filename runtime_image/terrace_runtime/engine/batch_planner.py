@@ -45,6 +45,9 @@ class Budget:
     """Prompt tokens of a step in which others decode."""
     fill_holes: bool = True
     """Split KV: give free slots between decoding ones a token to throw away."""
+    mixes: bool = True
+    """Prompts and decodes share a step. In split KV llama.cpp would evaluate them apart all the
+    same, and every row of the first part would attend to as many cells as the longest slot has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,14 @@ def plan_batch(
             work.append(Work(sequence.slot, sequence, 1))
         else:
             prompts.append(sequence)
+    decodes_wait = bool(work)
+    if decodes_wait and prompts and not budget.mixes:
+        # Turn and turn about: nobody's stream waits for more than one chunk.
+        if turn % 2:
+            work = []
+        else:
+            prompts = []
+        turn //= 2
     if len(work) > budget.batch_tokens:
         work = _window(work, budget.batch_tokens, turn)
     num_decodes = len(work)
@@ -112,7 +123,7 @@ def plan_batch(
     num_prompt_tokens = 0
     if prompts:
         room = budget.batch_tokens - num_decodes - num_drafted
-        if num_decodes:
+        if decodes_wait:
             room = min(room, budget.prefill_tokens)
         chunks = _prompt_chunks(prompts, room, shares, now)
         num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks)

@@ -150,6 +150,10 @@ class EngineCore:
         self._guess(group)
         drafted_at = self._clock()
         plan = self._plan(group, self._budget(group), started)
+        if self.speculator is not None and not plan.num_decodes:
+            # A turn of prompts alone: guesses of now would be stale when their turn comes.
+            for one in group:
+                one.draft.clear()
         while plan.work and self._evaluation.decode(plan) == DECODE_NO_ROOM:
             outputs += self._make_room(plan)
             group = [one for one in group if one.slot is not None]
@@ -257,6 +261,7 @@ class EngineCore:
             self.costs.prefill_room(num_decodes, len(group) - num_decodes),
             # A slot between those of one adapter may be another one's.
             fill_holes=not self._config.kv_unified and len(group) == len(self._running),
+            mixes=self._config.kv_unified,
         )
 
     def _plan(self, group: list[Sequence], budget: Budget, now: float) -> BatchPlan:

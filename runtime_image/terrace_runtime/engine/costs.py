@@ -25,8 +25,8 @@ MIN_CHUNK = 32
 """Prompt tokens that a step gets at least, so that a prompt always gets on."""
 CHUNK_RATIO = 8
 """A prompt chunk takes at least so many times the time of the decodes beside it (12 % for them)."""
-CHUNK_S = 0.25
-"""And at least so many seconds, for short chunks read all weights for few tokens."""
+CHUNK_S = 1.0
+"""And at least so many seconds: short chunks read all weights for few tokens."""
 
 
 class Average:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
@@ -67,6 +68,22 @@ def test_whoever_decodes_goes_first(running: list[Sequence], budget: Budget) -> 
     decoding = {one.id for one in running if one.num_pending == 1}
     planned = {item.sequence.id for item in plan(running, budget).work}
     assert decoding <= planned
+
+
+@given(running_sequences(), BUDGETS, st.integers(0, 9))
+def test_where_they_do_not_mix_prompts_and_decodes_take_turns(
+    running: list[Sequence], budget: Budget, turn: int
+) -> None:
+    apart = replace(budget, mixes=False)
+    pair = plan(running, apart, turn), plan(running, apart, turn + 1)
+    decoding = {one.id for one in running if one.num_pending == 1}
+    reading = {one.id for one in running} - decoding
+    for found in pair:
+        planned = {item.sequence.id for item in found.work}
+        assert planned <= decoding or planned <= reading
+    both = {item.sequence.id for found in pair for item in found.work}
+    assert decoding <= both
+    assert not reading or both & reading
 
 
 @given(running_sequences(), BUDGETS)
