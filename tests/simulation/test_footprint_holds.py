@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from terrace.api.values import KvType
 
-DEMO = Path(__file__).parents[3] / "runtime_image/terrace_runtime/demo/chat.gguf"
+DEMO = Path(__file__).parents[2] / "runtime_image/terrace_runtime/demo/chat.gguf"
 MAX_TOO_MUCH = 1.35
 """How far above the real peak an estimate may be. Most of it is room for open requests."""
 ANSWER_TOKENS = 8

@@ -8,7 +8,7 @@ the batch from the plan.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,6 +48,16 @@ class Budget:
     mixes: bool = True
     """Prompts and decodes share a step. In split KV llama.cpp would evaluate them apart all the
     same, and every row of the first part would attend to as many cells as the longest slot has."""
+
+    def halved(self, plan: BatchPlan) -> Budget:
+        """Half of a ``plan`` that found no room, for the same step."""
+        tokens = max(1, plan.num_tokens // 2)
+        return replace(
+            self,
+            batch_tokens=tokens,
+            prefill_tokens=min(tokens, self.prefill_tokens),
+            fill_holes=False,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.speculation import Speculator
     from terrace_runtime.engine.tiers import Tiers
 
-_HEADROOM_TOKENS = 128
-"""Cells that a sequence is expected to need beyond its prompt, when cells are shared by all."""
-
 
 class EngineCore:
     """All requests of one backend, a step at a time."""
@@ -157,7 +154,7 @@ class EngineCore:
         while plan.work and self._evaluation.decode(plan) == DECODE_NO_ROOM:
             outputs += self._make_room(plan)
             group = [one for one in group if one.slot is not None]
-            plan = self._plan(group, self._reduced(plan), started)
+            plan = self._plan(group, self._budget(group).halved(plan), started)
         outputs += self._advance(plan)
         now = self._clock()
         self._note(plan, now - drafted_at)
@@ -191,7 +188,7 @@ class EngineCore:
                 continue
             sequence = self._waiting.pop(now)
             assert sequence is not None
-            if self._running and not self._has_cells_for(sequence):
+            if self._running and not self.prefix.has_cells_for(sequence, self._running):
                 self._waiting.push_front(sequence)
                 return
             for slot in free:
@@ -211,13 +208,6 @@ class EngineCore:
                 self._backend, sequence.request.sampling, sequence.tokens, self._draw_seed()
             )
         insort(self._running, sequence, key=_slot)
-
-    def _has_cells_for(self, sequence: Sequence) -> bool:
-        """Whether what it is expected to need is there, where all share the cells."""
-        if not self._config.kv_unified or not self._config.kv_cells:
-            return True
-        used = sum(len(one.tokens) for one in self._running)
-        return used + len(sequence.tokens) + _HEADROOM_TOKENS <= self._cells
 
     def _park_for_urgent(self, now: float) -> bool:
         """Set a less urgent sequence aside, where the first in the queue is more urgent."""
@@ -250,9 +240,6 @@ class EngineCore:
             decoding = [one for one in group if one.num_pending == 1 and not one.is_restoring]
             room = self._config.batch_tokens - len(decoding)
             self.speculator.propose(decoding, room)
-            for one in decoding:
-                # A guess beyond the last token could never be handed out.
-                del one.draft[max(0, one.limit - len(one.tokens) - 1) :]
 
     def _budget(self, group: list[Sequence]) -> Budget:
         num_decodes = sum(one.num_pending == 1 for one in group)
@@ -318,11 +305,6 @@ class EngineCore:
             reason = f"the KV cache is full after {last.num_computed} of {last.num_prompt} tokens"
             return [self._end(last, FinishReason.ERROR, reason)]
         return []
-
-    def _reduced(self, plan: BatchPlan) -> Budget:
-        """Half of a plan that found no room, for this step alone."""
-        tokens = max(1, plan.num_tokens // 2)
-        return Budget(tokens, min(tokens, self._config.prefill_tokens), fill_holes=False)
 
     def _park(self, sequence: Sequence) -> None:
         """Set a running sequence aside in the host tier; it goes on when there is room."""

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.sequence import Sequence
     from terrace_runtime.engine.tiers import Tiers
 
+_HEADROOM_TOKENS = 128
+"""Cells that a sequence is expected to need beyond its prompt, when cells are shared by all."""
+
 
 @dataclass
 class _Found:
@@ -196,6 +199,13 @@ class PrefixCache:
         if not sequence.is_restoring:
             self.tiers.release(sequence.id)
         return slot
+
+    def has_cells_for(self, sequence: Sequence, running: Seq[Sequence]) -> bool:
+        """Whether what it is expected to need is there, where all share fewer cells than slots."""
+        if not self._config.kv_unified or not self._config.kv_cells:
+            return True
+        used = sum(len(one.tokens) for one in running)
+        return used + len(sequence.tokens) + _HEADROOM_TOKENS <= self._config.kv_cells
 
     # While it runs --------------------------------------------------------------------------------
 
