@@ -103,12 +103,12 @@ def test_llama_8b_on_a_node_of_32_gib() -> None:
         "repacked_bytes": 2_600_000_000,
         "kv_bytes": 4_300_210_176,
         "compute_bytes": 142_066_176,
-        "base_bytes": 181_190_656,
+        "base_bytes": 230_440_960,
         # The arena and two spare blocks of 4 MiB in huge pages, a sequence of 8,192 x
         # (131,072 + 64) B on its way, 256 blocks in the index.
         "tiers_bytes": GIB + 10 * MIB + 8192 * 131_136 + 256 * 512,
-        "memory_request_bytes": 11_750_885_888,
-        "memory_limit_bytes": 11_831_700_096,
+        "memory_request_bytes": 11_800_136_192,
+        "memory_limit_bytes": 11_893_262_976,
         "cpu_millis": 1750,
     }
 
