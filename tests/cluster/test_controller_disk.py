@@ -15,6 +15,8 @@ from support.controller_objects import condition
 from terrace.controller.kinds import CLAIM, STATEFULSET, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cluster.controller_api import Api, Manifest
     from cluster.controller_world import World
 
@@ -22,9 +24,10 @@ STORAGE_CLASS = Kind("storage.k8s.io/v1", "StorageClass", "storageclasses", name
 
 
 @pytest.fixture(scope="module", autouse=True)
-def classes(api: Api) -> None:
-    """``elastic`` may grow, ``rigid`` may not."""
-    for name in ("elastic", "rigid"):
+def classes(api: Api) -> Iterator[None]:
+    """``elastic`` may grow, ``rigid`` may not; the control plane is other tests' too."""
+    names = ("elastic", "rigid")
+    for name in names:
         storage_class = {
             "apiVersion": STORAGE_CLASS.api_version,
             "kind": STORAGE_CLASS.kind,
@@ -38,6 +41,9 @@ def classes(api: Api) -> None:
         except ApiError as error:
             if error.status != 409:
                 raise
+    yield
+    for name in names:
+        api.delete(STORAGE_CLASS, "", name)
 
 
 def offload(max_disk: str, storage_class: str = "elastic") -> Manifest:
