@@ -56,7 +56,7 @@ ENGINE_BASE_BYTES = 40 * MIB
 TEMPLATE_BASE_BYTES = 12 * MIB
 """*Measured*: the process that renders chat templates takes 11 MiB."""
 BYTES_PER_TOKEN_OF_VOCABULARY = 832
-"""*Measured* with 152k tokens and their merges: 256 bytes in llama.cpp, 133 in Python and 368 in the
+"""*Measured* with 152k tokens and their merges: 256 bytes in llama.cpp, 133 in Python, 368 in the
 reader of grammars."""
 BYTES_PER_LAYER = 64 * KIB
 """*Measured*: 42 kB of graph nodes per layer."""
