@@ -16,15 +16,15 @@ from terrace_runtime.contract import EngineReport, SpeculationReport
 from terrace_runtime.engine.adapters import AdapterTurns
 from terrace_runtime.engine.batch_planner import BatchPlan, Budget, free_slots, plan_batch
 from terrace_runtime.engine.costs import MIN_CHUNK, StepCosts
-from terrace_runtime.engine.deadlines import Deadlines
 from terrace_runtime.engine.detokenizer import PieceTable
 from terrace_runtime.engine.evaluation import Evaluation
 from terrace_runtime.engine.harvest import Harvest
 from terrace_runtime.engine.meter import StepMeter
+from terrace_runtime.engine.open_requests import OpenRequests
 from terrace_runtime.engine.prefix import PrefixCache
 from terrace_runtime.engine.request import FinishReason
 from terrace_runtime.engine.sampling import open_sampler
-from terrace_runtime.engine.waiting import TenantShares, WaitingQueue, urgency
+from terrace_runtime.engine.waiting import urgency
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,23 +62,19 @@ class EngineCore:
         self._draw_seed = draw_seed
         self._evaluation = Evaluation(backend, self.prefix)
         self._harvest = Harvest(backend)
-        self._shares = TenantShares()
-        self._waiting = WaitingQueue(self._shares)
+        self._open = OpenRequests(clock, config.request_timeout_s)
+        self._shares, self._waiting = self._open.shares, self._open.waiting
         self._running: list[Sequence] = []
-        self._by_id: dict[str, Sequence] = {}
-        self._cancelled: list[Sequence] = []
-        self._deadlines = Deadlines()
         self._turns = AdapterTurns(backend.info.adapter_switch_s)
-        self._cells = config.parallel * config.context_tokens
+        cells = config.parallel * config.context_tokens
         if config.kv_unified and config.kv_cells:
-            self._cells = config.kv_cells
-        self._meter = StepMeter(self._cells)
-        self._arrivals = 0
+            cells = config.kv_cells
+        self._meter = StepMeter(cells)
 
     @property
     def has_work(self) -> bool:
         """Requests are open."""
-        return bool(self._by_id)
+        return bool(self._open)
 
     @property
     def is_blocked(self) -> bool:
@@ -110,35 +106,22 @@ class EngineCore:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a prepared sequence. Its id must not be in use."""
-        assert sequence.id not in self._by_id, "request ids are unique while they run"
-        sequence.arrival = self._clock()
-        sequence.order = self._arrivals
-        self._arrivals += 1
-        self._by_id[sequence.id] = sequence
-        bound = self._config.request_timeout_s
-        sequence.deadline = sequence.arrival + min(sequence.request.timeout_s or bound, bound)
-        self._deadlines.add(sequence)
-        self._shares.enter(sequence.tenant)
-        self._waiting.push(sequence)
+        self._open.add(sequence)
         self.prefix.enter(sequence)
 
     def abort(self, request_id: str) -> None:
         """End a request at the start of the next step; unknown ids are ignored."""
-        sequence = self._by_id.get(request_id)
-        if sequence is not None and not sequence.is_aborted:
-            sequence.is_aborted = True
-            self._cancelled.append(sequence)
+        self._open.abort(request_id)
 
     def abort_all(self) -> None:
         """End everybody at the start of the next step."""
-        for request_id in list(self._by_id):
-            self.abort(request_id)
+        self._open.abort_all()
 
     def step(self) -> list[RequestOutput]:
         """Move everybody on by one decode; raises BackendError when the backend is broken."""
         started = self._clock()
         self.prefix.tiers.poll()
-        outputs = self._apply_cancels() + self._apply_deadlines(started)
+        outputs = [self._end(sequence, why) for sequence, why in self._open.due(started)]
         self._admit(started)
         others_run = any(not one.is_restoring for one in self._running)
         self.prefix.restores.advance(others_run=others_run)
@@ -166,15 +149,6 @@ class EngineCore:
         return self.prefix.chore()
 
     # Who ends, who begins -------------------------------------------------------------------------
-
-    def _apply_cancels(self) -> list[RequestOutput]:
-        cancelled, self._cancelled = self._cancelled, []
-        alive = [sequence for sequence in cancelled if sequence.id in self._by_id]
-        return [self._end(sequence, FinishReason.ABORT) for sequence in alive]
-
-    def _apply_deadlines(self, now: float) -> list[RequestOutput]:
-        late = self._deadlines.passed(now, self._by_id)
-        return [self._end(sequence, FinishReason.TIMEOUT) for sequence in late]
 
     def _admit(self, now: float) -> None:
         self._waiting.release(self.prefix.is_released)
@@ -318,13 +292,11 @@ class EngineCore:
     def _end(self, sequence: Sequence, finish: FinishReason, error: str = "") -> RequestOutput:
         """Forget a sequence, give its slot and sampler back; its cells stay for whoever comes."""
         output = sequence.end(finish, error=error)
-        del self._by_id[sequence.id]
+        self._open.close(sequence)
         if sequence.slot is not None:
             self._running.remove(sequence)
             self.prefix.leave(sequence)
             sequence.slot = None
-        else:
-            self._waiting.remove(sequence)
         self.prefix.gone(sequence)
         if self.speculator is not None:
             self.speculator.forget(sequence)
@@ -332,7 +304,6 @@ class EngineCore:
             sequence.sampler.close()
         if not self._running:
             self._evaluation.drop_fillers()
-        self._shares.leave(sequence.tenant)
         return output
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +17,8 @@ from terrace_runtime.backend import DECODE_OK, BackendError
 from terrace_runtime.backend.embedding import EMBEDDING_SEQUENCES
 from terrace_runtime.contract import EngineReport
 from terrace_runtime.engine.detokenizer import PieceTable
+from terrace_runtime.engine.open_requests import OpenRequests
 from terrace_runtime.engine.request import EngineStats, FinishReason
-from terrace_runtime.engine.waiting import TenantShares, WaitingQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,25 +55,20 @@ class EmbeddingCore:
         self._pack = self._capacity if found.has_devices else min(self._capacity, PACK_TOKENS)
         """Tokens from which on a step takes no further input."""
         self._max_inputs = min(EMBEDDING_SEQUENCES, self._capacity)
-        self._shares = TenantShares()
-        self._waiting = WaitingQueue(self._shares)
+        self._open = OpenRequests(clock, config.request_timeout_s)
         self._running: list[Sequence] = []
         """Those of this step; afterwards at most one, computed in part."""
-        self._by_id: dict[str, Sequence] = {}
-        self._cancelled: list[Sequence] = []
-        self._deadlines: list[tuple[float, int, str]] = []
-        self._arrivals = 0
         self._stats = EngineStats(kv_total_tokens=self._capacity)
 
     @property
     def has_work(self) -> bool:
         """Requests are open."""
-        return bool(self._by_id)
+        return bool(self._open)
 
     @property
     def stats(self) -> EngineStats:
         """After the last step."""
-        return replace(self._stats, waiting=len(self._waiting), running=len(self._running))
+        return replace(self._stats, waiting=len(self._open.waiting), running=len(self._running))
 
     def report(self, _: float) -> EngineReport:
         """No tiers, no sequences that last."""
@@ -89,33 +83,20 @@ class EmbeddingCore:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence whose prompt is the input. Its id must not be in use."""
-        assert sequence.id not in self._by_id, "request ids are unique while they run"
-        sequence.arrival = self._clock()
-        sequence.order = self._arrivals
-        self._arrivals += 1
-        self._by_id[sequence.id] = sequence
-        bound = self._config.request_timeout_s
-        sequence.deadline = sequence.arrival + min(sequence.request.timeout_s or bound, bound)
-        heappush(self._deadlines, (sequence.deadline, sequence.order, sequence.id))
-        self._shares.enter(sequence.tenant)
-        self._waiting.push(sequence)
+        self._open.add(sequence)
 
     def abort(self, request_id: str) -> None:
         """End a request at the start of the next step; unknown ids are ignored."""
-        sequence = self._by_id.get(request_id)
-        if sequence is not None and not sequence.is_aborted:
-            sequence.is_aborted = True
-            self._cancelled.append(sequence)
+        self._open.abort(request_id)
 
     def abort_all(self) -> None:
         """End everybody at the start of the next step."""
-        for request_id in list(self._by_id):
-            self.abort(request_id)
+        self._open.abort_all()
 
     def step(self) -> list[RequestOutput]:
         """Evaluate one batch; raises BackendError when the backend is broken."""
         started = self._clock()
-        outputs = self._apply_cancels() + self._apply_deadlines(started)
+        outputs = [self._end(sequence, why) for sequence, why in self._open.due(started)]
         counts = self._fill(started)
         if not counts:
             return outputs
@@ -124,7 +105,7 @@ class EmbeddingCore:
             raise BackendError(f"llama.cpp cannot go on: decode returned code {code}")
         for sequence, count in zip(list(self._running), counts, strict=True):
             sequence.num_computed += count
-            self._shares.charge(sequence.tenant, count)
+            self._open.shares.charge(sequence.tenant, count)
             if not sequence.num_pending:
                 outputs.append(self._embedded(sequence))
         self._record(sum(counts), self._clock() - started)
@@ -132,31 +113,17 @@ class EmbeddingCore:
 
     # The parts of a step --------------------------------------------------------------------------
 
-    def _apply_cancels(self) -> list[RequestOutput]:
-        cancelled, self._cancelled = self._cancelled, []
-        alive = [sequence for sequence in cancelled if sequence.id in self._by_id]
-        return [self._end(sequence, FinishReason.ABORT) for sequence in alive]
-
-    def _apply_deadlines(self, now: float) -> list[RequestOutput]:
-        outputs = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, order, request_id = heappop(self._deadlines)
-            sequence = self._by_id.get(request_id)
-            if sequence is not None and sequence.order == order:
-                outputs.append(self._end(sequence, FinishReason.TIMEOUT))
-        return outputs
-
     def _fill(self, now: float) -> list[int]:
         """Put inputs into the batch, in order; how many tokens of each of ``_running``."""
         batch = self._backend.batch
         batch.clear()
         counts = [self._put(one) for one in self._running]
         while len(counts) < self._max_inputs:
-            sequence = self._waiting.head(now)
+            sequence = self._open.waiting.head(now)
             # A long input goes alone: at once where it must, for then it fits, or else in steps.
             if sequence is None or (batch.size and batch.size + sequence.num_pending > self._pack):
                 break
-            self._waiting.remove(sequence)
+            self._open.waiting.remove(sequence)
             taken = {one.slot for one in self._running}
             sequence.slot = next(i for i in range(self._max_inputs) if i not in taken)
             self._running.append(sequence)
@@ -183,15 +150,10 @@ class EmbeddingCore:
 
     def _end(self, sequence: Sequence, finish: FinishReason, *, error: str = "") -> RequestOutput:
         """Forget a sequence and give its slot and cells back."""
-        del self._by_id[sequence.id]
-        if sequence.slot is None:
-            self._waiting.remove(sequence)
-        else:
+        self._open.close(sequence)
+        if sequence.slot is not None:
             self._running.remove(sequence)
             self._backend.seq_rm(sequence.slot)
-        self._shares.leave(sequence.tenant)
-        if not self._by_id:
-            self._deadlines.clear()
         return sequence.end(finish, error=error)
 
     def _record(self, num_tokens: int, seconds: float) -> None:

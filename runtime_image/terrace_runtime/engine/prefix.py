@@ -103,6 +103,7 @@ class PrefixCache:
         if not self.tiers.can_save:
             return None
         found = self._look(sequence, free)
+        restored = 0
         if found.leader is not None and self._is_best(found):
             if found.leader_has < found.leader_will_have:
                 self._wait_for(sequence, found.leader, found.leader_will_have)
@@ -114,8 +115,8 @@ class PrefixCache:
             self._hit_device(sequence, found.resident)
         else:
             slot = self._clear_slot(free)
-            self._restore(sequence, found)
-        return self._taken(sequence, slot)
+            restored = self._restore(sequence, found)
+        return self._taken(sequence, slot, restored)
 
     def _look(self, sequence: Sequence, free: Seq[int]) -> _Found:
         found = _Found(*self.residents.best(sequence, free))
@@ -184,16 +185,19 @@ class PrefixCache:
         self.residents.drop(slot)
         return slot
 
-    def _restore(self, sequence: Sequence, found: _Found) -> None:
+    def _restore(self, sequence: Sequence, found: _Found) -> int:
+        """Have what is worth it brought into the slot; how many tokens."""
         count = self.tiers.worth_restoring(found.stored, found.on_disk, found.in_host)
-        self._missed_blocks += len(self._usable(sequence)) - count // self._block_tokens
         if count:
             self._num_restores += 1
             tier = "disk" if count > found.in_host else "host"
             self.restores.start(sequence, sequence.keys[: count // self._block_tokens], tier)
+        return count
 
-    def _taken(self, sequence: Sequence, slot: int) -> int:
+    def _taken(self, sequence: Sequence, slot: int, restored: int) -> int:
+        found = restored or sequence.num_computed
         self._queried_tokens += len(sequence.tokens)
+        self._missed_blocks += len(self._usable(sequence)) - found // self._block_tokens
         for key in sequence.keys:
             self._computing.setdefault(key, sequence)
         if not sequence.is_restoring:

@@ -123,12 +123,3 @@ class WaitingQueue:
         if not line:
             del self._lines[key]
         self._size -= 1
-
-    def drain(self) -> list[Sequence]:
-        """Take out everybody."""
-        everyone = [sequence for line in self._lines.values() for sequence in line.values()]
-        everyone += self._held.values()
-        self._lines.clear()
-        self._held.clear()
-        self._size = 0
-        return everyone

@@ -225,3 +225,56 @@ def test_the_answers_are_those_of_an_engine_without_tiers() -> None:
     assert (
         alone(request, config()).facts == alone(request, runtime_config(context_tokens=512)).facts
     )
+
+
+def flood(engine: CoreDriver, count: int) -> None:
+    """Prompts of others, one after the other: more blocks than the host tier holds."""
+    for number in range(count):
+        name = f"flood{number}-{engine.steps}"
+        engine.submit(text_request(name, chr(97 + number % 26) * 180 + name, max_tokens=1))
+        engine.run()
+
+
+def pinning(pinned_blocks: int) -> CoreDriver:
+    """One slot, a host tier of 60 blocks, and room for so many pinned ones."""
+    block_bytes = 8 * 8
+    kv = {"host_bytes": 60 * block_bytes, "pinned_bytes": pinned_blocks * block_bytes}
+    return driver(config(parallel=1, kv=kv))
+
+
+def ask_again(engine: CoreDriver, text: str) -> int:
+    name = f"again{engine.steps}"
+    engine.submit(text_request(name, text + "!", max_tokens=1))
+    engine.run()
+    return cached(engine, name)[0]
+
+
+@pytest.mark.parametrize(("pin", "found"), [(True, len(PREFIX) // 8 * 8), (False, 0)])
+def test_a_pinned_prompt_outlives_the_prompts_of_others(pin: Any, found: int) -> None:
+    engine = pinning(30)
+    engine.submit(text_request("first", PREFIX, max_tokens=1, pin=pin))
+    engine.run()
+    flood(engine, 8)
+    assert ask_again(engine, PREFIX) // 8 * 8 == found
+
+
+def test_the_oldest_pin_makes_room_for_a_new_one() -> None:
+    engine = pinning(24)
+    other = "pods tell the llama of a terrace they climb " * 4
+    for name, text in (("old", PREFIX), ("new", other)):
+        engine.submit(text_request(name, text, max_tokens=1, pin=True))
+        engine.run()
+    flood(engine, 8)
+    assert ask_again(engine, other) == len(other) // 8 * 8
+    assert ask_again(engine, PREFIX) // 8 == 0
+
+
+def test_the_report_counts_what_was_looked_up_found_and_missed() -> None:
+    engine = driver(config())
+    for name in ("first", "second"):
+        engine.submit(text_request(name, PREFIX + name, max_tokens=1))
+        engine.run()
+    report = engine.core.report(engine.clock.now).cache
+    assert report.queried_tokens == 2 * len(PREFIX) + len("firstsecond")
+    assert report.misses == 23 + 1, "all blocks of the first, and the one where the second differs"
+    assert {tier.name: tier.hit_tokens for tier in report.tiers}["device"] >= len(PREFIX)
