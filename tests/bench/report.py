@@ -56,7 +56,7 @@ def write_report(lines: Iterable[Line], folder: Path, order: Sequence[str] = ())
     ``order`` is that of the table, by id.
     """
     # Imported here: reading lines and making tables does without the library.
-    from bench.plots import draw  # noqa: PLC0415
+    from bench.plots import draw  # noqa: PLC0415 - see above
 
     folder.mkdir(parents=True, exist_ok=True)
     facts = machine_facts()

@@ -199,9 +199,9 @@ class EmbeddingWire:
         return vector if self._is_base64 else np.frombuffer(base64.b64decode(vector), "<f4")
 
     def event(self, index: int, output: RequestOutput) -> bytes:
-        """There are none."""
-        raise NotImplementedError
+        """There are none: embeddings are answered whole, never streamed."""
+        raise NotImplementedError("embeddings are not streamed")
 
     def last_event(self, generation: Generation) -> bytes:
-        """There are none."""
-        raise NotImplementedError
+        """There are none: embeddings are answered whole, never streamed."""
+        raise NotImplementedError("embeddings are not streamed")

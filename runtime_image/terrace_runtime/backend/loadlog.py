@@ -79,12 +79,19 @@ class LoadLog:
     def device_bytes(self, device: str) -> tuple[int, int, int]:
         """Weights, KV and compute bytes on ``device`` (``CUDA0``)."""
         names = [name for name in self._mib if _belongs(name, device)]
-        return tuple(self._sum(kinds, names) or 0 for kinds in (_WEIGHTS, _KV, _COMPUTE))  # type: ignore[return-value]
+        return self._parts(names)
 
     def host_bytes(self, devices: list[str]) -> tuple[int, int, int]:
         """The same of all that lies on none of ``devices``."""
         names = [n for n in self._mib if not any(_belongs(n, device) for device in devices)]
-        return tuple(self._sum(kinds, names) or 0 for kinds in (_WEIGHTS, _KV, _COMPUTE))  # type: ignore[return-value]
+        return self._parts(names)
+
+    def _parts(self, names: list[str]) -> tuple[int, int, int]:
+        return (
+            self._sum(_WEIGHTS, names) or 0,
+            self._sum(_KV, names) or 0,
+            self._sum(_COMPUTE, names) or 0,
+        )
 
     def _sum(self, kinds: tuple[str, ...], names: list[str] | None = None) -> int | None:
         rows = self._mib.values() if names is None else [self._mib[name] for name in names]

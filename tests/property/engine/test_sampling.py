@@ -59,7 +59,7 @@ def test_greedy_rows_take_their_likeliest_token_and_others_their_chain(
 @given(st.sampled_from(FIELDS), st.sampled_from([float("nan"), float("inf"), -1e9, 1e9]))
 def test_a_number_out_of_bounds_is_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(InvalidRequestError, match=name) as caught:
-        check_sampling(SamplingParams(**{name: value}), 100)  # type: ignore[arg-type]
+        check_sampling(SamplingParams(**{name: value}), 100)  # type: ignore[arg-type] # any field
     assert caught.value.param == name
 
 

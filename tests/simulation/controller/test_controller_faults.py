@@ -119,7 +119,7 @@ async def test_a_rollout_takes_one_ready_replica_at_a_time() -> None:
         lowest = min(lowest, sim.workloads.ready_replicas(DEMO))
         return step()
 
-    sim.workloads.step = watched  # type: ignore[method-assign]
+    sim.workloads.step = watched  # type: ignore[method-assign] # looks on
     before = {pod["metadata"]["uid"] for pod in replicas(sim)}
     sim.cluster.edit(MODEL, DEMO, lambda m: m["spec"].update(context={"parallel": 2}))
     await sim.settle()
@@ -142,7 +142,7 @@ async def test_a_set_made_anew_keeps_its_replicas_and_the_model_available() -> N
         availability.add(condition(status(sim), "Available")["status"])
         return step()
 
-    sim.workloads.step = watched  # type: ignore[method-assign]
+    sim.workloads.step = watched  # type: ignore[method-assign] # looks on
     sim.cluster.edit(MODEL, DEMO, lambda m: m["spec"].update(offload={"maxDisk": "4Gi"}))
     await sim.settle()
     assert lowest == 2  # The rollout's own step.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -39,8 +39,8 @@ def vector_of(output: RequestOutput) -> NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(output.embedding), "<f4")
 
 
-def ask(name: str, tokens: Sequence[int], **changes: object) -> Request:
-    return Request(id=name, prompt_tokens=tuple(tokens), embed=True, **changes)  # type: ignore[arg-type]
+def ask(name: str, tokens: Sequence[int], **changes: Any) -> Request:
+    return Request(id=name, prompt_tokens=tuple(tokens), embed=True, **changes)
 
 
 def inputs(count: int, longest: int, *, seed: int = 0) -> list[list[int]]:
@@ -80,13 +80,15 @@ class Driver:
 
 
 @pytest.mark.parametrize("model_class", ["encoder", "decoder"])
-def test_inputs_get_the_vectors_that_they_get_alone(model_class: str) -> None:
+def test_inputs_get_the_vectors_that_they_get_alone(
+    model_class: Literal["encoder", "decoder"],
+) -> None:
     prompts = inputs(60, 128)
-    driver = Driver(FakeEmbedder(model_class=model_class))  # type: ignore[arg-type]
+    driver = Driver(FakeEmbedder(model_class=model_class))
     driver.add(*(ask(str(number), tokens) for number, tokens in enumerate(prompts)))
     ends = driver.run()
     for number, tokens in enumerate(prompts):
-        lonely = Driver(FakeEmbedder(model_class=model_class))  # type: ignore[arg-type]
+        lonely = Driver(FakeEmbedder(model_class=model_class))
         lonely.add(ask("x", tokens))
         assert ends[str(number)].embedding == lonely.run()["x"].embedding
         assert ends[str(number)].num_prompt_tokens == len(tokens)

@@ -67,7 +67,7 @@ def test_only_wrong_guesses_save_no_step_and_change_nothing() -> None:
 
 def test_a_repeating_text_is_guessed_from_itself() -> None:
     backend = FakeBackend()
-    backend.next_token = lambda history: (history[-1] + 1) % 7 + 97  # type: ignore[method-assign]
+    backend.next_token = lambda history: (history[-1] + 1) % 7 + 97  # type: ignore[method-assign] # a text that repeats
     driver = guessing_driver(guessing("ngram"), backend)
     driver.submit(text_request("a", "abcdefg", max_tokens=100))
     driver.run()
