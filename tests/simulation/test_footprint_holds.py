@@ -16,7 +16,8 @@ import pytest
 
 from support.planning import MIB, demo_facts
 from support.waiting import wait_for
-from terrace.planner.footprint import Shape, footprint
+from terrace.planner.footprint import footprint
+from terrace.planner.geometry import Shape
 from terrace.planner.tiers import Tiers
 from terrace_runtime.contract import (
     KvTiers,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
+from terrace.planner import placement
+from terrace.planner.inputs import Cluster, ModelInputs, Usage
 from terrace.planner.nodes import NodeFacts, Taint
 from terrace_runtime.contract import LayerRun, ModelFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from terrace.planner.placement import Placement
+    from terrace.planner.rooms import NoPlacement
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -84,3 +92,16 @@ def model(**spec: Any) -> ModelSpec:
 def pool(*flavors: dict[str, Any], **spec: Any) -> PoolSpec:
     """An InferencePool's spec, fields as in YAML; one flavor ``cpu`` unless others are given."""
     return PoolSpec.model_validate({"flavors": list(flavors) or [{"name": "cpu"}]} | spec)
+
+
+def place(
+    facts: ModelFacts,
+    spec: ModelSpec,
+    pool_spec: PoolSpec,
+    nodes: Iterable[NodeFacts],
+    used: Mapping[str, int],
+) -> Placement | NoPlacement:
+    """``placement.place`` for a model of nothing but facts and spec; ``used`` is memory."""
+    return placement.place(
+        ModelInputs(facts, spec), pool_spec, Cluster(tuple(nodes), Usage(dict(used)))
+    )

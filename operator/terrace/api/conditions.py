@@ -39,6 +39,7 @@ class Reason(StrEnum):
     CRASHING = "Crashing"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     ROLLING_OUT = "RollingOut"
+    DEGRADED = "Degraded"
     # ModelCached: these and the reasons of contract.FetchFailure
     CACHED = "Cached"
     FETCHING = "Fetching"
@@ -51,6 +52,10 @@ class Reason(StrEnum):
     UNSUPPORTED_KV_TYPE = "UnsupportedKvType"
     INVALID_OFFLOAD = "InvalidOffload"
     NO_DEVICE = "NoDevice"
+    UNSUPPORTED_ACCELERATOR = "UnsupportedAccelerator"
+    UNSUPPORTED_WEIGHT_TYPE = "UnsupportedWeightType"
+    UNKNOWN_DEVICE_MEMORY = "UnknownDeviceMemory"
+    PREEMPTED = "Preempted"
     WAITING_FOR_FACTS = "WaitingForFacts"
     # Stalled
     INVALID_SPEC = "InvalidSpec"

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from terrace.api.markers import SET, looks_like, rule, rules
+from terrace.api.markers import SET, list_map, looks_like, rule, rules
 from terrace.api.names import MAX_NAME_LENGTH
 from terrace.api.offload import Offload
 from terrace.api.values import ApiValue
@@ -34,32 +34,40 @@ class PoolRef(ApiValue):
     """Name of the InferencePool."""
 
 
-class Source(ApiValue):
-    """Where the model file comes from."""
+class SecretRef(ApiValue):
+    """A Secret in the same namespace."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "self == oldSelf",
-                "spec.source is immutable; make a new InferenceModel for another file",
-            ),
-            rule(
-                "!self.uri.startsWith('http://') || has(self.sha256)",
-                "http:// can be tampered with on its way: set sha256, or use https://",
-                field=".sha256",
-            ),
-        )
-    )
+    name: str = Field(min_length=1, max_length=253)
+    """Name of the Secret."""
+
+
+_PLAIN_HTTP = rule(
+    "!self.uri.startsWith('http://') || has(self.sha256)",
+    "http:// can be tampered with on its way: set sha256, or use https://",
+    field=".sha256",
+)
+
+
+class File(ApiValue):
+    """Where a file comes from."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_PLAIN_HTTP))
 
     uri: str = Field(
-        pattern=r"^(demo://[a-z0-9-]+|pvc://[a-z0-9.-]+/.+|https?://[^/]+/.+)$",
+        pattern=(
+            r"^(demo://[a-z0-9-]+|pvc://[a-z0-9.-]+/.+|hf://[^/]+/.+|s3://[^/]+/.+|oci://[^/]+/.+"
+            r"|https?://[^/]+/.+)$"
+        ),
         max_length=2048,
         json_schema_extra=looks_like(
-            "must be demo://NAME, pvc://CLAIM/PATH, https://HOST/PATH or http://HOST/PATH"
+            "must be demo://NAME, hf://OWNER/REPO[/FILE], s3://BUCKET/KEY, oci://REGISTRY/NAME, "
+            "pvc://CLAIM/PATH, https://HOST/PATH or http://HOST/PATH"
         ),
     )
-    """The GGUF file: demo://chat (shipped in the runtime image), pvc://CLAIM/PATH (a claim in the
-    same namespace, used in place), https://HOST/PATH, or http:// with sha256."""
+    """The GGUF file: demo://chat (shipped in the runtime image), hf://OWNER/REPO/FILE or
+    hf://OWNER/REPO:Q4_K_M (@REVISION after REPO), s3://BUCKET/KEY, oci://REGISTRY/NAME:TAG,
+    pvc://CLAIM/PATH (a claim in the same namespace, used in place), https://HOST/PATH, or http://
+    with sha256. Of a file in parts, name the first."""
     sha256: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
@@ -67,12 +75,42 @@ class Source(ApiValue):
         json_schema_extra=looks_like("must be 64 lower-case hex digits, as sha256sum prints them"),
     )
     """SHA-256 of the file, lower-case hex. Checked after the download."""
+    secret_ref: SecretRef | None = None
+    """What the source asks for, one key each: token (hf, https, oci), AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (s3), username and password or .dockerconfigjson
+    (oci). Only the fetch Job reads it."""
 
     @model_validator(mode="after")
     def _plain_http_has_a_checksum(self) -> Self:
         if self.uri.startswith("http://") and self.sha256 is None:
             raise ValueError("uri: http:// needs sha256")
         return self
+
+
+class Source(File):
+    """Where the model file comes from."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.uri == oldSelf.uri && has(self.sha256) == has(oldSelf.sha256)"
+                " && (!has(self.sha256) || self.sha256 == oldSelf.sha256)",
+                "spec.source is immutable; make a new InferenceModel for another file",
+            ),
+            _PLAIN_HTTP,
+        )
+    )
+
+
+class Adapter(ApiValue):
+    """A LoRA adapter, called by its name in the model field of a request."""
+
+    name: ServedName
+    """Name that clients call it by."""
+    source: File
+    """Where the adapter's GGUF file comes from."""
+    scale: float | None = Field(default=None, ge=-10, le=10)
+    """How strongly it counts. Default: 1."""
 
 
 class Context(ApiValue):
@@ -103,9 +141,10 @@ class Sampling(ApiValue):
 class Speculation(ApiValue):
     """Tokens guessed ahead and verified in the next step; answers are the same without."""
 
-    mode: Literal["Off", "NGram"] = "Off"
+    mode: Literal["Off", "NGram", "Draft"] = "Off"
     """NGram guesses what followed the last words where they stood before, in the prompt or the
-    answer: fast where answers quote. It rests by itself where it loses time. Default: Off."""
+    answer: fast where answers quote. Draft lets spec.draft guess. Either rests by itself where it
+    loses time. Default: Off."""
     max_tokens: int = Field(default=4, ge=1, le=16)
     """Most tokens guessed ahead per conversation and step. Default: 4."""
 
@@ -124,6 +163,12 @@ class ModelSpec(ApiValue):
     """The pool it runs in. A model can move: the file is fetched into the other pool's cache."""
     source: Source
     """Where the model file comes from. Immutable: a new file is a new InferenceModel."""
+    draft: File | None = None
+    """A small model of the same vocabulary that guesses ahead, with speculation.mode Draft."""
+    adapters: list[Adapter] = Field(
+        default_factory=list, max_length=16, json_schema_extra=list_map("name")
+    )
+    """LoRA adapters."""
     served_names: list[ServedName] = Field(
         default_factory=list, max_length=16, json_schema_extra=SET
     )
@@ -139,6 +184,9 @@ class ModelSpec(ApiValue):
     """Used where a request leaves the field out."""
     limits: Limits = Limits()
     """What one request may ask for."""
+    priority: int | None = Field(default=None, ge=-1000, le=1000)
+    """Where devices do not suffice for all models, the higher one gets them, also from one that
+    runs. Default: 0."""
     replicas: int | None = Field(default=None, ge=0, le=1000)
     """How many replicas run. Absent means 1. `kubectl scale --replicas` works either way; an
     HPA and `kubectl scale --current-replicas` need it set."""

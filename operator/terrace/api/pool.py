@@ -26,6 +26,16 @@ Cidr = Annotated[
 ]
 
 
+Endpoint = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$",
+        max_length=512,
+        json_schema_extra=looks_like("must be a URL such as https://mirror.example/hf"),
+    ),
+]
+
+
 class Toleration(ApiValue):
     """A taint that replicas of this flavor tolerate, as in a pod."""
 
@@ -84,8 +94,36 @@ class Flavor(ApiValue):
         ),
     )
     """Name of the flavor: lower-case letters and digits. Part of the names of the pods."""
-    accelerator: Literal["cpu"] = "cpu"
-    """Kind of device. Only cpu is supported so far, and it is the default."""
+    accelerator: str = Field(
+        default="cpu",
+        pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+        max_length=32,
+        json_schema_extra=looks_like("must be the name of an accelerator, such as cpu or nvidia"),
+    )
+    """Kind of device: cpu, or a name of the operator's accelerator table such as nvidia, amd,
+    intel-gpu or ascend. What llama.cpp cannot use is refused, never replaced by the CPU.
+    Default: cpu."""
+    count: int | None = Field(default=None, ge=1, le=16)
+    """Devices of one replica; a model's layers are split over them. Default: 1."""
+    memory_per_device: Quantity | None = None
+    """Memory of one device, where the labels of its nodes do not tell. Default: as they say."""
+    sharing: Literal["Exclusive", "Shared"] | None = None
+    """Shared lets several replicas have one device, each within a share of its memory: as many as
+    the vendor's plugin offers. Time slices do not isolate. Default: Exclusive, one client."""
+    resource_name: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
+        max_length=128,
+        json_schema_extra=looks_like("must be an extended resource such as nvidia.com/gpu"),
+    )
+    """Extended resource to request instead of the accelerator's own, for example a MIG slice,
+    nvidia.com/mig-1g.10gb."""
+    resource_claim_template_name: str | None = Field(default=None, min_length=1, max_length=253)
+    """A ResourceClaimTemplate in the same namespace that brings the devices of a replica (dynamic
+    resource allocation), instead of an extended resource. Needs memoryPerDevice."""
+    min_residence_seconds: int | None = Field(default=None, ge=0, le=86400)
+    """Seconds that a model keeps its device before one of higher priority may take it.
+    Default: 300."""
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
         default_factory=dict, max_length=16
     )
@@ -126,12 +164,27 @@ class ModelCache(ApiValue):
     """Storage class of that claim. Default: the cluster's default class. Immutable."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] | None = None
     """ReadWriteMany lets replicas run on several nodes. Default: ReadWriteOnce. Immutable."""
+    delete_unused_after_seconds: int | None = Field(default=None, ge=0, le=31536000)
+    """Seconds after which a file that no model of the pool uses is deleted. Default: never."""
 
     @model_validator(mode="after")
     def _either_ours_or_theirs(self) -> Self:
         if self.claim_name and (self.size or self.storage_class_name or self.access_mode):
             raise ValueError("claimName excludes size, storageClassName and accessMode")
         return self
+
+
+class Sources(ApiValue):
+    """Mirrors and stores that model files come from."""
+
+    hugging_face_endpoint: Endpoint | None = None
+    """Mirror of the Hugging Face hub, for hf:// sources. Default: the hub itself."""
+    s3_endpoint: Endpoint | None = None
+    """S3-compatible store, for s3:// sources. Default: Amazon's."""
+    s3_region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$", max_length=64)
+    """Region of the S3 store. Default: us-east-1."""
+    oci_endpoint: Endpoint | None = None
+    """Mirror that is asked instead of the registry an oci:// source names."""
 
 
 class Access(ApiValue):
@@ -198,6 +251,8 @@ class PoolSpec(ApiValue):
     """Defaults for the pool's models."""
     model_cache: ModelCache = ModelCache()
     """The volume that holds model files."""
+    sources: Sources = Sources()
+    """Mirrors and stores that model files come from."""
     access: Access = Access()
     """What the pool's models may reach, and what their callers share."""
     queue: Queue = Queue()

@@ -160,6 +160,10 @@ class LayerRunStatus(StatusValue):
     """Values of one value."""
     window: int = 0
     """Sliding window in tokens; 0 is full attention."""
+    repacked_bytes: int = 0
+    """Part of weightBytes that CPU kernels copy into another layout."""
+    state_bytes: int = 0
+    """Bytes of recurrent state of one conversation."""
 
 
 class ModelStatus(StatusValue):
@@ -209,6 +213,29 @@ class ModelStatus(StatusValue):
     """What it does: decoder, encoder or encoder-decoder."""
     recurrent_bytes: int = 0
     """Bytes of recurrent state of one conversation."""
+    weight_types: list[str] = Field(default_factory=list)
+    """Types of all tensors."""
+    experts: int = 0
+    """Routed experts of a layer."""
+    experts_used: int = 0
+    """Those that one token goes through."""
+    parts: int = 1
+    """Files that the model is split into."""
+
+
+class AdapterStatus(StatusValue):
+    """A fetched LoRA adapter."""
+
+    name: str
+    """Name that clients call it by."""
+    path: str
+    """Path of the file in the replicas."""
+    digest: str
+    """SHA-256 of the file."""
+    file_bytes: int
+    """Size of the file."""
+    uri: str = ""
+    """Where it came from."""
 
 
 class DownloadStatus(StatusValue):
@@ -284,6 +311,10 @@ class InferenceModelStatus(StatusValue):
     """The numbers that each replica runs with, and why."""
     model: ModelStatus | None = None
     """Facts of the model file."""
+    draft: ModelStatus | None = None
+    """Facts of the draft model."""
+    adapters: list[AdapterStatus] = Field(default_factory=list, json_schema_extra=list_map("name"))
+    """The adapters that are fetched."""
     download: DownloadStatus | None = None
     """The running download; absent when none runs."""
     performance: PerformanceStatus | None = None

@@ -12,7 +12,7 @@ from terrace.api.conditions import Condition, ConditionType, Reason
 from terrace.controller import pods
 from terrace.controller.placing import Decision
 from terrace.planner.nodes import format_bytes
-from terrace.planner.placement import NoPlacement
+from terrace.planner.rooms import NoPlacement
 from terrace_runtime.contract import RUNTIME_CONTAINER
 
 if TYPE_CHECKING:

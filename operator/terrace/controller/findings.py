@@ -16,7 +16,7 @@ from terrace.controller.kinds import Manifest, is_deleting
 if TYPE_CHECKING:
     from terrace.controller.claims import Claims
     from terrace.controller.placing import Decision
-    from terrace.planner.placement import NoPlacement
+    from terrace.planner.rooms import NoPlacement
     from terrace_runtime.contract import FetchProgress, RuntimeReport
 
 

@@ -232,7 +232,7 @@ def model_cache_claim(pool_object: Manifest, pool: PoolSpec) -> Manifest:
 
 def _plan_annotations(plan: OffloadPlan) -> dict[str, str]:
     return {
-        names.ANNOTATION_PLAN: plan.model_dump_json(),
+        names.ANNOTATION_PLAN: plan.model_dump_json(exclude_defaults=True),
         names.ANNOTATION_INPUTS: plan.inputs,
     }
 

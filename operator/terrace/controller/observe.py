@@ -28,9 +28,8 @@ from terrace.controller.usage import used_by_others
 from terrace.planner.nodes import NodeFacts, node_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from terrace.controller.diff import Children
+    from terrace.planner.inputs import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Observed:
     kv_claims: list[Manifest]
     """Claims of the disk tiers of its replicas."""
     nodes: list[NodeFacts]
-    used: Mapping[str, int]
+    used: Usage
     claims: Claims
 
     @property

@@ -14,16 +14,17 @@ from pydantic import ValidationError
 from terrace.api import names
 from terrace.controller import pods
 from terrace.controller.kinds import Manifest, annotations_of, is_controlled_by, uid_of
-from terrace.planner.placement import NoPlacement, place
+from terrace.planner.inputs import Cluster, ModelInputs
+from terrace.planner.placement import place
 from terrace.planner.plan import OffloadPlan
+from terrace.planner.rooms import NoPlacement
 from terrace.planner.sticky import Change, decide, inputs_digest
 from terrace_runtime.contract import RUNTIME_CONTAINER, ModelFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from terrace.api.model import ModelSpec
     from terrace.api.pool import Flavor, PoolSpec
+    from terrace.planner.inputs import Usage
     from terrace.planner.nodes import NodeFacts
 
 
@@ -80,12 +81,12 @@ def decide_placement(
     spec: ModelSpec,
     pool: PoolSpec,
     nodes: list[NodeFacts],
-    used: Mapping[str, int],
+    used: Usage,
     running: Running | None,
     replicas: list[Manifest],
 ) -> Decision | NoPlacement:
     """Keep the running plan unless its own inputs changed or it does not fit."""
-    fresh = place(facts, spec, pool, nodes, used)
+    fresh = place(ModelInputs(facts, spec), pool, Cluster(tuple(nodes), used))
     if running is None:
         if isinstance(fresh, NoPlacement):
             return fresh

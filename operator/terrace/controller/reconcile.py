@@ -37,8 +37,8 @@ from terrace.controller.rollout import rollout_step
 from terrace.controller.status import model_status, status_patch
 
 if TYPE_CHECKING:
-    from terrace.planner.placement import NoPlacement
     from terrace.planner.plan import OffloadPlan
+    from terrace.planner.rooms import NoPlacement
 
 BLOCKED_RETRY_S = 60.0
 """When to look again at what somebody else must change and we get no event for."""

@@ -13,15 +13,14 @@ from terrace.api.names import Key
 from terrace.api.quantity import parse_bytes
 from terrace.controller import pods
 from terrace.controller.kinds import POD, STATEFULSET, Manifest, controller_of, key_of, labels_of
+from terrace.planner.inputs import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from terrace.controller.cache import Cache
 
 
-def used_by_others(cache: Cache, model: Key) -> Mapping[str, int]:
-    """Bytes requested by all replicas but the model's own."""
+def used_by_others(cache: Cache, model: Key) -> Usage:
+    """What all replicas but the model's own have requested."""
     used: Counter[str] = Counter()
     bound: Counter[str] = Counter()
     for pod in cache.of_kind(POD):
@@ -40,7 +39,7 @@ def used_by_others(cache: Cache, model: Key) -> Mapping[str, int]:
         if unbound > 0:
             flavor = labels_of(stateful_set).get(names.LABEL_FLAVOR, "")
             used[flavor] += unbound * _memory(spec["template"]["spec"])
-    return used
+    return Usage(used)
 
 
 def _model_of(manifest: Manifest) -> Key:

@@ -16,38 +16,29 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from terrace.planner.classes import reuse_of
-from terrace.planner.tiers import NO_TIERS, Tiers, disk_blocks
+from terrace.planner.compute_buffer import compute_bytes
+from terrace.planner.geometry import (
+    Shape,
+    cells,
+    kv_bytes_per_cell,
+    padded,
+    row_bytes,
+    step_tokens,
+    window_cells,
+)
+from terrace.planner.tiers import disk_blocks
 
 if TYPE_CHECKING:
-    from terrace.api.values import KvType
-    from terrace_runtime.contract import LayerRun, ModelFacts
+    from terrace_runtime.contract import ModelFacts
 
 KIB, MIB = 1 << 10, 1 << 20
 
-CELL_PADDING = 256
-"""llama.cpp pads the cells of a sequence to a multiple of this."""
-KV_BLOCK = 32
-KV_BLOCK_BYTES: dict[KvType, int] = {"f16": 64, "q8_0": 34, "q4_0": 18}
-"""Bytes of KV_BLOCK values (ggml's block sizes)."""
 CELL_OVERHEAD_BYTES = 160
 """*Measured*: 55 bytes per cell when the context opens (position, set of sequences), up to 95 more
 once it is used (a tree node per position)."""
 
-FLOAT = 4
-MASK_BYTES = 2
-"""The attention mask is f16."""
-WIDTHS_PER_TOKEN = 4
-FEED_FORWARDS_PER_TOKEN = 3
-"""*Measured*: the graph holds 3 feed-forward and 4 embedding vectors of f32 per token at its peak.
-Exact for Llama 3 8B (124 MiB) and Qwen3 8B (112 MiB), at most 13 % too much for the others."""
-EXPERT_WIDTHS_PER_TOKEN = 26
-"""*Measured* on Qwen3 30B-A3B (8 experts used: 22 widths); two more experts are allowed for."""
-EXACT_SCORE_BYTES = 64 * MIB
-"""Embeddings: the runtime scores tokens without flash attention up to so many bytes."""
 EMBEDDING_SEQUENCES = 64
 """Inputs that one step of an embedding model may hold."""
-WORK_BYTES_PER_VALUE = 1.25
-"""Each token's widest vector is quantised for the matrix kernels: at most 292 bytes per 256."""
 
 SERVER_BASE_BYTES = 64 * MIB
 """*Measured*: the server with 64 requests open takes 50 to 53 MiB; the rest is for larger ones."""
@@ -79,20 +70,6 @@ DISK_ENTRY_BYTES = 288
 
 HEADROOM = 4
 """A limit is the request and one HEADROOM-th of what is estimated and not known: compute, base."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a user or the planner chooses; the rest follows from the model."""
-
-    context_tokens: int
-    parallel: int
-    ubatch_tokens: int
-    kv_key_type: KvType
-    kv_value_type: KvType
-    guessed_tokens: int = 0
-    """Tokens guessed ahead per sequence: each asks for logits of its own."""
-    tiers: Tiers = NO_TIERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,58 +158,20 @@ def loaded_bytes(facts: ModelFacts, taken_later: int) -> int:
     return facts.token_embedding_bytes * is_tied + max(0, largest - taken_later)
 
 
-def cells(shape: Shape) -> int:
-    """KV cells of one sequence."""
-    return _padded(shape.context_tokens)
-
-
-def _padded(tokens: int) -> int:
-    return -(-tokens // CELL_PADDING) * CELL_PADDING
-
-
-def window_cells(window: int, shape: Shape) -> int:
-    """KV cells of all sequences in a layer with a sliding window: it, and what a step adds.
-
-    The runtime leaves llama.cpp's ``swa_full`` off; prefixes are reused from checkpoints.
-    """
-    if shape.tiers.is_unified:
-        needed = _padded(window * (shape.parallel + 1) + shape.ubatch_tokens)
-    else:
-        needed = _padded(window + shape.ubatch_tokens) * shape.parallel
-    return min(needed, cells(shape) * shape.parallel)
-
-
-def kv_bytes_per_cell(facts: ModelFacts, shape: Shape) -> int:
-    """Keys and values of one token in all layers, those included that soon forget it."""
-    return sum(_row_bytes(run, shape) for run in facts.layers)
-
-
-def _row_bytes(run: LayerRun, shape: Shape) -> int:
-    keys, values = KV_BLOCK_BYTES[shape.kv_key_type], KV_BLOCK_BYTES[shape.kv_value_type]
-    row = run.key_length * keys + run.value_length * values
-    return run.count * run.kv_heads * row // KV_BLOCK
-
-
 def kv_bytes(facts: ModelFacts, shape: Shape) -> int:
     """KV cells and recurrent state of all sequences, and what llama.cpp notes about each cell."""
     whole = shape.parallel * cells(shape)
     if facts.pooling:
         # One input that is under way, and a step of others: sequences share the cells.
-        whole = cells(shape) + _padded(step_tokens(facts, shape))
+        whole = cells(shape) + padded(step_tokens(facts, shape))
     if not any(run.kv_heads for run in facts.layers):
         whole = 0
     kept = [(run, window_cells(run.window, shape) if run.window else whole) for run in facts.layers]
-    rows = sum(_row_bytes(run, shape) * count for run, count in kept)
+    rows = sum(row_bytes(run, shape) * count for run, count in kept)
     windowed = max((count for run, count in kept if run.window), default=0)
     sequences = EMBEDDING_SEQUENCES if facts.pooling else shape.parallel + shape.tiers.is_unified
     states = facts.recurrent_bytes * sequences
     return rows + CELL_OVERHEAD_BYTES * (whole + windowed) + states
-
-
-def step_tokens(facts: ModelFacts, shape: Shape) -> int:
-    """Tokens of the largest graph: an encoder takes its longest input at once."""
-    at_once = facts.model_class != "decoder" or facts.pooling not in ("", "last")
-    return max(shape.ubatch_tokens, cells(shape)) if at_once else shape.ubatch_tokens
 
 
 def tiers_bytes(facts: ModelFacts, shape: Shape) -> int:
@@ -258,42 +197,6 @@ def tiers_bytes(facts: ModelFacts, shape: Shape) -> int:
         landing += max(tiers.prefetch_bytes, LEAST_LANDING_BLOCKS * block)
         index += DISK_ENTRY_BYTES * disk_blocks(tiers.disk_bytes, block)
     return tiers.host_bytes + landing + staging + index
-
-
-def compute_bytes(facts: ModelFacts, shape: Shape) -> int:
-    """Graph buffer, logits and the threads' work space of the largest step.
-
-    A step is padded to the same number of tokens for each sequence: by less than one per sequence.
-    One logits row per sequence is kept and, in the graph, computed; there the row may take the
-    place of the layers' buffers.
-    """
-    # The exact padding shrinks when one more sequence happens to divide the step; a bound does not.
-    tokens = step_tokens(facts, shape) + shape.parallel - 1
-    width, wide = facts.embedding_length, facts.feed_forward_length
-    floats = FEED_FORWARDS_PER_TOKEN * wide + WIDTHS_PER_TOKEN * width
-    if any(run.expert_bytes for run in facts.layers):
-        floats = max(floats, EXPERT_WIDTHS_PER_TOKEN * width)
-    masks = 2 if any(run.window for run in facts.layers) else 1
-    # Unified KV: each token's row of the mask spans the cells of all sequences.
-    rows = shape.parallel if shape.tiers.is_unified else 1
-    mask = masks * MASK_BYTES * tokens * cells(shape) * rows
-    logits = FLOAT * shape.parallel * (1 + shape.guessed_tokens) * facts.vocabulary
-    scores = 0
-    if facts.model_class == "encoder-decoder":
-        # Every token is an output, and positions are a bias to each score: no flash attention.
-        logits = FLOAT * tokens * facts.vocabulary
-        scores = 4 * FLOAT * facts.heads * tokens * max(tokens, cells(shape))
-    elif facts.pooling:
-        # Every token is an output, and short inputs are scored without flash attention.
-        if facts.model_class == "decoder":
-            logits = 2 * FLOAT * tokens * facts.vocabulary
-        logits += FLOAT * tokens * width
-        reach = tokens if facts.model_class == "encoder" else cells(shape) + _padded(tokens)
-        mask = masks * MASK_BYTES * tokens * reach
-        scores = 2 * min(EXACT_SCORE_BYTES, FLOAT * facts.heads * tokens * reach)
-    graph = scores + max(FLOAT * tokens * floats, logits + FLOAT * tokens * 2 * width)
-    work = int(WORK_BYTES_PER_VALUE * tokens * max(width, wide))
-    return graph + mask + logits + work
 
 
 def base_bytes(facts: ModelFacts) -> int:

@@ -6,7 +6,7 @@ Owns: NodeFacts, bytes for people. Does not own: which node is good enough
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from terrace.api.quantity import parse_bytes, parse_millis, parse_quantity
@@ -38,6 +38,8 @@ class NodeFacts:
     ready: bool
     cpu_millis: int
     memory_bytes: int
+    resources: Mapping[str, int] = field(default_factory=dict)
+    """Allocatable extended resources: names with a slash, whole devices."""
 
 
 def format_bytes(count: int) -> str:
@@ -73,6 +75,11 @@ def node_facts(node: Mapping[str, Any]) -> NodeFacts:
         ),
         cpu_millis=_or_zero(parse_millis, allocatable.get("cpu")),
         memory_bytes=_or_zero(parse_bytes, allocatable.get("memory")),
+        resources={
+            str(name): _or_zero(parse_bytes, count)
+            for name, count in allocatable.items()
+            if "/" in str(name)
+        },
     )
 
 

@@ -1,8 +1,8 @@
 """Which flavor a model gets, and with what plan: the first flavor with a node it fits on.
 
-Owns: the order of flavors, threads, the message when nothing fits. Does not own: bytes
-(``footprint.py``), which nodes are of a flavor (``candidates.py``), defaults (``sizing.py``),
-binding (kube-scheduler). Pure. Next: ``sticky.decide``, then ``terrace.controller.manifests``.
+Owns: the order of flavors and the message when nothing fits. Does not own: bytes
+(``footprint.py``), what a flavor has (``rooms.py``), defaults (``sizing.py``), binding
+(kube-scheduler). Pure. Next: ``sticky.decide``, then ``terrace.controller.manifests``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,8 @@ from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
 from terrace.api.offload import Disk, KvTypes, Offload, overridden
-from terrace.api.quantity import parse_bytes, parse_millis
-from terrace.planner.candidates import candidates, largest_free
-from terrace.planner.footprint import (
-    KV_BLOCK,
-    Footprint,
-    Shape,
-    footprint,
-)
+from terrace.planner.footprint import Footprint, footprint
+from terrace.planner.geometry import KV_BLOCK, Shape
 from terrace.planner.nodes import format_bytes
 from terrace.planner.plan import (
     BATCH_TOKENS,
@@ -28,23 +22,17 @@ from terrace.planner.plan import (
     OffloadPlan,
 )
 from terrace.planner.reasons import byte_reasons
+from terrace.planner.rooms import NoPlacement, Room, room_of
 from terrace.planner.shapes import MIN_CONTEXT, Wish
 from terrace.planner.sizing import Size, sizes, smaller_sizes
 from terrace.planner.sticky import inputs_digest
 from terrace.planner.tiers import contradiction, volume_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from terrace.api.model import ModelSpec
     from terrace.api.pool import Flavor, PoolSpec
-    from terrace.planner.nodes import NodeFacts
+    from terrace.planner.inputs import Cluster, ModelInputs
     from terrace_runtime.contract import ModelFacts
-
-CORE = 1000
-"""Thousandths of a CPU."""
-MAX_DEFAULT_THREADS = 16
-REQUEST_MILLIS_PER_THREAD = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,42 +43,9 @@ class Placement:
     plan: OffloadPlan
 
 
-@dataclass(frozen=True, slots=True)
-class NoPlacement:
-    """Nothing fits: a condition's reason and message.
-
-    ``missing_bytes``: by how much the nearest flavor is too small; 0 when memory is not the reason.
-    """
-
-    reason: Reason
-    message: str
-    missing_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """What one flavor has for one replica."""
-
-    flavor: Flavor
-    memory_bytes: int
-    memory_words: str
-    cpu_millis: int
-    threads: int
-    cpu_words: str
-
-
-def place(
-    facts: ModelFacts,
-    model_spec: ModelSpec,
-    pool_spec: PoolSpec,
-    nodes: Iterable[NodeFacts],
-    used: Mapping[str, int],
-) -> Placement | NoPlacement:
-    """Choose a flavor and a plan.
-
-    ``used``: memory requests, in bytes, of pods other than this model's: by the node's name where
-    a node has them, by the flavor's name where none has them yet.
-    """
+def place(model: ModelInputs, pool_spec: PoolSpec, cluster: Cluster) -> Placement | NoPlacement:
+    """Choose a flavor and a plan."""
+    facts, model_spec = model.facts, model.spec
     offload = overridden(pool_spec.offload, model_spec.offload)
     wish = Wish(facts, model_spec, offload)
     refusal = (
@@ -100,10 +55,9 @@ def place(
     )
     if refusal:
         return refusal
-    nodes = tuple(nodes)
     failures: list[NoPlacement] = []
     for flavor in pool_spec.flavors:
-        room = _refuse_device(flavor, offload) or _room(flavor, nodes, used)
+        room = room_of(flavor, offload, cluster)
         if isinstance(room, NoPlacement):
             failures.append(room)
             continue
@@ -156,57 +110,8 @@ def _refuse_offload(wish: Wish) -> NoPlacement | None:
     return NoPlacement(Reason.INVALID_OFFLOAD, f"{problem} ({whose})")
 
 
-def _refuse_device(flavor: Flavor, offload: Offload) -> NoPlacement | None:
-    if offload.profile != "DeviceOnly" or flavor.accelerator != "cpu":
-        return None
-    return NoPlacement(
-        Reason.NO_DEVICE,
-        f"flavor {flavor.name} has accelerator cpu, and offload.profile DeviceOnly keeps weights "
-        "and KV cells on a device: choose a flavor with one, or profile Auto",
-    )
-
-
-def _room(
-    flavor: Flavor, nodes: Sequence[NodeFacts], used: Mapping[str, int]
-) -> _Room | NoPlacement:
-    theirs = candidates(flavor, nodes)
-    if not theirs.nodes:
-        why = theirs.refused or "the cluster has no nodes"
-        return NoPlacement(Reason.NO_NODE_FITS, f"flavor {flavor.name}: no node fits: {why}")
-    cpu, threads, cpu_words = _cpu(flavor, theirs.nodes)
-    strong = [node for node in theirs.nodes if node.cpu_millis >= cpu]
-    if not strong:
-        most = max(node.cpu_millis for node in theirs.nodes) / CORE
-        return NoPlacement(
-            Reason.NO_NODE_FITS,
-            f"flavor {flavor.name}: host.cpu is {flavor.host.cpu}, its largest node has {most:g}",
-        )
-    free = largest_free(strong, flavor.name, used)
-    words = f"{format_bytes(free.bytes)} are free on {free.node}, the largest"
-    memory = free.bytes
-    if flavor.host.memory is not None and parse_bytes(flavor.host.memory) < memory:
-        memory = parse_bytes(flavor.host.memory)
-        words = f"host.memory is {flavor.host.memory}"
-    return _Room(flavor, memory, words, cpu, threads, cpu_words)
-
-
-def _cpu(flavor: Flavor, nodes: Sequence[NodeFacts]) -> tuple[int, int, str]:
-    """Thousandths of a CPU that one replica requests, its threads, and why."""
-    if flavor.host.cpu is not None:
-        cpu = parse_millis(flavor.host.cpu)
-        return cpu, max(1, cpu // CORE), f"host.cpu of flavor {flavor.name}"
-    least = min(node.cpu_millis for node in nodes)
-    threads = max(1, min(MAX_DEFAULT_THREADS, least // CORE - 1))
-    request = min(threads * REQUEST_MILLIS_PER_THREAD, max(1, least // 2))
-    words = (
-        f"the smallest node has {least / CORE:g} CPUs; host.cpu is not set, so only a quarter of a "
-        "CPU per thread is reserved and models that are seldom busy share a node"
-    )
-    return request, threads, words
-
-
 def _plan(
-    wish: Wish, shape: Shape, room: _Room, inputs: str, reasons: tuple[str, ...]
+    wish: Wish, shape: Shape, room: Room, inputs: str, reasons: tuple[str, ...]
 ) -> OffloadPlan:
     size, tiers = footprint(wish.facts, shape), shape.tiers
     limit = _limit(size, shape, room)
@@ -247,7 +152,7 @@ def _plan(
     )
 
 
-def _limit(size: Footprint, shape: Shape, room: _Room) -> int:
+def _limit(size: Footprint, shape: Shape, room: Room) -> int:
     """The memory limit. Paged weights may fill what the flavor has left with their pages."""
     if shape.tiers.weights != "paged":
         return size.limit_bytes
@@ -267,7 +172,7 @@ def _volume(offload: Offload, disk_bytes: int) -> KvVolume | None:
     )
 
 
-def _too_small(wish: Wish, room: _Room) -> NoPlacement:
+def _too_small(wish: Wish, room: Room) -> NoPlacement:
     """Say how much is missing for the smallest size allowed, and what would fit."""
 
     def needs(size: Size) -> int:

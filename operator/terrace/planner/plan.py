@@ -35,6 +35,41 @@ class KvVolume(BaseModel):
     """The node's own disk instead."""
 
 
+class DevicePlan(BaseModel):
+    """What lies on devices, and which devices a replica asks for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    accelerator: str
+    """Name of the row of the accelerator table."""
+    backend: str
+    """llama.cpp's backend: ``cuda``, ``rocm``, ``vulkan`` ..."""
+    product: str = ""
+    """As the node's label says."""
+    resource: str
+    """Extended resource that is requested; empty with ``claim_template``."""
+    count: int = Field(ge=1)
+    claim_template: str = ""
+    """ResourceClaimTemplate that brings the devices instead."""
+    shares: int = Field(default=1, ge=1)
+    """Clients that one device may have; above 1, memory is this share of it."""
+    memory_bytes: int = Field(ge=0)
+    """Of one device, or of the share."""
+    device_layers: int = Field(ge=0)
+    """As llama.cpp counts: the last so many, and one more than there are takes the output head."""
+    expert_layers_on_host: int = 0
+    """The first so many layers keep their routed experts in host memory."""
+    kv_on_device: bool = True
+    tensor_split: tuple[float, ...] = ()
+    """Shares of several devices; empty with one."""
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    compute_bytes: int = 0
+    """Bytes on all devices together."""
+    margin_bytes: int = 0
+    """Kept free on each device, for its driver and for what is estimated."""
+
+
 class OffloadPlan(BaseModel):
     """Every number a replica runs with. A pure function of its inputs, so it carries their digest.
 
@@ -75,6 +110,14 @@ class OffloadPlan(BaseModel):
     """Read ahead from disk for requests that wait."""
     volume: KvVolume | None = None
     """Where the disk tier lies; None without one."""
+    device: DevicePlan | None = None
+    """None: everything lies in host memory."""
+    draft_bytes: int = 0
+    """Weights, cells and graph of the draft model, in host memory."""
+    adapter_bytes: int = 0
+    """LoRA adapters."""
+    attempt: int = 0
+    """How often a plan of this model proved too small and was made anew."""
     weights_bytes: int
     """Weights as they lie in the file."""
     repacked_bytes: int = 0

@@ -7,18 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from terrace.planner.footprint import (
-    CELL_OVERHEAD_BYTES,
-    HEADROOM,
-    cells,
-    kv_bytes_per_cell,
-    step_tokens,
-    window_cells,
-)
+from terrace.planner.footprint import CELL_OVERHEAD_BYTES, HEADROOM
+from terrace.planner.geometry import cells, kv_bytes_per_cell, step_tokens, window_cells
 from terrace.planner.nodes import format_bytes
 
 if TYPE_CHECKING:
-    from terrace.planner.footprint import Footprint, Shape
+    from terrace.planner.footprint import Footprint
+    from terrace.planner.geometry import Shape
     from terrace_runtime.contract import ModelFacts
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from terrace.api.offload import KvTypes, Offload
 from terrace.planner.classes import class_tiers, reuse_of
-from terrace.planner.footprint import Shape, kv_bytes, kv_bytes_per_cell
+from terrace.planner.footprint import kv_bytes
+from terrace.planner.geometry import Shape, kv_bytes_per_cell
 from terrace.planner.plan import UBATCH_TOKENS
 from terrace.planner.sizing import Size, sizes
 from terrace.planner.tiers import tier_choices

@@ -24,8 +24,17 @@ if TYPE_CHECKING:
     from terrace.planner.plan import OffloadPlan
     from terrace_runtime.contract import ModelFacts
 
-IN_PLACE = {"replicas", "served_names"}
-"""Fields of a model that no replica needs to restart for: the gateway routes by the names."""
+IN_PLACE: dict[str, Any] = {
+    "replicas": True,
+    "served_names": True,
+    "priority": True,
+    "source": {"secret_ref"},
+    "draft": {"secret_ref"},
+    "adapters": {"__all__": {"source": {"secret_ref"}}},
+}
+"""Fields of a model that no replica needs to restart for: the gateway routes by the names, and only
+fetch Jobs read secrets."""
+_FLAVOR_IN_PLACE = {"min_residence_seconds"}
 _POOL_SETTINGS = {"queue", "drain_timeout_seconds"}
 _QUANTITIES = {"spill_threshold", "max_disk", "prefetch_window"}
 _DEFAULTS: dict[str, object] = {
@@ -74,7 +83,8 @@ def inputs_digest(
     inputs = {
         "file": facts.digest,
         "model": model,
-        "flavor": flavor and flavor.model_dump(mode="json", exclude_defaults=True),
+        "flavor": flavor
+        and flavor.model_dump(mode="json", exclude_defaults=True, exclude=_FLAVOR_IN_PLACE),
         "pool": pool,
     }
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -20,6 +20,8 @@ from terrace_runtime.contract.facts import (
     FetchOutcome,
     FetchProgress,
     FetchSpec,
+    FileFacts,
+    FileRole,
     LayerRun,
     ModelFacts,
 )
@@ -159,6 +161,8 @@ __all__ = [
     "FetchOutcome",
     "FetchProgress",
     "FetchSpec",
+    "FileFacts",
+    "FileRole",
     "Identity",
     "KvTiers",
     "KvType",

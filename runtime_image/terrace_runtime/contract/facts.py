@@ -26,6 +26,10 @@ class LayerRun(Value):
     value_length: int = Field(ge=0)
     window: int = Field(default=0, ge=0)
     """Sliding window in tokens; 0: full attention."""
+    repacked_bytes: int = Field(default=0, ge=0)
+    """Part of weight_bytes that CPU kernels copy into another layout, where the layer is theirs."""
+    state_bytes: int = Field(default=0, ge=0)
+    """Recurrent state of one sequence."""
 
 
 class ModelFacts(Value):
@@ -59,11 +63,23 @@ class ModelFacts(Value):
     """How token states become one embedding; empty: the model generates text."""
     recurrent_bytes: int = Field(default=0, ge=0)
     """State of recurrent layers per sequence, whatever its length."""
+    weight_types: tuple[str, ...] = Field(default=(), max_length=32)
+    """Types of all tensors, e.g. ``F32``, ``Q4_K``, sorted; a device's kernels must run each."""
+    experts: int = Field(default=0, ge=0)
+    """Routed experts of a layer; 0: none."""
+    experts_used: int = Field(default=0, ge=0)
+    """Those that one token goes through."""
+    parts: int = Field(default=1, ge=1)
+    """Files that the model is split into; its path is the first one's."""
 
     @property
     def layer_count(self) -> int:
         """How many blocks the model has."""
         return sum(run.count for run in self.layers)
+
+
+FileRole = Literal["model", "draft", "adapter"]
+"""What a file is for: a draft is a whole model, an adapter has no facts of its own."""
 
 
 class FetchSpec(Value):
@@ -72,6 +88,16 @@ class FetchSpec(Value):
     version: Literal["v1"] = "v1"
     uri: str = Field(max_length=2048)
     sha256: Digest | None = None
+    role: FileRole = "model"
+    secret_dir: str = Field(default="", max_length=1024)
+    """Container path of the mounted secret, one file per key; empty: the source needs none."""
+    hf_endpoint: str = Field(default="", max_length=512)
+    """Base URL of a mirror of the Hugging Face hub; empty: the hub itself."""
+    s3_endpoint: str = Field(default="", max_length=512)
+    """Base URL of an S3-compatible store; empty: Amazon's in ``s3_region``."""
+    s3_region: str = Field(default="", max_length=64)
+    oci_endpoint: str = Field(default="", max_length=512)
+    """Base URL of a mirror that is asked instead of the registry in an oci:// source."""
     allowed_networks: tuple[str, ...] = ()
     """CIDRs that http(s) sources may resolve to although they are private."""
 
@@ -95,13 +121,24 @@ class FetchFailure(Value):
     """True: the same input fails again; the Job is not retried."""
 
 
+class FileFacts(Value):
+    """What there is to know of a file that is no model."""
+
+    digest: Digest
+    file_bytes: int = Field(ge=1)
+    architecture: str = Field(default="", max_length=64)
+    """Of the model that it fits, as its header says."""
+
+
 class FetchOutcome(Value):
-    """The fetch Job's termination message: exactly one of ``facts`` and ``failure``."""
+    """The fetch Job's termination message: one of ``facts``, ``file`` and ``failure``."""
 
     version: Literal["v1"] = "v1"
     path: str = Field(default="", max_length=1024)
     """Model file as an absolute container path (under MODEL_CACHE_DIR or MODEL_SOURCE_DIR)."""
     facts: ModelFacts | None = None
+    file: FileFacts | None = None
+    """Of an adapter."""
     failure: FetchFailure | None = None
 
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from support.planning import GIB, demo_facts, llama_8b_facts, model, node, pool
+from support.planning import GIB, demo_facts, llama_8b_facts, model, node, place, pool
 from terrace.api.offload import overridden
 from terrace.api.quantity import parse_bytes
-from terrace.planner.footprint import Shape, footprint
-from terrace.planner.placement import NoPlacement, Placement, place
+from terrace.planner.footprint import footprint
+from terrace.planner.geometry import Shape
+from terrace.planner.placement import Placement
 from terrace.planner.plan import OffloadPlan
+from terrace.planner.rooms import NoPlacement
 from terrace.planner.sticky import Keep, decide, inputs_digest
 from terrace.planner.tiers import NO_TIERS, Tiers
 from terrace_runtime.contract import LayerRun, ModelFacts

@@ -36,7 +36,7 @@ def test_a_wrong_model_is_refused_and_the_field_is_named(spec: dict[str, Any], f
     [
         ([{"name": "CPU"}], {}, "flavors.0.name"),
         ([{"name": "a"}, {"name": "a"}], {}, ""),
-        ([{"name": "a", "accelerator": "gpu"}], {}, "flavors.0.accelerator"),
+        ([{"name": "a", "accelerator": "GPU"}], {}, "flavors.0.accelerator"),
         ([{"name": "a", "host": {"cpu": "0"}}], {}, "flavors.0.host.cpu"),
         ([{"name": "a", "host": {"memory": "1GB"}}], {}, "flavors.0.host.memory"),
         ([{"name": "a", "host": {"memory": True}}], {}, "flavors.0.host.memory"),

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from support.controller_objects import MODEL_PATH, facts, model, node, offload_plan, pool
+from support.planning import place
 from terrace.api import names
 from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
@@ -25,7 +26,7 @@ from terrace.controller.manifests import (
 from terrace.controller.parse import parse_spec
 from terrace.controller.replica_config import runtime_config
 from terrace.planner.nodes import node_facts
-from terrace.planner.placement import Placement, place
+from terrace.planner.placement import Placement
 from terrace.planner.plan import KvVolume, OffloadPlan
 from terrace_runtime.contract import RUNTIME_CONFIG_FILE, FetchSpec, RuntimeConfig
 

@@ -20,8 +20,8 @@ from terrace.controller.kinds import MODEL, Manifest
 from terrace.controller.placing import Decision
 from terrace.controller.plan_status import difference
 from terrace.controller.status import model_status
-from terrace.planner.placement import NoPlacement
 from terrace.planner.plan import KvVolume
+from terrace.planner.rooms import NoPlacement
 from terrace_runtime.contract import (
     CacheReport,
     EngineReport,

@@ -30,9 +30,17 @@ OFFLOAD: dict[str, Any] = {
     "kvLayout": "Unified",
     "disk": {"storageClassName": "a", "claimName": "a", "ephemeral": False},
 }
+FILE: dict[str, Any] = {
+    "uri": "https://host/a.gguf",
+    "sha256": "a" * 64,
+    "secretRef": {"name": "a"},
+}
 MODEL: dict[str, Any] = {
     "poolRef": {"name": "default"},
-    "source": {"uri": "https://host/a.gguf", "sha256": "a" * 64},
+    "source": FILE,
+    "draft": FILE,
+    "adapters": [{"name": "a", "source": FILE, "scale": 0.5}],
+    "priority": 1,
     "servedNames": ["a"],
     "context": {"length": 2048, "parallel": 4},
     "offload": OFFLOAD,
@@ -45,6 +53,13 @@ POOL: dict[str, Any] = {
     "flavors": [
         {
             "name": "cpu",
+            "accelerator": "nvidia",
+            "count": 1,
+            "memoryPerDevice": "1Gi",
+            "sharing": "Shared",
+            "resourceName": "nvidia.com/gpu",
+            "resourceClaimTemplateName": "a",
+            "minResidenceSeconds": 1,
             "nodeSelector": {"a": "b"},
             "tolerations": [
                 {
@@ -60,7 +75,18 @@ POOL: dict[str, Any] = {
         }
     ],
     "offload": OFFLOAD,
-    "modelCache": {"size": "1Gi", "storageClassName": "a", "accessMode": "ReadWriteOnce"},
+    "modelCache": {
+        "size": "1Gi",
+        "storageClassName": "a",
+        "accessMode": "ReadWriteOnce",
+        "deleteUnusedAfterSeconds": 1,
+    },
+    "sources": {
+        "huggingFaceEndpoint": "https://a",
+        "s3Endpoint": "https://a",
+        "s3Region": "a",
+        "ociEndpoint": "https://a",
+    },
     "access": {"allowedNetworks": ["10.0.0.0/8"], "cacheIsolation": "Tenant"},
     "queue": {"maxRequests": 1},
     "drainTimeoutSeconds": 1,
@@ -68,6 +94,9 @@ POOL: dict[str, Any] = {
 OTHER = {
     "servedNames": ["b"],
     "uri": "https://host/b.gguf",
+    "accelerator": "amd",
+    "memoryPerDevice": "2Gi",
+    "sharing": "Exclusive",
     "sha256": "b" * 64,
     "nodeSelector": {"a": "c"},
     "allowedNetworks": ["10.0.0.0/9"],
@@ -145,8 +174,8 @@ def restarts(path: str) -> bool:
     [
         path
         for path, what in DISRUPTION.items()
-        # One accelerator exists so far, and an existing claim excludes the other fields.
-        if what != "refused" and not path.endswith("accelerator")
+        # An existing claim excludes the other fields.
+        if what != "refused"
     ],
 )
 def test_the_table_says_what_happens(path: str) -> None:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.engine_builders import runtime_config
-from support.planning import model, node, pool
+from support.planning import model, node, place, pool
 from support.tiny_models import MODELS
 from terrace.planner.classes import reuse_of
-from terrace.planner.footprint import Shape, compute_bytes, footprint, kv_bytes
-from terrace.planner.placement import Placement, place
+from terrace.planner.compute_buffer import compute_bytes
+from terrace.planner.footprint import footprint, kv_bytes
+from terrace.planner.geometry import Shape
+from terrace.planner.placement import Placement
 from terrace.planner.reasons import byte_reasons
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.models.facts import model_facts

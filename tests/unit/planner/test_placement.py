@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 
-from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, pool, taint
+from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, place, pool, taint
 from terrace.api.conditions import Reason
-from terrace.planner.footprint import Shape, footprint
-from terrace.planner.placement import NoPlacement, Placement, place
+from terrace.planner.footprint import footprint
+from terrace.planner.geometry import Shape
+from terrace.planner.placement import Placement
+from terrace.planner.rooms import NoPlacement
 from terrace_runtime.contract import LayerRun
 
 

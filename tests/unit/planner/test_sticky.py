@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from support.planning import demo_facts, model, node, pool
-from terrace.planner.placement import Placement, place
+from support.planning import demo_facts, model, node, place, pool
+from terrace.planner.placement import Placement
 from terrace.planner.sticky import Change, Keep, decide, inputs_digest
 
 if TYPE_CHECKING:

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, pool
+from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, place, pool
 from terrace.api.conditions import Reason
-from terrace.planner.footprint import Shape, footprint
-from terrace.planner.placement import NoPlacement, Placement, place
+from terrace.planner.footprint import footprint
+from terrace.planner.geometry import Shape
+from terrace.planner.placement import Placement
 from terrace.planner.plan import KvVolume, OffloadPlan
+from terrace.planner.rooms import NoPlacement
 from terrace.planner.sticky import inputs_digest
 from terrace.planner.tiers import MAX_DISK_BLOCKS, Tiers
 from terrace_runtime.kv.disk.budget import MAX_BLOCKS

@@ -1,0 +1,65 @@
+"""What a placement is made from: the model, and the cluster as it is.
+
+Owns: the values that ``place`` takes. Does not own: reading them (``controller/inventory.py``,
+``cli``). Pure. Next: ``placement.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from terrace.api.model import ModelSpec
+    from terrace.planner.nodes import NodeFacts
+    from terrace_runtime.contract import ModelFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What replicas of one (file, build, device class) took beyond their plan, in bytes."""
+
+    host_bytes: int = 0
+    device_bytes: int = 0
+    """On the device that was furthest above its plan."""
+
+
+NO_CORRECTION = Correction()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """One model, as far as its plan depends on it."""
+
+    facts: ModelFacts
+    spec: ModelSpec
+    draft: ModelFacts | None = None
+    """Facts of ``spec.draft``, once they are known."""
+    adapter_bytes: int = 0
+    """All adapters of ``spec.adapters`` together."""
+    correction: Correction = NO_CORRECTION
+    attempt: int = 0
+    """How often a plan proved too small before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What pods of other models have requested.
+
+    By the name of the node where a pod has one, else by the name of the flavor it was placed on.
+    """
+
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """Bytes."""
+    devices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Extended resource -> node or flavor -> whole devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Nodes and what is taken of them."""
+
+    nodes: tuple[NodeFacts, ...]
+    used: Usage = Usage()
