@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from terrace.api.offload import Offload
     from terrace.api.pool import Flavor
+    from terrace.planner.devices import DeviceRoom
     from terrace.planner.inputs import Cluster
     from terrace.planner.nodes import NodeFacts
 
@@ -50,6 +51,8 @@ class Room:
     cpu_millis: int
     threads: int
     cpu_words: str
+    device: DeviceRoom | None = None
+    """None: the flavor has no devices."""
 
 
 def room_of(flavor: Flavor, offload: Offload, cluster: Cluster) -> Room | NoPlacement:

@@ -81,7 +81,9 @@ def test_llama_8b_on_a_node_of_32_gib() -> None:
     placement = place(llama_8b_facts(), model(), pool(), [node(memory_bytes=32 * GIB)], {})
     assert isinstance(placement, Placement)
     plan = placement.plan
-    assert plan.model_dump(exclude={"device", "draft_bytes", "adapter_bytes", "attempt", "reasons", "inputs"}) == {
+    assert plan.model_dump(
+        exclude={"device", "draft_bytes", "adapter_bytes", "attempt", "reasons", "inputs"}
+    ) == {
         "version": "v1",
         "flavor": "cpu",
         "context_tokens": 8192,

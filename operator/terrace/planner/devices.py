@@ -1,0 +1,34 @@
+"""The devices that one replica may use, as values.
+
+Owns: DeviceRoom. Does not own: where it comes from (``accelerators.py``, ``rooms.py``) or what goes
+there (``split.py``). Pure. Next: ``split.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRoom:
+    """``count`` like devices for one replica."""
+
+    accelerator: str
+    """Name of the row of the accelerator table."""
+    backend: str
+    """llama.cpp's backend: ``cuda``, ``rocm``, ``vulkan`` ..."""
+    product: str
+    """As the node's label says; empty where there is none."""
+    resource: str
+    """Extended resource that is requested; empty with ``claim_template``."""
+    count: int
+    memory_bytes: int
+    """Of one device or, shared, of one share of it."""
+    margin_bytes: int
+    """Kept free on each device for its driver and context, as the table says."""
+    bytes_per_second: float
+    """How fast one device reads its memory: decides what is fastest, never what fits."""
+    shares: int = 1
+    claim_template: str = ""
+    is_unified: bool = False
+    """The device's memory is the host's: what lies there counts once, against both."""
