@@ -16,6 +16,7 @@ from terrace_runtime.contract.config import (
     Speculation,
 )
 from terrace_runtime.contract.facts import (
+    MAX_PRUNED,
     FetchFailure,
     FetchOutcome,
     FetchProgress,
@@ -24,6 +25,8 @@ from terrace_runtime.contract.facts import (
     FileRole,
     LayerRun,
     ModelFacts,
+    PruneOutcome,
+    PruneSpec,
 )
 from terrace_runtime.contract.names import (
     CACHED_TIER_HEADER,
@@ -111,6 +114,7 @@ __all__ = [
     "FETCH_CONTAINER",
     "IDENTITY_HEADER",
     "KV_DIR",
+    "MAX_PRUNED",
     "MAX_TERMINATION_BYTES",
     "METRIC_ACCEPTED",
     "METRIC_BATCH_TOKENS",
@@ -170,6 +174,8 @@ __all__ = [
     "MemoryReport",
     "ModelFacts",
     "Offload",
+    "PruneOutcome",
+    "PruneSpec",
     "RuntimeConfig",
     "RuntimeReport",
     "SamplingDefaults",

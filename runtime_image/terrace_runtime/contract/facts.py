@@ -1,15 +1,16 @@
 """What a fetch is told, what it found out about the model file, and how far it is.
 
-Owns: ModelFacts, FetchSpec, FetchOutcome and FetchProgress. Does not own: reading a file
-(``terrace_runtime.models``). Next: ``config.py`` is what a plan made from these becomes.
+Owns: ModelFacts, FetchSpec, FetchOutcome, FetchProgress, PruneSpec and PruneOutcome. Does not
+own: reading a file (``terrace_runtime.models``). Next: ``config.py`` is what a plan made from these becomes.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from terrace_runtime.contract.packed import MAX_RUNS, unpack
 from terrace_runtime.contract.values import Digest, Value
 
 
@@ -49,7 +50,8 @@ class ModelFacts(Value):
     feed_forward_length: int = Field(default=0, ge=0)
     heads: int = Field(default=0, ge=0)
     vocabulary: int = Field(ge=1)
-    layers: tuple[LayerRun, ...] = Field(min_length=1, max_length=64)
+    layers: tuple[LayerRun, ...] = Field(min_length=1, max_length=MAX_RUNS)
+    """In order; JSON may hold them packed (``packed.py``)."""
     layers_are_merged: bool = False
     """True: unlike layers were joined upwards so that the facts fit; sizes are upper bounds."""
     token_embedding_bytes: int = Field(ge=0)
@@ -71,6 +73,11 @@ class ModelFacts(Value):
     """Those that one token goes through."""
     parts: int = Field(default=1, ge=1)
     """Files that the model is split into; its path is the first one's."""
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _unpacked(cls, value: object) -> object:
+        return unpack(value)
 
     @property
     def layer_count(self) -> int:
@@ -140,6 +147,33 @@ class FetchOutcome(Value):
     file: FileFacts | None = None
     """Of an adapter."""
     failure: FetchFailure | None = None
+
+
+MAX_PRUNED = 48
+"""Digests of one PruneSpec: as many as a termination message can name."""
+
+
+class PruneSpec(Value):
+    """What the prune Job frees, as JSON in its environment (TERRACE_PRUNE)."""
+
+    version: Literal["v1"] = "v1"
+    digests: tuple[Digest, ...] = Field(max_length=MAX_PRUNED)
+    """Of ModelFacts and FileFacts; a digest stands for all parts of its file."""
+    unused_seconds: int = Field(default=0, ge=0)
+    """A file that a fetch asked for within this time stays."""
+
+
+class PruneOutcome(Value):
+    """The prune Job's termination message and its one line of output."""
+
+    version: Literal["v1"] = "v1"
+    freed: tuple[Digest, ...] = Field(default=(), max_length=MAX_PRUNED)
+    """No longer in the cache, also those that were not there before."""
+    freed_bytes: int = Field(default=0, ge=0)
+    kept: tuple[Digest, ...] = Field(default=(), max_length=MAX_PRUNED)
+    """Being fetched right now, or asked for within ``unused_seconds``: ask again later."""
+    failure: FetchFailure | None = None
+    """Why it stopped early; try again."""
 
 
 class FetchProgress(Value):
