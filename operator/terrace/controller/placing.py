@@ -14,17 +14,16 @@ from pydantic import ValidationError
 from terrace.api import names
 from terrace.controller import pods
 from terrace.controller.kinds import Manifest, annotations_of, is_controlled_by, uid_of
-from terrace.planner.inputs import Cluster, ModelInputs
+from terrace.planner.inputs import Cluster
 from terrace.planner.placement import place
 from terrace.planner.plan import OffloadPlan
 from terrace.planner.rooms import NoPlacement
 from terrace.planner.sticky import Change, decide, inputs_digest
-from terrace_runtime.contract import RUNTIME_CONTAINER, ModelFacts
+from terrace_runtime.contract import RUNTIME_CONTAINER
 
 if TYPE_CHECKING:
-    from terrace.api.model import ModelSpec
     from terrace.api.pool import Flavor, PoolSpec
-    from terrace.planner.inputs import Usage
+    from terrace.planner.inputs import ModelInputs, Usage
     from terrace.planner.nodes import NodeFacts
 
 
@@ -77,8 +76,7 @@ def _newest(carriers: list[Manifest], preferred: str) -> Running | None:
 
 
 def decide_placement(
-    facts: ModelFacts,
-    spec: ModelSpec,
+    model: ModelInputs,
     pool: PoolSpec,
     nodes: list[NodeFacts],
     used: Usage,
@@ -86,13 +84,13 @@ def decide_placement(
     replicas: list[Manifest],
 ) -> Decision | NoPlacement:
     """Keep the running plan unless its own inputs changed or it does not fit."""
-    fresh = place(ModelInputs(facts, spec), pool, Cluster(tuple(nodes), used))
+    fresh = place(model, pool, Cluster(tuple(nodes), used))
     if running is None:
         if isinstance(fresh, NoPlacement):
             return fresh
         return Decision(fresh.flavor, fresh.plan)
     flavor = next((f for f in pool.flavors if f.name == running.plan.flavor), None)
-    inputs = inputs_digest(facts, spec, pool, running.plan.flavor)
+    inputs = inputs_digest(model.facts, model.spec, pool, running.plan.flavor, model.extra_digests)
     if isinstance(fresh, NoPlacement):
         # What runs is proof enough that it fits; only a change of its inputs needs room anew.
         if flavor is not None and inputs == running.inputs:

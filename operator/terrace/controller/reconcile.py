@@ -35,6 +35,7 @@ from terrace.controller.placing import Decision, decide_placement, running_set
 from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
 from terrace.controller.rollout import rollout_step
 from terrace.controller.status import model_status, status_patch
+from terrace.planner.inputs import ModelInputs
 
 if TYPE_CHECKING:
     from terrace.planner.plan import OffloadPlan
@@ -96,8 +97,7 @@ def _place(seen: Observed, subject: Subject, fetch: Fetch) -> Decision | NoPlace
         return None
     placement = (seen.model.get("status") or {}).get("placement") or {}
     return decide_placement(
-        fetch.known.facts,
-        subject.spec,
+        ModelInputs(fetch.known.facts, subject.spec),
         subject.pool,
         seen.nodes,
         seen.used,

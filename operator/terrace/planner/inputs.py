@@ -39,9 +39,16 @@ class ModelInputs:
     """Facts of ``spec.draft``, once they are known."""
     adapter_bytes: int = 0
     """All adapters of ``spec.adapters`` together."""
+    adapter_digests: tuple[str, ...] = ()
+    """SHA-256 of each of them."""
     correction: Correction = NO_CORRECTION
     attempt: int = 0
     """How often a plan proved too small before."""
+
+    @property
+    def extra_digests(self) -> tuple[str, ...]:
+        """SHA-256 of every file beside the model's own."""
+        return (*([self.draft.digest] if self.draft else ()), *self.adapter_digests)
 
 
 @dataclass(frozen=True, slots=True)

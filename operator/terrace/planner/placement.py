@@ -63,7 +63,9 @@ def place(model: ModelInputs, pool_spec: PoolSpec, cluster: Cluster) -> Placemen
             continue
         for size, shape in wish.shapes():
             if footprint(facts, shape).limit_bytes <= room.memory_bytes:
-                inputs = inputs_digest(facts, model_spec, pool_spec, flavor.name)
+                inputs = inputs_digest(
+                    facts, model_spec, pool_spec, flavor.name, model.extra_digests
+                )
                 skipped = tuple(each.message for each in failures)
                 return Placement(flavor, _plan(wish, shape, room, inputs, skipped + size.reasons))
         failures.append(_too_small(wish, room))

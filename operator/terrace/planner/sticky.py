@@ -64,12 +64,17 @@ class Change:
 
 
 def inputs_digest(
-    facts: ModelFacts, model_spec: ModelSpec, pool_spec: PoolSpec, flavor_name: str
+    facts: ModelFacts,
+    model_spec: ModelSpec,
+    pool_spec: PoolSpec,
+    flavor_name: str,
+    extra_digests: tuple[str, ...] = (),
 ) -> str:
     """64 hex digits over exactly those inputs whose change restarts replicas of this flavor.
 
     Nodes, the operator's version, other flavors and the flavors' order are none; nor is writing
     out a default. A flavor that the pool no longer has gives another digest than any it has.
+    ``extra_digests``: SHA-256 of draft and adapters.
     """
     flavor = next((each for each in pool_spec.flavors if each.name == flavor_name), None)
     own = model_spec.offload
@@ -87,6 +92,8 @@ def inputs_digest(
         and flavor.model_dump(mode="json", exclude_defaults=True, exclude=_FLAVOR_IN_PLACE),
         "pool": pool,
     }
+    if extra_digests:
+        inputs["extra_files"] = extra_digests
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
