@@ -165,15 +165,9 @@ def _print_progress(progress: FetchProgress) -> None:
 
 def _outcome_json(outcome: FetchOutcome) -> str:
     """``outcome`` within the bytes of a termination message."""
-    from terrace_runtime.models.fit import fit  # noqa: PLC0415 - each command loads its own
+    from terrace_runtime.models.fit import message  # noqa: PLC0415 - each command loads its own
 
-    if outcome.facts is not None:
-        room = MAX_TERMINATION_BYTES - len(outcome.path.encode()) - 128
-        facts = fit(outcome.facts, room)
-        if facts.layers_are_merged:
-            sys.stderr.write("layers were merged upwards: the exact facts are too long\n")
-        outcome = outcome.model_copy(update={"facts": facts})
-    return outcome.model_dump_json(exclude_defaults=True)
+    return message(outcome, MAX_TERMINATION_BYTES)
 
 
 def _terminate(message: str) -> None:

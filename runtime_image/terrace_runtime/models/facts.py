@@ -11,35 +11,48 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from terrace_runtime.contract import ModelFacts
-from terrace_runtime.models.classes import Kind, Refusal, classify, has_cells, recurrent_bytes
+from terrace_runtime.models.classes import Kind, Refusal, classify, has_cells
 from terrace_runtime.models.errors import FetchError
-from terrace_runtime.models.fit import merge_down
-from terrace_runtime.models.gguf_types import REPACK_ROWS, REPACKED_TYPES
-from terrace_runtime.models.layers import layer_runs
+from terrace_runtime.models.layers import is_in_a_block, layer_runs, repacked_bytes
 from terrace_runtime.models.metadata import Keys, invalid_model
+from terrace_runtime.models.parts import joined
+from terrace_runtime.models.recurrent import MAX_STATE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from terrace_runtime.contract import LayerRun
     from terrace_runtime.models.gguf_header import Header, Tensor
 
-MAX_RUNS: Final = 64
-"""Most runs that ModelFacts takes."""
+_MAX_TYPES: Final = 32
+"""Most weight types that ModelFacts takes; the format knows about as many."""
+_EMBEDDING_TABLE: Final = "token_embd.weight"
+
+
+def facts_of(headers: Sequence[Header], digest: str) -> ModelFacts:
+    """Facts of a model that lies in one file or several, given in order; raises FetchError.
+
+    ``digest`` is the sha256 in hex that names the model.
+    """
+    return _facts(joined(headers), digest, len(headers))
 
 
 def model_facts(header: Header, digest: str) -> ModelFacts:
-    """Facts of the file that ``header`` describes; raises FetchError when it is no language model.
+    """``facts_of`` a model in one file."""
+    return facts_of((header,), digest)
 
-    ``digest`` is the file's sha256 in hex.
-    """
+
+def _facts(header: Header, digest: str, parts: int) -> ModelFacts:
     keys = Keys(header.metadata)
     _refuse_other_kinds(keys)
     kind = _kind(keys)
     layers = layer_runs(keys, header.tensors, has_cells=has_cells(keys.architecture))
-    runs = merge_down(layers, MAX_RUNS)
-    embedding = sum(t.num_bytes for t in header.tensors if t.name == "token_embd.weight")
-    inside = sum(run.count * run.weight_bytes for run in layers)
-    total = sum(t.num_bytes for t in header.tensors)
+    recurrent = sum(run.count * run.state_bytes for run in layers)
+    if recurrent > MAX_STATE_BYTES:
+        invalid_model(f"its recurrent state would take {recurrent} bytes per sequence")
+    outside = [tensor for tensor in header.tensors if not is_in_a_block(tensor)]
+    embedding = sum(t.num_bytes for t in outside if t.name == _EMBEDDING_TABLE)
+    experts = keys.number("expert_count", 0)
     return ModelFacts(
         digest=digest,
         file_bytes=header.file_bytes,
@@ -52,15 +65,18 @@ def model_facts(header: Header, digest: str) -> ModelFacts:
         feed_forward_length=max(keys.per_layer("feed_forward_length", 1, 0)),
         heads=max(keys.per_layer("attention.head_count", 1, 0)),
         vocabulary=_vocabulary(keys, header.tensors),
-        layers=runs,
-        layers_are_merged=len(runs) < len(layers),
+        layers=layers,
         token_embedding_bytes=embedding,
-        output_bytes=total - inside - embedding,
-        repacked_bytes=_repacked_bytes(header.tensors),
+        output_bytes=sum(t.num_bytes for t in outside) - embedding,
+        repacked_bytes=_repacked_bytes(outside, layers),
         chat_template="tokenizer.chat_template" in header.metadata,
         model_class=kind.model_class,
         pooling=kind.pooling,
-        recurrent_bytes=recurrent_bytes(keys, (t.name for t in header.tensors)),
+        recurrent_bytes=recurrent,
+        weight_types=tuple(sorted({t.type.name for t in header.tensors}))[:_MAX_TYPES],
+        experts=experts,
+        experts_used=max(keys.per_layer("expert_used_count", 1, 0)) if experts else 0,
+        parts=parts,
     )
 
 
@@ -72,8 +88,6 @@ def _refuse_other_kinds(keys: Keys) -> None:
         what = "a LoRA adapter"
     elif kind == "imatrix":
         what = "an importance matrix"
-    elif keys.array_length("split.tensors.count") or _split_count(keys) > 1:
-        what = "one part of a split model (merge the parts with llama-gguf-split --merge)"
     else:
         return
     raise FetchError("UnsupportedFormat", f"the GGUF is {what}, not a whole language model")
@@ -88,11 +102,6 @@ def _kind(keys: Keys) -> Kind:
     if isinstance(kind, Refusal):
         raise FetchError("UnsupportedFormat", f"the model is {kind.reason}")
     return kind
-
-
-def _split_count(keys: Keys) -> int:
-    value = keys.raw("split.count") or 0
-    return value if isinstance(value, int) else 2
 
 
 def _vocabulary(keys: Keys, tensors: Iterable[Tensor]) -> int:
@@ -113,17 +122,11 @@ def _main_type(tensors: Iterable[Tensor]) -> str:
     return sizes.most_common(1)[0][0] if sizes else ""
 
 
-def _repacked_bytes(tensors: tuple[Tensor, ...]) -> int:
+def _repacked_bytes(outside: Sequence[Tensor], layers: Iterable[LayerRun]) -> int:
     """Bytes that the CPU backend copies; a tied embedding is copied as the output head."""
-    tied = all(tensor.name != "output.weight" for tensor in tensors)
-    total = 0
-    for tensor in tensors:
-        is_matrix = len(tensor.shape) > 1 and tensor.name.endswith(".weight")
-        only_looked_up = tensor.name == "token_embd.weight" and not tied
-        repacks = tensor.type.name in REPACKED_TYPES and is_matrix and not only_looked_up
-        if repacks and tensor.shape[1] % REPACK_ROWS == 0:
-            total += tensor.num_bytes
-    return total
+    is_tied = all(tensor.name != "output.weight" for tensor in outside)
+    heads = (t for t in outside if is_tied or t.name != _EMBEDDING_TABLE)
+    return sum(map(repacked_bytes, heads)) + sum(run.count * run.repacked_bytes for run in layers)
 
 
 def _printable(text: str, limit: int) -> str:

@@ -18,7 +18,7 @@ from terrace_runtime.contract import FetchOutcome, ModelFacts
 from terrace_runtime.models.errors import FetchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 WALL_SECONDS: Final = 120.0
@@ -39,9 +39,15 @@ def inspect_file(
     return header_facts.model_copy(update={"digest": digest})
 
 
-def read_facts(path: Path, wall_s: float = WALL_SECONDS) -> ModelFacts:
-    """One bounded pass over the header, in a child; the digest in the result is all zeros."""
-    command = [sys.executable, "-m", "terrace_runtime.models.inspect_child", os.fspath(path)]
+def read_facts(
+    path: Path, wall_s: float = WALL_SECONDS, *, more: Sequence[Path] = ()
+) -> ModelFacts:
+    """One bounded pass over the header, in a child; the digest in the result is all zeros.
+
+    ``more`` are the further parts of a split model, in order.
+    """
+    files = [os.fspath(file) for file in (path, *more)]
+    command = [sys.executable, "-m", "terrace_runtime.models.inspect_child", *files]
     try:
         child = subprocess.run(  # noqa: S603 - our own interpreter and module
             command, capture_output=True, timeout=wall_s, check=False, stdin=subprocess.DEVNULL

@@ -1,8 +1,8 @@
-"""What each block of a model weighs and how many KV values it keeps per token.
+"""What each block of a model weighs and keeps, in order, as runs of equal blocks.
 
-Owns: the meaning of tensor names and attention keys per layer. Does not own: totals (``facts``) or
-shortening (``fit``). Pure. Where a number is in doubt the larger one counts. Key names and
-their meaning: llama.cpp ``src/llama-arch.cpp`` and ``src/models/*.cpp`` at 0c1e57098.
+Owns: the meaning of tensor names per layer. Does not own: what attention and recurrent layers keep
+(``attention.py``, ``recurrent.py``), totals (``facts``) or shortening (``fit``). Pure. Tensor
+names: llama.cpp ``src/llama-arch.cpp`` at 0c1e57098. Next: ``facts``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from terrace_runtime.contract import LayerRun
-from terrace_runtime.models.gguf_header import Skipped
-from terrace_runtime.models.metadata import MAX_LAYERS, invalid_model
+from terrace_runtime.models.attention import Memory, layer_memories, trunk_layers
+from terrace_runtime.models.gguf_types import REPACK_ROWS, REPACKED_TYPES
+from terrace_runtime.models.metadata import MAX_LAYERS, invalid_model, names_of
+from terrace_runtime.models.recurrent import state_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,39 +25,20 @@ if TYPE_CHECKING:
 
 _BLOCK = re.compile(r"^(?:enc\.|dec\.)?blk\.(\d{1,4})\.(.+)$")
 _EXPERTS = re.compile(r"^ffn_(up|down|gate|gate_up)_(ch)?exps\b")
-_ATTENTION = re.compile(r"^attn_(k|qkv|kv_a_mqa)\b")
-_RECURRENT = re.compile(r"^(ssm_|time_mix_|shortconv)")
-_PERIODS: Final = {
-    "afmoe": 4,
-    "cohere2": 4,
-    "exaone-moe": 4,
-    "exaone4": 4,
-    "gemma-embedding": 6,
-    "gemma2": 2,
-    "gemma3": 6,
-    "gemma3n": 5,
-    "gpt-oss": 2,
-    "mellum": 4,
-    "muse-glimmer": 4,
-    "olmo2": 4,
-    "plamo3": 8,
-}
-"""Architectures in which every n-th layer sees all unless the header says otherwise, with their n
-(``load_swa_pattern``)."""
-_PATTERNS: Final = frozenset(
-    {"dots3note", "gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"}
+_DRAFTS_ARE_LEFT_OUT: Final = names_of(
+    """
+    bailingmoe3 cohere2moe deepseek2 deepseek32 deepseek4 glm-dsa glm4moe glm5-next hy_v3 mimo2
+    nemotron_h nemotron_h_moe qwen35 qwen35moe qwen3next step35
+    """
 )
-"""Those that need one claim per layer. For all others full attention counts."""
-_EXAONE4_LAYERS: Final = 64
-"""The one size of exaone4 that slides."""
+"""Architectures whose drafting layers llama.cpp reads only on request (``load_mtp``)."""
 
 
 @dataclass
-class _Layer:
-    weight_bytes: int = 0
-    expert_bytes: int = 0
-    has_attention: bool = False
-    is_recurrent: bool = False
+class _Weights:
+    total: int = 0
+    experts: int = 0
+    repacked: int = 0
 
 
 def layer_runs(
@@ -65,40 +48,18 @@ def layer_runs(
 
     ``has_cells`` is false for encoders, which keep nothing between two batches.
     """
-    num_layers = max(keys.positive("block_count"), keys.number("decoder_block_count", 0))
-    if num_layers > MAX_LAYERS:
-        invalid_model(f"it claims {num_layers} layers; the limit is {MAX_LAYERS}")
-    layers = [_Layer() for _ in range(num_layers)]
-    for tensor in tensors:
-        match = _BLOCK.match(tensor.name)
-        if match is None:
-            continue
-        index, rest = int(match[1]), match[2]
-        if index >= num_layers:
-            invalid_model(f"tensor {tensor.name!r} lies outside the {num_layers} layers")
-        layer = layers[index]
-        layer.weight_bytes += tensor.num_bytes
-        layer.expert_bytes += tensor.num_bytes if _EXPERTS.match(rest) else 0
-        layer.has_attention |= bool(_ATTENTION.match(rest))
-        layer.is_recurrent |= bool(_RECURRENT.match(rest))
-    return _runs(keys, layers, _kv_heads(keys, layers) if has_cells else [0] * num_layers)
-
-
-def _runs(keys: Keys, layers: list[_Layer], kv_heads: list[int]) -> tuple[LayerRun, ...]:
-    count = len(layers)
-    key_length, value_length = _head_lengths(keys)
-    windows = _windows(keys, count)
+    count = max(keys.positive("block_count"), keys.number("decoder_block_count", 0))
+    if count > MAX_LAYERS:
+        invalid_model(f"it claims {count} layers; the limit is {MAX_LAYERS}")
+    weights = _weights(tensors, count)
+    if keys.architecture in _DRAFTS_ARE_LEFT_OUT:
+        trunk = trunk_layers(keys, count)
+        weights[trunk:] = [_Weights() for _ in weights[trunk:]]
+    memories = layer_memories(keys, count, has_cells=has_cells)
+    state = state_bytes(keys) if any(memory.is_recurrent for memory in memories) else 0
     runs: list[LayerRun] = []
-    for index, layer in enumerate(layers):
-        run = LayerRun(
-            count=1,
-            weight_bytes=layer.weight_bytes,
-            expert_bytes=layer.expert_bytes,
-            kv_heads=kv_heads[index],
-            key_length=key_length if kv_heads[index] else 0,
-            value_length=value_length if kv_heads[index] else 0,
-            window=windows[index] if kv_heads[index] else 0,
-        )
+    for weight, memory in zip(weights, memories, strict=True):
+        run = _run(weight, memory, state)
         if runs and runs[-1].model_copy(update={"count": 1}) == run:
             runs[-1] = runs[-1].model_copy(update={"count": runs[-1].count + 1})
         else:
@@ -106,49 +67,45 @@ def _runs(keys: Keys, layers: list[_Layer], kv_heads: list[int]) -> tuple[LayerR
     return tuple(runs)
 
 
-def _kv_heads(keys: Keys, layers: list[_Layer]) -> list[int]:
-    """KV heads per layer; 0 where the layer keeps no cells."""
-    count = len(layers)
-    heads = keys.per_layer("attention.head_count", count, 0)
-    if keys.get("attention.kv_lora_rank") is not None:
-        kv_heads = [1] * count  # Multi-head latent attention keeps one compressed row per token.
-    else:
-        kv_heads = keys.per_layer("attention.head_count_kv", count, 0)[:count]
-        if keys.get("attention.head_count_kv") is None:
-            kv_heads = heads[:count]
-    interval = keys.number("full_attention_interval", 0)
-    shared = keys.number("attention.shared_kv_layers", 0)
-    for index, layer in enumerate(layers):
-        is_linear = interval > 1 and (index + 1) % interval != 0
-        only_recurrent = layer.is_recurrent and not layer.has_attention
-        if is_linear or only_recurrent or index >= count - shared:
-            kv_heads[index] = 0
-    return kv_heads
+def is_in_a_block(tensor: Tensor) -> bool:
+    """Whether it belongs to a layer."""
+    return _BLOCK.match(tensor.name) is not None
 
 
-def _head_lengths(keys: Keys) -> tuple[int, int]:
-    """Values per head of a key row and of a value row."""
-    rank = keys.number("attention.kv_lora_rank", 0)
-    if rank:
-        # llama.cpp keeps keys alone: the latent row and the rotated part (n_embd_head_k).
-        return keys.number("attention.key_length", rank + keys.number("rope.dimension_count", 0)), 0
-    heads = max(keys.per_layer("attention.head_count", 1, 0))
-    plain = keys.positive("embedding_length") // heads if heads else 0
-    return keys.number("attention.key_length", plain), keys.number("attention.value_length", plain)
+def repacked_bytes(tensor: Tensor) -> int:
+    """Bytes of ``tensor`` that CPU kernels copy, where they multiply by it."""
+    is_matrix = len(tensor.shape) > 1 and tensor.name.endswith(".weight")
+    if not is_matrix or tensor.type.name not in REPACKED_TYPES:
+        return 0
+    return 0 if tensor.shape[1] % REPACK_ROWS else tensor.num_bytes
 
 
-def _windows(keys: Keys, count: int) -> list[int]:
-    """Sliding window per layer in tokens, 0 for full attention; only where llama.cpp slides."""
-    window = keys.number("attention.sliding_window", 0)
-    pattern = keys.get("attention.sliding_window_pattern")
-    period = _PERIODS.get(keys.architecture, 0)
-    if keys.architecture == "exaone4" and count != _EXAONE4_LAYERS:
-        period = 0
-    if not window or isinstance(pattern, (str, Skipped)):
-        return [0] * count
-    if isinstance(pattern, tuple):
-        is_read = period or keys.architecture in _PATTERNS
-        slides = [bool(is_read and item) for item in pattern[:count]]
-        return [window if slide else 0 for slide in slides] + [0] * (count - len(slides))
-    period = keys.number("attention.sliding_window_pattern", period) if period else 0
-    return [window if period and index % period < period - 1 else 0 for index in range(count)]
+def _weights(tensors: Iterable[Tensor], count: int) -> list[_Weights]:
+    layers = [_Weights() for _ in range(count)]
+    for tensor in tensors:
+        match = _BLOCK.match(tensor.name)
+        if match is None:
+            continue
+        index, rest = int(match[1]), match[2]
+        if index >= count:
+            invalid_model(f"tensor {tensor.name!r} lies outside the {count} layers")
+        layer = layers[index]
+        layer.total += tensor.num_bytes
+        layer.experts += tensor.num_bytes if _EXPERTS.match(rest) else 0
+        layer.repacked += repacked_bytes(tensor)
+    return layers
+
+
+def _run(weight: _Weights, memory: Memory, state: int) -> LayerRun:
+    cells = memory.cells
+    return LayerRun(
+        count=1,
+        weight_bytes=weight.total,
+        expert_bytes=weight.experts,
+        kv_heads=cells.kv_heads,
+        key_length=cells.key_length,
+        value_length=cells.value_length,
+        window=cells.window,
+        repacked_bytes=weight.repacked,
+        state_bytes=state if memory.is_recurrent else 0,
+    )

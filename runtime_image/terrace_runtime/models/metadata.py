@@ -15,12 +15,18 @@ from terrace_runtime.models.gguf_header import Skipped
 if TYPE_CHECKING:
     from terrace_runtime.models.gguf_header import Value
 
-MAX_LAYERS: Final = 1024
+MAX_LAYERS: Final = 512
+"""LLAMA_MAX_LAYERS of the pinned build."""
 
 
 def invalid_model(what: str) -> NoReturn:
     """Refuse the model: its header reads well and describes nothing that can be served."""
     raise FetchError("InvalidModel", f"the model cannot be planned: {what}")
+
+
+def names_of(text: str) -> frozenset[str]:
+    """Words as a set: how tables of architectures are written."""
+    return frozenset(text.split())
 
 
 class Keys:
