@@ -15,6 +15,8 @@ from rich.console import Console
 from terrace import __version__
 from terrace.cli import local
 from terrace.cli.demo import demo
+from terrace.cli.errors import CommandError
+from terrace.cli.plan import plan
 from terrace.local.errors import LocalClusterError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(local.app, name="local")
 app.command()(demo)
+app.command()(plan)
 
 
 def _version(is_wanted: bool) -> None:
@@ -55,10 +58,10 @@ def main() -> NoReturn:
         app()
     except BrokenPipeError:
         sys.exit(1)  # the reader of our output, such as `head`, has gone
-    except (LocalClusterError, OSError) as error:
+    except (CommandError, LocalClusterError, OSError) as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"error: {error}", style="red", markup=False)
-        sys.exit(1)
+        sys.exit(error.code if isinstance(error, CommandError) else 1)
     sys.exit(0)
 
 

@@ -1,0 +1,109 @@
+"""The facts of a model file, from a child process that reads nothing but its header.
+
+Owns: the child ``python -m terrace_runtime inspect``, its bounds and its end. Does not own: reading
+GGUF or reaching servers (``terrace_runtime.models``): ``terrace`` knows the runtime by its contract
+alone. Next: ``plan.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from terrace.cli.errors import InputError, NoAnswerError
+from terrace_runtime.contract import EXIT_PERMANENT, ModelFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REMOTE: Final = ("hf://", "https://", "http://", "s3://", "oci://", "demo://")
+WALL_S: Final = 600.0
+"""Bound of one inspection: a slow mirror, or the checksum of a very large local file."""
+_MAX_OUTPUT: Final = 1 << 20
+_MAX_ERROR: Final = 2000
+_NO_RUNTIME: Final = "No module named"
+
+
+def read_facts(source: str, option: str = "SOURCE", wall_s: float = WALL_S) -> ModelFacts:
+    """Facts of the file at ``source``, a path or an address.
+
+    Raises InputError for a file that cannot be used and NoAnswerError where it was not reached.
+    """
+    _check_path(source, option)
+    command = [sys.executable, "-P", "-m", "terrace_runtime", "inspect", "--", source]
+    with _child(command) as child:
+        try:
+            output, errors = child.communicate(timeout=wall_s)
+        except subprocess.TimeoutExpired:
+            raise NoAnswerError(
+                f"{option} {source}: its header was not read within {wall_s:g} s"
+            ) from None
+    if child.returncode:
+        raise _failure(child.returncode, errors, f"{option} {source}")
+    try:
+        return ModelFacts.model_validate_json(output[:_MAX_OUTPUT])
+    except ValidationError as error:
+        raise NoAnswerError(
+            f"{option} {source}: the reader's answer is not understood; terrace and its runtime "
+            "are of different versions"
+        ) from error
+
+
+def _check_path(source: str, option: str) -> None:
+    if source.startswith(REMOTE):
+        return
+    if "://" in source:
+        hint = "; for a file of a claim, plan a local copy of it" if source[:6] == "pvc://" else ""
+        raise InputError(
+            f"{option} {source}: must be the path of a GGUF file, hf://OWNER/REPO[:QUANT], "
+            f"s3://, oci:// or https://HOST/PATH{hint}"
+        )
+    path = Path(source)
+    if path.is_dir():
+        inside = sorted(each.name for each in path.glob("*.gguf"))[:3]
+        said = f"such as {', '.join(inside)}" if inside else "it holds none"
+        raise InputError(f"{option} {source} is a folder; name a .gguf file in it, {said}")
+    if not path.exists():
+        raise InputError(f"{option} {source}: there is no such file")
+
+
+def _failure(code: int, errors: bytes, what: str) -> InputError | NoAnswerError:
+    text = errors.decode(errors="replace").strip()
+    last = text.rpartition("\n")[2][:_MAX_ERROR]
+    if _NO_RUNTIME in text:
+        return NoAnswerError(
+            f"{what} cannot be read: this installation of terrace is without the runtime "
+            f"({last}); install it with: pip install 'terrace[cli,runtime]'"
+        )
+    if code == EXIT_PERMANENT:
+        return InputError(f"{what}: {last}")
+    if code < 0:
+        return NoAnswerError(f"{what}: its reader was ended by signal {-code}")
+    return NoAnswerError(f"{what}: {last or f'its reader ended with code {code}'}")
+
+
+@contextmanager
+def _child(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own, of which nothing is left at the end.
+
+    A Ctrl-C of the terminal reaches us alone; we take down the child and what it started.
+    """
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as child:
+        try:
+            yield child
+        finally:
+            with suppress(ProcessLookupError):  # All of them have ended.
+                os.killpg(child.pid, signal.SIGKILL)

@@ -1,0 +1,141 @@
+"""What ``terrace plan`` shows people: every profile, where its bytes go, and why.
+
+Owns: words and columns. Does not own: the terminal (``screen.py``), the sums
+(``bytes_by_place.py``). Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from terrace.cli.bytes_by_place import Place, places
+from terrace.cli.profiles import chosen_row
+from terrace.cli.screen import Line
+from terrace.planner.nodes import format_bytes
+from terrace.planner.placement import Placement
+
+if TYPE_CHECKING:
+    from terrace.cli.profiles import Row, Target
+    from terrace.planner.plan import OffloadPlan
+    from terrace_runtime.contract import ModelFacts
+
+TABLE_WIDTH = 80
+"""Below, each profile is a paragraph."""
+_BILLION, _MILLION = 1_000_000_000, 1_000_000
+_COLUMNS = ("WEIGHTS", "KV", "COMPUTE", "TIERS", "OTHER", "TOTAL")
+
+
+def plan_lines(facts: ModelFacts, target: Target, rows: tuple[Row, ...], width: int) -> list[Line]:
+    """The whole answer in ``width`` columns."""
+    lines = [Line(model_words(facts), "bold", indent=2), Line(target.title, indent=2)]
+    lines += [Line(f"note: {note}", "yellow", indent=6) for note in target.notes]
+    lines.append(Line())
+    if width >= TABLE_WIDTH:
+        lines.append(Line(_heading(), "dim", is_table=True))
+    for row in rows:
+        lines += _row_lines(row, is_table=width >= TABLE_WIDTH)
+    lines += _problems(rows)
+    return lines + _reasons(chosen_row(rows))
+
+
+def model_words(facts: ModelFacts) -> str:
+    """The model file in a line."""
+    kind = [facts.architecture]
+    if facts.parameters:
+        kind.append(f"{count_words(facts.parameters)} parameters")
+    if facts.quantization:
+        kind.append(facts.quantization)
+    if facts.experts:
+        kind.append(f"{facts.experts_used} of {facts.experts} experts")
+    kind += [
+        f"{facts.layer_count} layers",
+        f"trained for {facts.context_length:,} tokens",
+        format_bytes(facts.file_bytes),
+    ]
+    named = f"{facts.name}: " if facts.name else ""
+    return named + ", ".join(kind)
+
+
+def count_words(count: int) -> str:
+    """8,030,261,312 as ``8.0 B``."""
+    if count >= _BILLION:
+        return f"{count / _BILLION:.1f} B"
+    return f"{count / _MILLION:.1f} M"
+
+
+def _heading() -> str:
+    return "  PROFILE     WHERE " + "".join(f"{name:>10}" for name in _COLUMNS)
+
+
+def _row_lines(row: Row, *, is_table: bool) -> list[Line]:
+    mark = "*" if row.is_chosen else " "
+    style = "bold" if row.is_chosen else ""
+    result = row.result
+    if not isinstance(result, Placement):
+        missing = result.missing_bytes
+        more = f", {format_bytes(missing)} are missing" if missing else f": {result.reason}"
+        words = f"{mark} {row.profile:<11} does not fit{more}"
+        return [Line(words, "red" if row.is_chosen else "dim", indent=14)]
+    found = places(result.plan)
+    if is_table:
+        heads = [f"{mark} {row.profile:<11} ", *[" " * 14] * (len(found) - 1)]
+        table = [
+            Line(f"{head}{_cells(place)}", style, is_table=True)
+            for head, place in zip(heads, found, strict=True)
+        ]
+        return [*table, Line(f"{' ' * 14}{_size_words(result.plan)}", "dim", indent=14)]
+    paragraph = [Line(f"{mark} {row.profile}: {_size_words(result.plan)}", style, indent=4)]
+    return paragraph + [Line(f"    {_place_words(place)}", indent=6) for place in found]
+
+
+def _parts(place: Place) -> tuple[int, ...]:
+    return (
+        place.weights_bytes,
+        place.kv_bytes,
+        place.compute_bytes,
+        place.tiers_bytes,
+        place.other_bytes,
+        place.total_bytes,
+    )
+
+
+def _cells(place: Place) -> str:
+    cells = (format_bytes(part) if part else "-" for part in _parts(place))
+    return f"{place.name:<6}" + "".join(f"{cell:>10}" for cell in cells)
+
+
+def _place_words(place: Place) -> str:
+    named = zip(_COLUMNS[:-1], _parts(place)[:-1], strict=True)
+    parts = ", ".join(f"{name.lower()} {format_bytes(part)}" for name, part in named if part)
+    return f"{place.name} {format_bytes(place.total_bytes)}: {parts}"
+
+
+def _size_words(plan: OffloadPlan) -> str:
+    types = {plan.kv_key_type, plan.kv_value_type}
+    cells = f"{plan.kv_key_type} keys, {plan.kv_value_type} values"
+    words = [
+        f"{plan.parallel} x {plan.context_tokens:,} tokens",
+        f"{plan.kv_key_type} cells" if len(types) == 1 else cells,
+        f"weights {plan.weights}",
+        f"{plan.threads} threads" if plan.threads > 1 else "1 thread",
+    ]
+    return ", ".join(words)
+
+
+def _problems(rows: tuple[Row, ...]) -> list[Line]:
+    lines: list[Line] = []
+    seen: dict[str, list[str]] = {}
+    for row in rows:
+        if not isinstance(row.result, Placement):
+            seen.setdefault(row.result.message, []).append(row.profile)
+    for message, profiles in seen.items():
+        words = f"{', '.join(profiles)} {'does' if len(profiles) == 1 else 'do'} not fit: {message}"
+        lines += [Line(), Line(words, indent=2)]
+    return lines
+
+
+def _reasons(row: Row) -> list[Line]:
+    if not isinstance(row.result, Placement):
+        return []
+    head = [Line(), Line(f"Why {row.profile}, on flavor {row.result.flavor.name}:", "bold")]
+    return head + [Line(f"  - {reason}", indent=4) for reason in row.result.plan.reasons]

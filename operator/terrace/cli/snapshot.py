@@ -1,0 +1,123 @@
+"""What a user may see of a cluster, read once, and what they may not.
+
+Owns: which lists are asked for, and going on without those that are forbidden. Does not own: HTTP
+(``cluster.py``), judging (``explain_walk.py``, ``planner``). The objects go into the operator's own
+cache, so that its pure functions answer the same here as there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from terrace.api import names
+from terrace.api.names import Key
+from terrace.cli.errors import InputError, NoAnswerError
+from terrace.controller.cache import Cache
+from terrace.controller.kinds import MODEL, NODE, POD, POOL, STATEFULSET, Kind, Manifest
+from terrace.controller.observe import nodes_of
+from terrace.controller.port import (
+    ClusterError,
+    ForbiddenError,
+    GoneError,
+    NotFoundError,
+    UnavailableError,
+)
+from terrace.controller.usage import used_by_others
+from terrace.planner.inputs import Cluster
+
+if TYPE_CHECKING:
+    from terrace.cli.reader import ClusterReader
+
+MANAGED = f"{names.MANAGED_BY}={names.MANAGED_BY_VALUE}"
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Objects of one moment, and what is not among them."""
+
+    reader: ClusterReader
+    cache: Cache = field(default_factory=Cache)
+    gaps: list[str] = field(default_factory=list)
+    """What this user may not read, a clause each."""
+
+    def read(
+        self, kind: Kind, namespace: str | None, *, labels: str = "", fields: str = ""
+    ) -> list[Manifest]:
+        """A list; where it is forbidden across all namespaces, of ``reader.namespace`` alone."""
+        try:
+            return self._into_cache(kind, self._list(kind, namespace, labels, fields))
+        except ForbiddenError as error:
+            where = "of the cluster" if not kind.namespaced else "in all namespaces"
+            where = f"in namespace {namespace}" if namespace else where
+            self.gaps.append(f"{kind.plural} {where} ({_reason(error)})")
+        except NotFoundError:
+            self.gaps.append(f"{kind.plural}: the cluster does not know them")
+        return []
+
+    def one(self, kind: Kind, key: Key) -> Manifest | None:
+        """One object; None when it is not there or may not be read, which is then a gap."""
+        try:
+            found = self.reader.get(kind, key)
+        except NotFoundError:
+            return None
+        except ForbiddenError as error:
+            self.gaps.append(f"{kind.kind} {key} ({_reason(error)})")
+            return None
+        except ClusterError as error:
+            raise NoAnswerError(str(error)) from error
+        self._into_cache(kind, [found])
+        return found
+
+    def required(self, kind: Kind, key: Key, hint: str) -> Manifest:
+        """One object without which there is nothing to say."""
+        try:
+            found = self.reader.get(kind, key)
+        except NotFoundError as error:
+            raise InputError(f"{kind.kind} {key} is not in the cluster: {hint}") from error
+        except ForbiddenError as error:
+            raise NoAnswerError(f"{kind.kind} {key} may not be read: {error}") from error
+        except ClusterError as error:
+            raise NoAnswerError(str(error)) from error
+        self._into_cache(kind, [found])
+        return found
+
+    def planner_cluster(self, without: Key) -> Cluster:
+        """Nodes, and what replicas of all models but ``without`` have taken of them."""
+        self.read(NODE, None)
+        for kind in (POD, STATEFULSET):
+            self.read(kind, None, labels=MANAGED)
+        return self.known_cluster(without)
+
+    def known_cluster(self, without: Key) -> Cluster:
+        """The same out of what was read before."""
+        return Cluster(tuple(nodes_of(self.cache)), used_by_others(self.cache, without))
+
+    def _list(self, kind: Kind, namespace: str | None, labels: str, fields: str) -> list[Manifest]:
+        try:
+            return self.reader.list_all(kind, namespace, labels=labels, fields=fields)
+        except GoneError:
+            return self.reader.list_all(kind, namespace, labels=labels, fields=fields)
+        except UnavailableError as error:
+            raise NoAnswerError(str(error)) from error
+
+    def _into_cache(self, kind: Kind, found: list[Manifest]) -> list[Manifest]:
+        for manifest in found:
+            self.cache.put(kind, manifest)
+        return found
+
+
+def parse_key(text: str, namespace: str, option: str) -> Key:
+    """``NAME`` or ``NAMESPACE/NAME``."""
+    first, slash, second = text.partition("/")
+    key = Key(first, second) if slash else Key(namespace, first)
+    if not key.name or not key.namespace or "/" in key.name:
+        raise InputError(f"{option} {text}: must be NAME or NAMESPACE/NAME")
+    return key
+
+
+def _reason(error: ClusterError) -> str:
+    return str(error).partition(": ")[2][:200] or "forbidden"
+
+
+__all__ = ["MANAGED", "MODEL", "POOL", "Snapshot", "parse_key"]
