@@ -1,7 +1,8 @@
-"""How many bytes a replica takes: weights, KV cells, compute buffers, programs.
+"""How many bytes a replica takes in each place: weights, KV cells, compute buffers, programs.
 
-Owns: the formulas and the measured constants. Does not own: what to do when they do not fit
-(``placement.py``) or what is read from the file (ModelFacts). Pure. The formulas follow llama.cpp
+Owns: the sums for the host and each device, the formulas of programs and tiers with their measured
+constants. Does not own: weights and cells by place (``placed.py``), what to do when they do not fit
+(``placement.py``), what is read from the file (ModelFacts). Pure. The formulas follow llama.cpp
 0c1e570 with flash attention, the way the runtime opens it.
 Constants marked *measured* come from scratch processes that loaded, filled and decoded the demo
 model and random models of 16M and 150M parameters (llama-cpp-python 0.3.36, x86-64, glibc 2.36),
@@ -17,15 +18,10 @@ from typing import TYPE_CHECKING
 
 from terrace.planner.classes import reuse_of
 from terrace.planner.compute_buffer import compute_bytes
-from terrace.planner.geometry import (
-    Shape,
-    cells,
-    kv_bytes_per_cell,
-    padded,
-    row_bytes,
-    step_tokens,
-    window_cells,
-)
+from terrace.planner.geometry import Shape, cells, kv_bytes_per_cell, window_cells
+from terrace.planner.inputs import NO_CORRECTION, Correction
+from terrace.planner.layers import layer_sums, whole_cells
+from terrace.planner.placed import HEADROOM, DeviceBytes, is_tied, placed
 from terrace.planner.tiers import disk_blocks
 
 if TYPE_CHECKING:
@@ -36,9 +32,6 @@ KIB, MIB = 1 << 10, 1 << 20
 CELL_OVERHEAD_BYTES = 160
 """*Measured*: 55 bytes per cell when the context opens (position, set of sequences), up to 95 more
 once it is used (a tree node per position)."""
-
-EMBEDDING_SEQUENCES = 64
-"""Inputs that one step of an embedding model may hold."""
 
 SERVER_BASE_BYTES = 64 * MIB
 """*Measured*: the server with 64 requests open takes 50 to 53 MiB; the rest is for larger ones."""
@@ -51,6 +44,10 @@ BYTES_PER_TOKEN_OF_VOCABULARY = 832
 reader of grammars."""
 BYTES_PER_LAYER = 64 * KIB
 """*Measured*: 42 kB of graph nodes per layer."""
+
+DRIVER_BYTES = 512 * MIB
+"""What a device's driver takes of host memory. Not measured here: 150 to 450 MiB are told of CUDA
+and ROCm; what replicas report corrects it."""
 
 LIBRARY_PAGES_BYTES = 48 * MIB
 """*Measured*: 67 MiB of file pages in the three processes, a third of them shared."""
@@ -68,13 +65,27 @@ HOST_ENTRY_BYTES = 512
 DISK_ENTRY_BYTES = 288
 """Key and notes of one block in the index of its tier; the disk's takes about 250 bytes."""
 
-HEADROOM = 4
-"""A limit is the request and one HEADROOM-th of what is estimated and not known: compute, base."""
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a replica holds beside its model."""
+
+    draft_bytes: int = 0
+    """Weights, cells and graph of the draft model, in host memory."""
+    adapter_bytes: int = 0
+    """LoRA adapters: each part lies where its layer does."""
+    correction: Correction = NO_CORRECTION
+
+
+NO_EXTRAS = Extras()
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of one replica: a server, its engine and its template process."""
+    """Bytes of one replica: a server, its engine and its template process.
+
+    All but ``weights_bytes`` and ``devices`` are bytes of host memory.
+    """
 
     weights_bytes: int
     """All weights, as they lie in the file."""
@@ -90,12 +101,20 @@ class Footprint:
     """The arena of the host tier, landing buffers, staging and the index of both tiers."""
     loading_bytes: int = 0
     """Loaded weights: what is taken besides them."""
+    host_weights_bytes: int = 0
+    """Weights whose place is the host, as they lie in the file."""
+    extra_bytes: int = 0
+    """Draft, adapters, and what replicas took beyond their plans."""
+    devices: tuple[DeviceBytes, ...] = ()
+    shared_bytes: int = 0
+    """What lies on devices whose memory is the host's."""
 
     @property
     def anonymous_bytes(self) -> int:
         """What cannot be reclaimed: a bound of the peak of RssAnon + RssShmem."""
         work = self.kv_bytes + self.compute_bytes + self.tiers_bytes
-        return self.repacked_bytes + self.loading_bytes + work + self.base_bytes
+        kept = self.repacked_bytes + self.loading_bytes + self.extra_bytes + self.shared_bytes
+        return kept + work + self.base_bytes
 
     @property
     def page_cache_bytes(self) -> int:
@@ -116,27 +135,33 @@ class Footprint:
         return self.request_bytes + (self.compute_bytes + self.base_bytes) // HEADROOM
 
 
-def footprint(facts: ModelFacts, shape: Shape) -> Footprint:
-    """Bytes of a replica of ``shape``; never decreases when a field of ``shape`` grows."""
-    weights = sum(run.count * run.weight_bytes for run in facts.layers)
-    weights += facts.token_embedding_bytes + facts.output_bytes
-    repacked = min(weights, facts.repacked_bytes)
+def footprint(facts: ModelFacts, shape: Shape, extras: Extras = NO_EXTRAS) -> Footprint:
+    """Bytes of a replica of ``shape``; more context, sequences or guesses never need less."""
+    lies = placed(facts, shape, extras.adapter_bytes)
+    layers = sum(run.count * run.weight_bytes for run in facts.layers)
+    is_shared = shape.split is not None and shape.split.is_unified
     size = Footprint(
-        weights_bytes=weights,
-        repacked_bytes=repacked,
-        mapped_bytes=weights - repacked,
-        kv_bytes=kv_bytes(facts, shape),
+        weights_bytes=layers + facts.token_embedding_bytes + facts.output_bytes,
+        repacked_bytes=lies.repacked_bytes,
+        mapped_bytes=lies.weights_bytes - lies.repacked_bytes,
+        kv_bytes=lies.kv_bytes + note_bytes(facts, shape),
         compute_bytes=compute_bytes(facts, shape),
-        base_bytes=base_bytes(facts),
+        base_bytes=base_bytes(facts) + (DRIVER_BYTES if shape.split else 0),
         tiers_bytes=tiers_bytes(facts, shape),
+        host_weights_bytes=lies.weights_bytes,
+        extra_bytes=extras.draft_bytes + lies.adapter_bytes + extras.correction.host_bytes,
+        devices=lies.devices,
+        shared_bytes=sum(each.limit_bytes for each in lies.devices) if is_shared else 0,
     )
     if shape.tiers.weights == "loaded":
-        loaded = loaded_bytes(facts, size.kv_bytes + size.compute_bytes + size.tiers_bytes)
-        return replace(size, repacked_bytes=weights, mapped_bytes=0, loading_bytes=loaded)
+        loading = loading_bytes(facts, shape, size)
+        return replace(
+            size, repacked_bytes=lies.weights_bytes, mapped_bytes=0, loading_bytes=loading
+        )
     if shape.tiers.weights == "paged":
         # A step reads layer by layer: the one that is computed, the next one, and the head.
-        floor = 2 * max(run.weight_bytes for run in facts.layers) + head_bytes(facts)
-        return replace(size, repacked_bytes=0, mapped_bytes=min(weights, floor))
+        floor = 2 * lies.largest_layer_bytes + head_bytes(facts)
+        return replace(size, repacked_bytes=0, mapped_bytes=min(lies.weights_bytes, floor))
     return size
 
 
@@ -145,33 +170,31 @@ def head_bytes(facts: ModelFacts) -> int:
     return max(facts.output_bytes, facts.token_embedding_bytes)
 
 
-def loaded_bytes(facts: ModelFacts, taken_later: int) -> int:
+def loading_bytes(facts: ModelFacts, shape: Shape, size: Footprint) -> int:
     """Loaded weights: what is copied besides them.
 
     A head that is the token embedding too is copied for the kernels; each copied tensor is read
-    into a buffer first, which is gone before cells, graph and tiers (``taken_later``) are made.
+    into a buffer first, which is gone before cells, graph and tiers are made.
     """
-    if not facts.repacked_bytes:
+    if not facts.repacked_bytes and shape.split is None:
         return 0
-    is_tied = facts.output_bytes < facts.token_embedding_bytes // 4
+    taken_later = size.kv_bytes + size.compute_bytes + size.tiers_bytes
     largest = max(head_bytes(facts), *(run.weight_bytes for run in facts.layers))
-    return facts.token_embedding_bytes * is_tied + max(0, largest - taken_later)
+    copied = facts.token_embedding_bytes if is_tied(facts) and shape.split is None else 0
+    return copied + max(0, largest - taken_later)
 
 
 def kv_bytes(facts: ModelFacts, shape: Shape) -> int:
-    """KV cells and recurrent state of all sequences, and what llama.cpp notes about each cell."""
-    whole = shape.parallel * cells(shape)
-    if facts.pooling:
-        # One input that is under way, and a step of others: sequences share the cells.
-        whole = cells(shape) + padded(step_tokens(facts, shape))
-    if not any(run.kv_heads for run in facts.layers):
-        whole = 0
-    kept = [(run, window_cells(run.window, shape) if run.window else whole) for run in facts.layers]
-    rows = sum(row_bytes(run, shape) * count for run, count in kept)
-    windowed = max((count for run, count in kept if run.window), default=0)
-    sequences = EMBEDDING_SEQUENCES if facts.pooling else shape.parallel + shape.tiers.is_unified
-    states = facts.recurrent_bytes * sequences
-    return rows + CELL_OVERHEAD_BYTES * (whole + windowed) + states
+    """KV cells and recurrent state of all sequences in all places, and what is noted about them."""
+    return layer_sums(facts, shape).kv[-1] + note_bytes(facts, shape)
+
+
+def note_bytes(facts: ModelFacts, shape: Shape) -> int:
+    """What llama.cpp notes about each cell, always in host memory."""
+    windowed = max(
+        (window_cells(run.window, shape) for run in facts.layers if run.window), default=0
+    )
+    return CELL_OVERHEAD_BYTES * (whole_cells(facts, shape) + windowed)
 
 
 def tiers_bytes(facts: ModelFacts, shape: Shape) -> int:

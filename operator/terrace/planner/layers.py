@@ -1,0 +1,95 @@
+"""Bytes of the layers as running sums: what the first n layers weigh, keep and have read.
+
+Owns: LayerSums. Does not own: which layers lie where (``geometry.places``), which should
+(``split.py``). Pure. Next: ``footprint.py`` and ``split.py`` take differences of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from terrace.planner.geometry import cells, padded, row_bytes, step_tokens, window_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from terrace.planner.geometry import Shape
+    from terrace_runtime.contract import LayerRun, ModelFacts
+
+EMBEDDING_SEQUENCES = 64
+"""Inputs that one step of an embedding model may hold."""
+
+Sums = tuple[int, ...]
+"""At n: the sum over the first n layers; one item more than there are layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSums:
+    """Running sums of bytes, by kind."""
+
+    weights: Sums
+    """Experts included."""
+    experts: Sums
+    repacked: Sums
+    """Part of ``weights`` that CPU kernels copy."""
+    repacked_experts: Sums
+    kv: Sums
+    """Cells and recurrent state of all sequences."""
+    kv_read: Sums
+    """Cells and state that one token of one half full conversation reads."""
+
+
+def layer_sums(facts: ModelFacts, shape: Shape) -> LayerSums:
+    """Sums over the layers of ``facts`` for the cells of ``shape``."""
+    runs = facts.layers
+    states = layer_states(facts)
+    whole, half = whole_cells(facts, shape), cells(shape) // 2
+    sequences = num_states(facts, shape)
+    kept, read = [], []
+    for run, state in zip(runs, states, strict=True):
+        row = row_bytes(run, shape) // run.count
+        kept.append(row * (window_cells(run.window, shape) if run.window else whole))
+        read.append(row * (min(half, run.window) if run.window else half) + state)
+        kept[-1] += state * sequences
+    return LayerSums(
+        weights=_sums(runs, (run.weight_bytes for run in runs)),
+        experts=_sums(runs, (run.expert_bytes for run in runs)),
+        repacked=_sums(runs, (run.repacked_bytes for run in runs)),
+        repacked_experts=_sums(runs, (min(run.repacked_bytes, run.expert_bytes) for run in runs)),
+        kv=_sums(runs, kept),
+        kv_read=_sums(runs, read),
+    )
+
+
+def _sums(runs: Iterable[LayerRun], per_layer: Iterable[int]) -> Sums:
+    each = [size for run, size in zip(runs, per_layer, strict=True) for _ in range(run.count)]
+    return tuple(accumulate(each, initial=0))
+
+
+def whole_cells(facts: ModelFacts, shape: Shape) -> int:
+    """KV cells of all sequences in a layer that forgets nothing; 0 where no layer keeps cells."""
+    if not any(run.kv_heads for run in facts.layers):
+        return 0
+    if facts.pooling:
+        # One input that is under way, and a step of others: sequences share the cells.
+        return cells(shape) + padded(step_tokens(facts, shape))
+    return shape.parallel * cells(shape)
+
+
+def num_states(facts: ModelFacts, shape: Shape) -> int:
+    """Recurrent states that are kept."""
+    return EMBEDDING_SEQUENCES if facts.pooling else shape.parallel + shape.tiers.is_unified
+
+
+def layer_states(facts: ModelFacts) -> list[int]:
+    """Recurrent state of one sequence, per layer of each run.
+
+    Facts of an older header reader tell the sum alone: it is spread over the layers without cells.
+    """
+    if not facts.recurrent_bytes or any(run.state_bytes for run in facts.layers):
+        return [run.state_bytes for run in facts.layers]
+    bare = sum(run.count for run in facts.layers if not run.kv_heads) or facts.layer_count
+    each = -(-facts.recurrent_bytes // bare)
+    return [each if bare == facts.layer_count or not run.kv_heads else 0 for run in facts.layers]
