@@ -1,12 +1,15 @@
 """The devices that one replica may use, as values.
 
-Owns: DeviceRoom. Does not own: where it comes from (``accelerators.py``, ``rooms.py``) or what goes
-there (``split.py``). Pure. Next: ``split.py``.
+Owns: DeviceRoom. Does not own: where it comes from (``device_rooms.py``) or what goes there
+(``split.py``). Pure. Next: ``split.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+NodeLabels = tuple[tuple[str, tuple[str, ...]], ...]
+"""Label -> values, of which a node must have one; all labels must hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +35,11 @@ class DeviceRoom:
     claim_template: str = ""
     is_unified: bool = False
     """The device's memory is the host's: what lies there counts once, against both."""
+    max_parallel: int | None = None
+    """Most sequences at a time that its kernels take; None: any number."""
+    node_labels: NodeLabels = ()
+    """Labels of the nodes that these numbers hold for; goes into the plan."""
+    preferred_nodes: tuple[str, ...] = ()
+    """Nodes that leave least unused, the best first; goes into the plan, not into its digest."""
+    reasons: tuple[str, ...] = ()
+    """Why it is so much memory, and what sharing means; goes into the plan's reasons."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from terrace.planner.accelerators import AcceleratorTable, built_in
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -70,3 +72,7 @@ class Cluster:
 
     nodes: tuple[NodeFacts, ...]
     used: Usage = Usage()
+    accelerators: AcceleratorTable = field(default_factory=built_in)
+    """What devices there are; the operator's own table, where it was given one."""
+    is_standalone: bool = False
+    """Whether these are machines outside of Kubernetes, which may have Metal."""

@@ -22,7 +22,7 @@ from terrace.planner.plan import (
     OffloadPlan,
 )
 from terrace.planner.reasons import byte_reasons
-from terrace.planner.rooms import NoPlacement, Room, room_of
+from terrace.planner.rooms import NoPlacement, Room, rooms_of
 from terrace.planner.shapes import MIN_CONTEXT, Wish
 from terrace.planner.sizing import Size, sizes, smaller_sizes
 from terrace.planner.sticky import inputs_digest
@@ -57,10 +57,11 @@ def place(model: ModelInputs, pool_spec: PoolSpec, cluster: Cluster) -> Placemen
         return refusal
     failures: list[NoPlacement] = []
     for flavor in pool_spec.flavors:
-        room = room_of(flavor, offload, cluster)
-        if isinstance(room, NoPlacement):
-            failures.append(room)
+        rooms = rooms_of(flavor, offload, facts, cluster)
+        if isinstance(rooms, NoPlacement):
+            failures.append(rooms)
             continue
+        room = rooms[0]
         for size, shape in wish.shapes():
             if footprint(facts, shape).limit_bytes <= room.memory_bytes:
                 inputs = inputs_digest(
@@ -72,8 +73,13 @@ def place(model: ModelInputs, pool_spec: PoolSpec, cluster: Cluster) -> Placemen
     short = [each for each in failures if each.missing_bytes]
     message = "; ".join(each.message for each in failures)
     missing = min((each.missing_bytes for each in short), default=0)
-    is_alike = {each.reason for each in failures} == {Reason.NO_DEVICE}
-    return NoPlacement(Reason.NO_DEVICE if is_alike else Reason.NO_NODE_FITS, message, missing)
+    reasons = {each.reason for each in failures}
+    return NoPlacement(
+        reasons.pop() if len(reasons) == 1 else Reason.NO_NODE_FITS,
+        message,
+        missing,
+        min((each.missing_devices for each in failures if each.missing_devices), default=0),
+    )
 
 
 def _refuse_context(facts: ModelFacts, spec: ModelSpec) -> NoPlacement | None:

@@ -68,6 +68,8 @@ class DevicePlan(BaseModel):
     """Bytes on all devices together."""
     margin_bytes: int = 0
     """Kept free on each device, for its driver and for what is estimated."""
+    node_labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Label -> values, of which a replica's node must have one: the numbers hold for no others."""
 
 
 class OffloadPlan(BaseModel):
@@ -132,11 +134,14 @@ class OffloadPlan(BaseModel):
     memory_request_bytes: int
     memory_limit_bytes: int
     cpu_millis: int
+    preferred_nodes: tuple[str, ...] = ()
+    """Nodes that replicas would best go to, the best first. Not part of the digest."""
     reasons: tuple[str, ...] = ()
     """Why the numbers are what they are, one sentence each. Not part of the digest."""
 
     @property
     def digest(self) -> str:
-        """64 hex digits over everything but the reasons; equal plans run equal replicas."""
-        body = self.model_dump_json(exclude={"reasons"}, exclude_defaults=True)
+        """64 hex digits over all that replicas run with; equal plans run equal replicas."""
+        told = {"reasons", "preferred_nodes"}
+        body = self.model_dump_json(exclude=told, exclude_defaults=True)
         return sha256(body.encode()).hexdigest()

@@ -1,27 +1,34 @@
 """What a flavor has for one replica: memory, CPU, devices; or why it has nothing.
 
-Owns: Room, NoPlacement, threads. Does not own: which nodes are of a flavor (``candidates.py``),
-what fits into the room (``placement.py``). Pure. Next: ``placement.py``.
+Owns: what hosts have, threads. Does not own: which nodes are of a flavor (``candidates.py``), their
+devices (``device_rooms.py``), what fits into a room (``placement.py``). Pure. Next:
+``placement.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
 from terrace.api.quantity import parse_bytes, parse_millis
+from terrace.planner.accelerators import CPU
 from terrace.planner.candidates import candidates, largest_free
+from terrace.planner.device_rooms import device_offers, row_of
 from terrace.planner.nodes import format_bytes
+from terrace.planner.room import NoPlacement, Room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from terrace.api.offload import Offload
     from terrace.api.pool import Flavor
-    from terrace.planner.devices import DeviceRoom
-    from terrace.planner.inputs import Cluster
+    from terrace.planner.accelerators import Accelerator
+    from terrace.planner.inputs import Cluster, Usage
     from terrace.planner.nodes import NodeFacts
+    from terrace_runtime.contract import ModelFacts
+
+__all__ = ["NoPlacement", "Room", "rooms_of"]
 
 CORE = 1000
 """Thousandths of a CPU."""
@@ -29,39 +36,51 @@ MAX_DEFAULT_THREADS = 16
 REQUEST_MILLIS_PER_THREAD = 250
 
 
-@dataclass(frozen=True, slots=True)
-class NoPlacement:
-    """Nothing fits: a condition's reason and message.
+def rooms_of(
+    flavor: Flavor, offload: Offload, facts: ModelFacts, cluster: Cluster
+) -> tuple[Room, ...] | NoPlacement:
+    """What ``flavor`` has, one room for each class of its nodes, the fastest first.
 
-    ``missing_bytes``: by how much the nearest flavor is too small; 0 when memory is not the reason.
+    ``offload``: the model's settings over its pool's; ``facts``: whose tensors devices must run.
+    At least one room; each is that of the best of its nodes.
     """
+    refusal = _refuse_device(flavor, offload)
+    if refusal is not None:
+        return refusal
+    row: Accelerator | None = None
+    if flavor.accelerator != CPU:
+        known = row_of(flavor, offload, facts, cluster)
+        if isinstance(known, NoPlacement):
+            return known
+        row = known
+    theirs = candidates(flavor, cluster.nodes)
+    if not theirs.nodes:
+        why = theirs.refused or "the cluster has no nodes"
+        return NoPlacement(Reason.NO_NODE_FITS, f"flavor {flavor.name}: no node fits: {why}")
+    if row is None:
+        room = _host_room(flavor, theirs.nodes, cluster.used)
+        return room if isinstance(room, NoPlacement) else (room,)
+    return _device_rooms(flavor, row, theirs.nodes, cluster)
 
-    reason: Reason
-    message: str
-    missing_bytes: int = 0
 
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What one flavor has for one replica."""
-
-    flavor: Flavor
-    memory_bytes: int
-    memory_words: str
-    cpu_millis: int
-    threads: int
-    cpu_words: str
-    device: DeviceRoom | None = None
-    """None: the flavor has no devices."""
-
-
-def room_of(flavor: Flavor, offload: Offload, cluster: Cluster) -> Room | NoPlacement:
-    """What ``flavor`` has, by the largest of its nodes."""
-    return _refuse_device(flavor, offload) or _host_room(flavor, cluster)
+def _device_rooms(
+    flavor: Flavor, row: Accelerator, nodes: Sequence[NodeFacts], cluster: Cluster
+) -> tuple[Room, ...] | NoPlacement:
+    offers = device_offers(flavor, row, nodes, cluster)
+    if isinstance(offers, NoPlacement):
+        return offers
+    rooms, failure = [], None
+    for offer in offers:
+        room = _host_room(flavor, offer.nodes, cluster.used)
+        if isinstance(room, NoPlacement):
+            failure = room
+        else:
+            rooms.append(replace(room, device=offer.device))
+    return tuple(rooms) or failure or NoPlacement(Reason.NO_NODE_FITS, "no room")
 
 
 def _refuse_device(flavor: Flavor, offload: Offload) -> NoPlacement | None:
-    if offload.profile != "DeviceOnly" or flavor.accelerator != "cpu":
+    if offload.profile != "DeviceOnly" or flavor.accelerator != CPU:
         return None
     return NoPlacement(
         Reason.NO_DEVICE,
@@ -70,20 +89,17 @@ def _refuse_device(flavor: Flavor, offload: Offload) -> NoPlacement | None:
     )
 
 
-def _host_room(flavor: Flavor, cluster: Cluster) -> Room | NoPlacement:
-    theirs = candidates(flavor, cluster.nodes)
-    if not theirs.nodes:
-        why = theirs.refused or "the cluster has no nodes"
-        return NoPlacement(Reason.NO_NODE_FITS, f"flavor {flavor.name}: no node fits: {why}")
-    cpu, threads, cpu_words = _cpu(flavor, theirs.nodes)
-    strong = [node for node in theirs.nodes if node.cpu_millis >= cpu]
+def _host_room(flavor: Flavor, nodes: Sequence[NodeFacts], used: Usage) -> Room | NoPlacement:
+    """What the hosts among ``nodes`` have, by the one with most memory free."""
+    cpu, threads, cpu_words = _cpu(flavor, nodes)
+    strong = [node for node in nodes if node.cpu_millis >= cpu]
     if not strong:
-        most = max(node.cpu_millis for node in theirs.nodes) / CORE
+        most = max(node.cpu_millis for node in nodes) / CORE
         return NoPlacement(
             Reason.NO_NODE_FITS,
             f"flavor {flavor.name}: host.cpu is {flavor.host.cpu}, its largest node has {most:g}",
         )
-    free = largest_free(strong, flavor.name, cluster.used.memory)
+    free = largest_free(strong, flavor.name, used.memory)
     words = f"{format_bytes(free.bytes)} are free on {free.node}, the largest"
     memory = free.bytes
     if flavor.host.memory is not None and parse_bytes(flavor.host.memory) < memory:
