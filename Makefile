@@ -74,7 +74,7 @@ format: init ## Rewrite the code as the formatter wants it
 
 .PHONY: test
 test: init ## The fast tests: no network, no cluster, under two minutes
-	$(BIN)/pytest tests/unit tests/property $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/property $(PYTEST_ARGS)
 
 .PHONY: simulation
 simulation: init ## Controller and engine under faults, seeded, in virtual time
