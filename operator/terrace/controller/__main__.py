@@ -7,6 +7,7 @@ leader serves its probes and waits for the lease.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
@@ -29,7 +30,13 @@ from terrace.controller.cluster import (
     connection_of,
     load_configuration,
 )
-from terrace.controller.config import BadConfigError, OperatorConfig, config_from_env
+from terrace.controller.config import (
+    BadConfigError,
+    OperatorConfig,
+    accelerator_table,
+    config_from_env,
+    read_accelerators,
+)
 from terrace.controller.context import Context
 from terrace.controller.controller import Controller, Item
 from terrace.controller.feed import run_feed
@@ -43,9 +50,10 @@ from terrace.controller.report import Reports, read_report
 from terrace.controller.trust import BadTrustKeyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from terrace.api.names import Key
+    from terrace.planner.accelerators import AcceleratorTable
 
 log = structlog.get_logger()
 
@@ -64,7 +72,7 @@ def utc_now() -> datetime:
     return datetime.now(tz=UTC)
 
 
-async def run(config: OperatorConfig) -> int:
+async def run(config: OperatorConfig, table: AcceleratorTable) -> int:
     """Serve until a signal (0) or until the lease is lost (3)."""
     configuration = await load_configuration()
     metrics, health, stop = Metrics(), Health(), asyncio.Event()
@@ -81,7 +89,7 @@ async def run(config: OperatorConfig) -> int:
             health.is_ready = lambda: lease.is_checked
             if await _lead(config, lease, stop):
                 metrics.leader.set(1)
-                await _work(config, cluster, metrics, health, lease, connect, stop)
+                await _work(config, table, cluster, metrics, health, lease, connect, stop)
     except* LeaseLostError as lost:
         log.warning("leadership lost, ending", error=str(lost.exceptions[0]))
         code = EXIT_LEASE_LOST
@@ -107,16 +115,20 @@ async def _lead(config: OperatorConfig, lease: LeaderLease, stop: asyncio.Event)
         stopped.cancel()
 
 
-def _controller(config: OperatorConfig, cluster: HttpCluster, metrics: Metrics) -> Controller:
+def _controller(
+    config: OperatorConfig, table: AcceleratorTable, cluster: HttpCluster, metrics: Metrics
+) -> Controller:
     clock, rng = time.monotonic, random.Random()  # noqa: S311 -- jitter, not a secret
     reports = Reports(clock, config.report_s)
     progress = ProgressReader(cluster, clock, config.progress_s)
     context = Context(cluster, Cache(), config, reports, progress, utc_now)
+    context.accelerators = table
     return Controller(context, clock, rng, metrics)
 
 
 async def _work(
     config: OperatorConfig,
+    table: AcceleratorTable,
     cluster: HttpCluster,
     metrics: Metrics,
     health: Health,
@@ -125,7 +137,7 @@ async def _work(
     stop: asyncio.Event,
 ) -> None:
     """All of a leader's tasks; the first that ends ends them all."""
-    controller = _controller(config, cluster, metrics)
+    controller = _controller(config, table, cluster, metrics)
     health.is_ready = lambda: controller.is_synced
     health.refresh = controller.observe_metrics
     synced, started = asyncio.Event(), asyncio.Event()
@@ -201,7 +213,7 @@ async def _close(cluster: HttpCluster, lease: LeaderLease) -> None:
     await cluster.close()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the environment and run; bad settings are one line on stderr."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     structlog.configure(
@@ -214,8 +226,22 @@ def main() -> int:
         ],
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
+    parser = argparse.ArgumentParser(
+        prog="python -m terrace.controller", description="The operator of Terrace."
+    )
+    parser.add_argument(
+        "--accelerators",
+        metavar="FILE",
+        default="",
+        help="rows that add to the accelerator table or replace rows of it (docs/accelerators.md); "
+        "all other settings are environment variables",
+    )
+    options = parser.parse_args(arguments)
+    given = {"TERRACE_ACCELERATORS": options.accelerators} if options.accelerators else {}
     try:
-        return asyncio.run(run(config_from_env(os.environ)))
+        config = config_from_env({**os.environ, **given})
+        table = accelerator_table(config, read_accelerators(config))
+        return asyncio.run(run(config, table))
     except (BadConfigError, ConfigurationError) as error:
         sys.stderr.write(f"terrace-operator: {error}\n")
         return EXIT_CONFIG

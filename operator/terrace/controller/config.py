@@ -6,13 +6,26 @@ Owns: names, defaults and validation of the variables. Does not own: settings of
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from terrace.planner.accelerators import (
+    CPU,
+    MAX_TABLE_BYTES,
+    BadTableError,
+    built_in,
+    read_table,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from terrace.planner.accelerators import Accelerator, AcceleratorTable
 
 
 class OperatorConfig(BaseModel):
@@ -25,7 +38,13 @@ class OperatorConfig(BaseModel):
     pod_namespace: str = Field(min_length=1)
     """POD_NAMESPACE: where the Lease and the trust Secret live."""
     runtime_image: str = Field(min_length=1)
-    """Image of replicas and fetch Jobs."""
+    """Image of replicas without devices and of fetch Jobs. One for devices is called the same with
+    the suffix of its backend, as in runtime:1.0-cuda."""
+    runtime_images: dict[str, str] = Field(default_factory=dict)
+    """Images by llama.cpp's backend or by accelerator instead, as JSON: needed where runtime_image
+    has a digest."""
+    accelerators: str = ""
+    """Path of a file whose rows add to the accelerator table or replace rows of it."""
     gateway_url: str = ""
     """Base URL of the gateway, shown in status.url."""
     watch_namespaces: tuple[str, ...] = ()
@@ -61,6 +80,54 @@ class BadConfigError(Exception):
     """A variable is missing or wrong; the message names each of them."""
 
 
+def read_accelerators(config: OperatorConfig) -> str | None:
+    """The file that ``config.accelerators`` names; None without one. Raises BadConfigError."""
+    if not config.accelerators:
+        return None
+    try:
+        with Path(config.accelerators).open(encoding="utf-8") as file:
+            return file.read(MAX_TABLE_BYTES + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfigError(f"TERRACE_ACCELERATORS: {error}") from error
+
+
+def accelerator_table(config: OperatorConfig, text: str | None) -> AcceleratorTable:
+    """Our table with the rows of ``text``, the content of ``config.accelerators``, if there is one.
+
+    Raises BadConfigError.
+    """
+    try:
+        table = built_in() if text is None else read_table(text, built_in())
+    except BadTableError as error:
+        raise BadConfigError(f"TERRACE_ACCELERATORS {config.accelerators}: {error}") from error
+    known = {**table.backends, **table.accelerators}
+    unknown = sorted(set(config.runtime_images) - set(known))
+    if unknown:
+        raise BadConfigError(
+            f"TERRACE_RUNTIME_IMAGES: no backend or accelerator is called {unknown[0]!r}; known "
+            f"are {', '.join(known)}"
+        )
+    if "@" not in config.runtime_image:
+        return table
+    # A suffix cannot be put behind a digest.
+    rows = table.accelerators.values()
+    without = {row.name for row in rows if row.backend and not images_of(config, row)}
+    return replace(table, without_image=table.without_image | (without - {CPU}))
+
+
+def images_of(config: OperatorConfig, row: Accelerator) -> str:
+    """The image that the settings name for a row of the table; empty when they do not."""
+    images = config.runtime_images
+    return images.get(row.name) or images.get(row.backend) or ""
+
+
+def _json_map(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # Refused with the other problems.
+
+
 _PLAIN = {"POD_NAME": "pod_name", "POD_NAMESPACE": "pod_namespace", "POD_IP": "metrics_host"}
 
 
@@ -79,6 +146,8 @@ def config_from_env(environ: Mapping[str, str] = os.environ) -> OperatorConfig:
     if "watch_namespaces" in given:
         wanted = str(given["watch_namespaces"]).split(",")
         given["watch_namespaces"] = tuple(name.strip() for name in wanted if name.strip())
+    if "runtime_images" in given:
+        given["runtime_images"] = _json_map(str(given["runtime_images"]))
     try:
         return OperatorConfig.model_validate(given)
     except ValidationError as error:

@@ -5,8 +5,10 @@ Owns: nothing but the names. Next: ``reconcile.py`` and ``pools.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from terrace.planner.accelerators import AcceleratorTable, built_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +34,8 @@ class Context:
     """Wall clock, UTC."""
     trust_key: str = ""
     """Public key for replicas; learned with each full list, so before the first reconcile."""
+    accelerators: AcceleratorTable = field(default_factory=built_in)
+    """What devices there are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,8 @@ class AcceleratorTable:
 
     backends: Mapping[str, Backend]
     accelerators: Mapping[str, Accelerator]
+    without_image: frozenset[str] = frozenset()
+    """Names of rows that the installation has no image for."""
 
     @property
     def names(self) -> tuple[str, ...]:

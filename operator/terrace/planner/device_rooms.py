@@ -63,8 +63,10 @@ def row_of(
     backend = table.backend_of(row)
     if row.is_standalone and not cluster.is_standalone:
         return _unsupported(flavor, f"{row.title} is for runtimes outside of Kubernetes alone")
-    if backend.image_suffix is None and not (flavor.runtime_image or row.is_standalone):
-        return _unsupported(flavor, f"there is no image for {backend.title}: set runtimeImage")
+    has_image = backend.image_suffix is not None and row.name not in table.without_image
+    if not (has_image or flavor.runtime_image or row.is_standalone):
+        where = f"set runtimeImage, or the chart's runtime.images.{row.backend}"
+        return _unsupported(flavor, f"there is no image for {backend.title}: {where}")
     return _refuse_types(flavor, offload, facts, row, backend) or row
 
 
