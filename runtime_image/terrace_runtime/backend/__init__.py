@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from terrace_runtime.backend.shortlist import Shortlist
     from terrace_runtime.contract import Capabilities, DeviceMemory, RuntimeConfig
 
 MAX_WINDOW = 4096
@@ -257,6 +258,10 @@ class Backend(Protocol):
     def drafter(self) -> Drafter | None:
         """The draft model; None unless RuntimeConfig.speculation asks for one."""
 
+    @property
+    def shortlist(self) -> Shortlist | None:
+        """The switch between whole logits and their likeliest few; None: always whole ones."""
+
     def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
         """Token ids; ``special`` parses control tokens in ``text``."""
 
@@ -279,7 +284,10 @@ class Backend(Protocol):
         """
 
     def logits(self) -> NDArray[np.float32]:
-        """(num_outputs, vocabulary), rows in batch order: a view, gone with the next decode."""
+        """(num_outputs, vocabulary), rows in batch order: a view, gone with the next decode.
+
+        Without meaning while ``shortlist`` is on.
+        """
 
     def prepare(self, settings: SamplerSettings) -> None:
         """Do now, on any thread, what takes long in ``sampler``; raises GrammarError."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from terrace_runtime.backend import SamplerSettings
+    from terrace_runtime.backend.shortlist import Shortlist
     from terrace_runtime.backend.vocabulary import Vocabulary
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -55,8 +56,15 @@ class _Candidates(ctypes.Structure):
 class SamplerCalls:
     """llama.cpp's sampler functions and what all chains of one model share."""
 
-    def __init__(self, lib: Any, function: Callable[..., Any], vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        lib: Any,
+        function: Callable[..., Any],
+        vocabulary: Vocabulary,
+        shortlist: Shortlist | None = None,
+    ) -> None:
         """``lib`` is llama_cpp's low-level module; ``function`` makes a fast one of it by name."""
+        self.shortlist = shortlist
         chain, row = ctypes.c_void_p, ctypes.c_int32
         self.lib = lib
         self.vocabulary = vocabulary
@@ -82,11 +90,14 @@ class SamplerCalls:
     def choose(
         self, chain: Any, logits: NDArray[np.float32], tokens: NDArray[np.intp] | None
     ) -> int:
-        """What ``chain`` picks of ``tokens`` (None: all); it does not count it yet."""
+        """What ``chain`` picks of ``tokens`` (None: all), whose logits come in the same order.
+
+        It does not count it yet.
+        """
         count = logits.size if tokens is None else tokens.size
         data = self._candidates[:count]
         data["id"] = np.arange(count, dtype=np.int32) if tokens is None else tokens
-        data["logit"] = logits if tokens is None else logits[tokens]
+        data["logit"] = logits
         found = _Candidates(data.ctypes.data, count, -1, False)
         self.apply(chain, ctypes.byref(found))
         if not 0 <= found.selected < found.size:
@@ -150,7 +161,7 @@ class LlamaSampler(TokenChooser):
 
     @override
     def sample(self, row: int) -> int:
-        if not self._num_top:
+        if not self._num_top and not self._is_shortened:
             return int(self._calls.sample(self._chain, self._context, row))
         token = self.draw(row)
         self.accept(token)
@@ -158,6 +169,11 @@ class LlamaSampler(TokenChooser):
 
     @override
     def draw(self, row: int, allowed: NDArray[np.intp] | None = None) -> int:
+        if self._is_shortened:
+            assert allowed is None, "grammars need whole logits"
+            assert self._calls.shortlist is not None
+            few, theirs = self._calls.shortlist.row(row)
+            return self._calls.choose(self._chain, theirs, few)
         logits = self._calls.logits(self._context, row)
         if self._is_argmax:
             best = logits.argmax() if allowed is None else allowed[logits[allowed].argmax()]
@@ -169,7 +185,13 @@ class LlamaSampler(TokenChooser):
             masked = np.full_like(logits, -np.inf)
             masked[allowed] = logits[allowed]
             logits, allowed = masked, None
-        return self._calls.choose(self._chain, logits, allowed)
+        chosen = logits if allowed is None else logits[allowed]
+        return self._calls.choose(self._chain, chosen, allowed)
+
+    @property
+    def _is_shortened(self) -> bool:
+        shortlist = self._calls.shortlist
+        return shortlist is not None and shortlist.is_on
 
     @override
     def accept(self, token: int) -> None:

@@ -27,7 +27,7 @@ from terrace_runtime.backend import (
     SamplerChain,
     SamplerSettings,
 )
-from terrace_runtime.backend.fake_choices import FakeDrafter, FakeSampler
+from terrace_runtime.backend.fake_choices import FakeDrafter, FakeSampler, FakeShortlist
 from terrace_runtime.backend.fake_state import decode_state, encode_state
 from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.vocabulary import by_length
@@ -106,6 +106,7 @@ class FakeBackend(Backend):
         """How often a state was read or written."""
         self._salt = 0
         """Mixed into every cell computed: an adapter makes other keys and values of a token."""
+        self._shortlist: FakeShortlist | None = None
         self._cells: dict[int, list[_Cell]] = {}
         self._rows: list[tuple[int, ...]] = []
 
@@ -119,6 +120,7 @@ class FakeBackend(Backend):
                 reuse=self.reuse,
                 can_cut=self.reuse == "blocks",
                 can_share_cells=self.reuse == "blocks" and self.scratch is not None,
+                device_candidates=self._shortlist.size if self._shortlist else 0,
             ),
             eog=frozenset({EOS, END_OF_TURN}),
             pieces=_PIECES,
@@ -146,6 +148,7 @@ class FakeBackend(Backend):
         self._grammars = Grammars(self.info, self._tokens_of)
         self._batch = Batch(config.batch_tokens)
         self._drafter = FakeDrafter(self) if config.speculation.mode == "draft" else None
+        self._shortlist = FakeShortlist(self) if config.device_sampling == "on" else None
         whole = config.parallel * config.context_tokens
         self._room = self.kv_cells or (config.kv_unified and config.kv_cells) or whole
         shape = (config.max_outputs, len(_PIECES))
@@ -155,6 +158,11 @@ class FakeBackend(Backend):
     @override
     def drafter(self) -> FakeDrafter | None:
         return self._drafter
+
+    @property
+    @override
+    def shortlist(self) -> FakeShortlist | None:
+        return self._shortlist
 
     @override
     def tokenize(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
@@ -249,7 +257,9 @@ class FakeBackend(Backend):
 
     @override
     def logits(self) -> NDArray[np.float32]:
-        return self._logits[: self._batch.num_outputs]
+        rows = self._logits[: self._batch.num_outputs]
+        is_whole = self._shortlist is None or not self._shortlist.is_on
+        return rows if is_whole else np.full_like(rows, np.nan)
 
     @override
     def prepare(self, settings: SamplerSettings) -> None:

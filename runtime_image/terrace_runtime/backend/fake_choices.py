@@ -13,6 +13,7 @@ import numpy as np
 from typing_extensions import override
 
 from terrace_runtime.backend import Drafter, SamplerSettings, TokenChooser
+from terrace_runtime.backend.shortlist import Shortlist
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +69,35 @@ class FakeDrafter(Drafter):
     @override
     def forget(self, slot: int) -> None:
         self._held.pop(slot, None)
+
+
+class FakeShortlist(Shortlist):
+    """While it is on, whole rows hold no numbers, so that whoever reads one is found out."""
+
+    size = 4
+    switch_s = 0.0
+
+    def __init__(self, backend: FakeBackend) -> None:
+        self._backend = backend
+        self._is_on = False
+        self.num_switches = 0
+
+    @property
+    @override
+    def is_on(self) -> bool:
+        return self._is_on
+
+    @override
+    def switch(self, *, on: bool) -> None:
+        self.num_switches += on != self._is_on
+        self._is_on = on
+
+    @override
+    def row(self, row: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        assert self._is_on
+        logits = self._backend.row(row)
+        tokens = np.sort(np.argsort(-logits, kind="stable")[: self.size])
+        return tokens, logits[tokens]
 
 
 class FakeSampler(TokenChooser):

@@ -39,10 +39,11 @@ from terrace_runtime.backend.embedding import (
     read_embedding,
 )
 from terrace_runtime.backend.grammar import Grammars
-from terrace_runtime.backend.loadlog import LoadLog
+from terrace_runtime.backend.loadlog import LoadLog, LogTap
 from terrace_runtime.backend.offload import ModelShape, Placement, check_attention, check_context
 from terrace_runtime.backend.openmp import limit_spinning
 from terrace_runtime.backend.rows import LogitRows, RawBatch
+from terrace_runtime.backend.shortlist import LlamaShortlist, is_worth_trying
 from terrace_runtime.backend.vocabulary import Vocabulary, by_length
 from terrace_runtime.contract import RuntimeConfig, pod_path
 
@@ -60,22 +61,7 @@ _WARM_UP_TOKENS = 32
 _C = Functions(lib)
 
 
-class _Log:
-    """The process-wide log callback of llama.cpp; kept for ever, for C holds its address."""
-
-    def __init__(self) -> None:
-        self.sink = LoadLog()
-        self._callback = lib.llama_log_callback(self._receive)
-
-    def install(self, sink: LoadLog) -> None:
-        self.sink = sink
-        lib.llama_log_set(self._callback, None)
-
-    def _receive(self, level: int, text: bytes | None, _user: object) -> None:
-        self.sink.add(level, (text or b"").decode("utf-8", "replace"))
-
-
-_LOG = _Log()
+_LOG = LogTap(lib)
 _ABORT_CALLBACKS: list[Any] = []
 """Never emptied: C holds the address of the last one."""
 
@@ -88,6 +74,7 @@ class LlamaBackend(Backend):
         self._context: Any = None
         self._samplers: SamplerCalls | None = None
         self._drafter: LlamaDrafter | None = None
+        self._shortlist: LlamaShortlist | None = None
         self._adapters = Adapters(lib, ())
 
     @property
@@ -104,6 +91,11 @@ class LlamaBackend(Backend):
     @override
     def drafter(self) -> Drafter | None:
         return self._drafter
+
+    @property
+    @override
+    def shortlist(self) -> LlamaShortlist | None:
+        return self._shortlist
 
     # Loading --------------------------------------------------------------------------------------
 
@@ -127,8 +119,12 @@ class LlamaBackend(Backend):
             self._logits = LogitRows(_C.get_logits, self._max_outputs, self._vocabulary.size)
             self._warm_up()
             self._load_drafter(config, threads)
+            if self._kind.model_class == "decoder" and not self._kind.pooling:
+                shortlist = LlamaShortlist(lib, _C.find, self._context, config.parallel)
+                if is_worth_trying(config, self._devices, self._vocabulary.size):
+                    self._shortlist = shortlist.tried_out(self, config)
             self._info = self._read_info(threads, log)
-            self._samplers = SamplerCalls(lib, _C.find, self._vocabulary)
+            self._samplers = SamplerCalls(lib, _C.find, self._vocabulary, self._shortlist)
             self._grammars = Grammars(self._info, self._tokens_of)
             self._grammars.warm_up()
         except BackendError:
@@ -185,7 +181,10 @@ class LlamaBackend(Backend):
             vocabulary=vocabulary.size,
             threads=threads,
             capabilities=probe(lib, self._model, self._context, self._kind, self).model_copy(
-                update={"has_devices": bool(self._devices.gpus)}
+                update={
+                    "has_devices": bool(self._devices.gpus),
+                    "device_candidates": self._shortlist.size if self._shortlist else 0,
+                }
             ),
             eog=vocabulary.eog(),
             pieces=vocabulary.pieces(),
@@ -336,6 +335,8 @@ class LlamaBackend(Backend):
             self._samplers.close()
         if self._context:
             lib.llama_free(self._context)
+        if self._shortlist is not None:
+            self._shortlist.free()
         if self._model:
             self._adapters.close()
             lib.llama_model_free(self._model)

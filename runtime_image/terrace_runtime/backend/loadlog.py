@@ -1,7 +1,7 @@
 """What llama.cpp's log lines say: buffer sizes while loading, placements, and why it failed.
 
-Owns: parsing and a short memory of lines. Does not own: the callback itself (``llama.py``) or
-where warnings go (standard logging). Next: ``llama.py`` reads sizes into BackendInfo.
+Owns: the callback, parsing and a short memory of lines. Does not own: where warnings go (standard
+logging) or the binding, which ``llama.py`` hands in. Next: it reads sizes into BackendInfo.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict, deque
+from typing import Any
 
 _LOG = logging.getLogger("terrace_runtime.backend")
 _MIB = 1024 * 1024
@@ -97,6 +98,24 @@ class LoadLog:
         rows = self._mib.values() if names is None else [self._mib[name] for name in names]
         found = [row[kind] for row in rows for kind in kinds if kind in row]
         return round(sum(found) * _MIB) if found else None
+
+
+class LogTap:
+    """The process-wide log callback of llama.cpp; kept for ever, for C holds its address."""
+
+    def __init__(self, lib: Any) -> None:
+        """``lib`` is llama_cpp's low-level module."""
+        self.sink = LoadLog()
+        self._lib = lib
+        self._callback = lib.llama_log_callback(self._receive)
+
+    def install(self, sink: LoadLog) -> None:
+        """Have every further line added to ``sink``."""
+        self.sink = sink
+        self._lib.llama_log_set(self._callback, None)
+
+    def _receive(self, level: int, text: bytes | None, _user: object) -> None:
+        self.sink.add(level, (text or b"").decode("utf-8", "replace"))
 
 
 def _belongs(buffer: str, device: str) -> bool:

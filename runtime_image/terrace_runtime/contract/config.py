@@ -114,6 +114,9 @@ class RuntimeConfig(Value):
     kv: KvTiers = KvTiers()
     offload: Offload = Offload()
     speculation: Speculation = Speculation()
+    device_sampling: Literal["auto", "on", "off"] = "off"
+    """Likeliest tokens found on the device. auto: where a device other than the CPU is measured to
+    be faster; on: wherever it can, the CPU too. docs/adr/0019 says why not by default."""
     adapters: tuple[Adapter, ...] = Field(default=(), max_length=16)
     max_waiting: int = Field(default=64, ge=0, le=100_000)
     """Requests queued before 429."""

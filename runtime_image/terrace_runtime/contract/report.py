@@ -136,6 +136,8 @@ class Capabilities(Value):
     pooling: str = ""
     has_devices: bool = False
     """The build found a device other than the CPU."""
+    device_candidates: int = 0
+    """Likeliest tokens that the device finds of each row, where requests need no more; 0: none."""
 
 
 class RuntimeReport(Value):

@@ -24,6 +24,7 @@ from terrace_runtime.engine.open_requests import OpenRequests
 from terrace_runtime.engine.prefix import PrefixCache
 from terrace_runtime.engine.request import FinishReason
 from terrace_runtime.engine.sampling import open_sampler
+from terrace_runtime.engine.shortlisting import Shortlisting
 from terrace_runtime.engine.waiting import urgency
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class EngineCore:
         self._draw_seed = draw_seed
         self._evaluation = Evaluation(backend, self.prefix)
         self._harvest = Harvest(backend)
+        self._shortlisting = Shortlisting(backend.shortlist)
         self._open = OpenRequests(clock, config.request_timeout_s)
         self._shares, self._waiting = self._open.shares, self._open.waiting
         self._running: list[Sequence] = []
@@ -126,6 +128,7 @@ class EngineCore:
         others_run = any(not one.is_restoring for one in self._running)
         self.prefix.restores.advance(others_run=others_run)
         self.prefix.trim(somebody_runs=bool(self._running))
+        self._shortlisting.update(self._running, started)
         group = self._choose_group(started)
         self._guess(group)
         drafted_at = self._clock()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from terrace_runtime.engine.request import FinishReason
-from terrace_runtime.engine.sampling import logprobs_of, pick, sample
+from terrace_runtime.engine.sampling import logprobs_of, pick, pick_few, sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from terrace_runtime.backend import Backend
+    from terrace_runtime.backend.shortlist import Shortlist
     from terrace_runtime.engine.batch_planner import BatchPlan, Work
     from terrace_runtime.engine.sequence import Sequence
 
@@ -51,6 +52,8 @@ class Harvest:
         """``backend`` has just decoded the plan that ``gather`` gets."""
         self._backend = backend
         self._eog = backend.info.eog
+        self._few: Shortlist | None = None
+        """While the rows of the last decode hold their likeliest tokens alone."""
 
     def gather(self, plan: BatchPlan) -> list[Gain]:
         """Note what was computed, sample whoever is complete, verify guesses."""
@@ -58,10 +61,17 @@ class Harvest:
         if not rows:
             return []
         logits = self._backend.logits()
+        shortlist = self._backend.shortlist
+        self._few = shortlist if shortlist is not None and shortlist.is_on else None
         if plan.num_drafted:
             return [self._verify(row, logits) for row in rows]
         sequences = [row.work.sequence for row in rows]
-        tokens = sample(logits, [row.batch for row in rows], [one.sampler for one in sequences])
+        samplers = [one.sampler for one in sequences]
+        if self._few is None:
+            tokens = sample(logits, [row.batch for row in rows], samplers)
+        else:
+            chosen = zip(rows, samplers, strict=True)
+            tokens = [pick_few(self._few, row.batch, sampler) for row, sampler in chosen]
         gains = []
         for row, sequence, token in zip(rows, sequences, tokens, strict=True):
             finish = self._append(sequence, token, logits, row.output)
@@ -86,7 +96,10 @@ class Harvest:
         accepted = 0
         for index in range(num_drafted + 1):
             at = row.output + index
-            token = pick(logits[at], row.batch + index, sequence.sampler)
+            if self._few is None:
+                token = pick(logits[at], row.batch + index, sequence.sampler)
+            else:
+                token = pick_few(self._few, row.batch + index, sequence.sampler)
             finish = self._append(sequence, token, logits, at)
             if finish is not None or index == num_drafted or token != draft[index]:
                 break

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from terrace_runtime.backend import Backend, BackendInfo, SamplerChain
+    from terrace_runtime.backend.shortlist import Shortlist
 
 MAX_SEED = 2**32 - 2
 """2**32 - 1 means "draw one yourself" to llama.cpp, and that is not repeatable."""
@@ -168,6 +169,14 @@ def sample(
 def pick(logits: NDArray[np.float32], row: int, sampler: SamplerChain | None) -> int:
     """Next token of one output: ``logits`` is its row of them, ``row`` its row in the batch."""
     return int(logits.argmax()) if sampler is None else sampler.sample(row)
+
+
+def pick_few(few: Shortlist, row: int, sampler: SamplerChain | None) -> int:
+    """The same where the rows hold their likeliest tokens alone."""
+    if sampler is not None:
+        return sampler.sample(row)
+    tokens, logits = few.row(row)
+    return int(tokens[logits.argmax()])
 
 
 def logprobs_of(
