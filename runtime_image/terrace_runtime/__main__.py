@@ -67,13 +67,42 @@ def _parser() -> argparse.ArgumentParser:
         help=f"RuntimeConfig as JSON (default: {CONFIG_DIR}/{RUNTIME_CONFIG_FILE})",
     )
     serve.set_defaults(run=_serve)
-    inspect = commands.add_parser("inspect", help="print the facts of a GGUF as JSON")
-    inspect.add_argument("file", type=Path, metavar="FILE")
-    inspect.set_defaults(run=_inspect)
+    _add_inspect(commands.add_parser("inspect", help="print the facts of a GGUF as JSON"))
     engine = commands.add_parser("engine", help="internal: the engine's own process")
     engine.add_argument("fd", type=int, metavar="FD", help="an inherited socket")
     engine.set_defaults(run=_engine)
     return parser
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Reads headers only, of remote files by range requests, and prints ModelFacts as JSON "
+        "(FileFacts of an adapter). After an error: a FetchOutcome with its failure, exit code 10 "
+        "where trying again is useless, else 1. Reads HF_ENDPOINT, HF_TOKEN, AWS_ENDPOINT_URL_S3, "
+        "AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN."
+    )
+    parser.add_argument(
+        "source",
+        metavar="URI_OR_PATH",
+        help="a path, hf://, https://, s3://, oci:// or demo://; of a split file its first part",
+    )
+    parser.add_argument(
+        "--role",
+        choices=("model", "draft", "adapter"),
+        default="model",
+        help="what the file is for",
+    )
+    parser.add_argument(
+        "--digest", action="store_true", help="read a local file whole for its sha256"
+    )
+    parser.add_argument(
+        "--allow-network",
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="a private network that sources may lie in; may be given several times",
+    )
+    parser.set_defaults(run=_inspect)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -139,23 +168,37 @@ def _fetch(_: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     outcome = asyncio.run(fetch(Work(spec, reporter)))
     _terminate(_outcome_json(outcome))
+    return _said(outcome)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from terrace_runtime.models.inspect_source import (  # noqa: PLC0415 - each command loads its own
+        Question,
+        inspect_source,
+    )
+
+    question = Question(
+        arguments.source,
+        arguments.role,
+        arguments.digest,
+        tuple(arguments.allow_network),
+        os.environ,
+    )
+    outcome = asyncio.run(inspect_source(question))
+    facts = outcome.facts or outcome.file
+    if facts is not None:
+        sys.stdout.write(facts.model_dump_json(indent=2) + "\n")
+        return 0
+    sys.stdout.write(outcome.model_dump_json(exclude_defaults=True) + "\n")
+    return _said(outcome)
+
+
+def _said(outcome: FetchOutcome) -> int:
+    """The exit code of an outcome, its failure told."""
     if outcome.failure is None:
         return 0
     sys.stderr.write(f"{outcome.failure.reason}: {outcome.failure.message}\n")
     return EXIT_PERMANENT if outcome.failure.permanent else 1
-
-
-def _inspect(arguments: argparse.Namespace) -> int:
-    from terrace_runtime.models.errors import FetchError  # noqa: PLC0415 - each command loads its own
-    from terrace_runtime.models.inspect import inspect_file  # noqa: PLC0415 - as above
-
-    try:
-        facts = inspect_file(arguments.file)
-    except FetchError as error:
-        sys.stderr.write(f"{error.reason}: {error}\n")
-        return EXIT_PERMANENT if error.permanent else 1
-    sys.stdout.write(facts.model_dump_json(indent=2) + "\n")
-    return 0
 
 
 def _print_progress(progress: FetchProgress) -> None:

@@ -1,7 +1,7 @@
 """What a fetch is told, what it found out about the model file, and how far it is.
 
 Owns: ModelFacts, FetchSpec, FetchOutcome, FetchProgress, PruneSpec and PruneOutcome. Does not
-own: reading a file (``terrace_runtime.models``). Next: ``config.py`` is what a plan made from these becomes.
+own: reading a file (``terrace_runtime.models``). Next: ``config.py``, what a plan made of these is.
 """
 
 from __future__ import annotations

@@ -1,33 +1,38 @@
 """The model cache of a pool: blobs by digest, an index by source, locks, unfinished downloads.
 
 Owns: the layout under MODEL_CACHE_DIR, atomic commits, room on the disk. Does not own: where bytes
-come from. Layout: ``blobs/<sha256>.gguf``, ``sources/<key>.json``, ``partial/<key>.part`` and
-``.json``, ``locks/<key>``; key = sha256 of the source. Next: replicas mount it read-only.
+come from, one download's own files (``unfinished``), deleting (``prune``). Layout:
+``blobs/<digest>.gguf``, or ``blobs/<digest>/model-00001-of-00003.gguf`` for parts, as llama.cpp
+looks for them; ``sources/<key>.json``, ``partial/``, ``locks/<key>``. A source's key is the sha256
+of what names it, a content's key that of its digest. Next: replicas mount it read-only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from terrace_runtime.contract import MODEL_CACHE_DIR, Digest, ModelFacts, pod_path
+from terrace_runtime.contract import MODEL_CACHE_DIR, Digest, pod_path
+from terrace_runtime.models.disk import disk_errors, sync_folder, try_lock, write_durably
 from terrace_runtime.models.errors import FetchError
+from terrace_runtime.models.split import MAX_PARTS, cached_name
+from terrace_runtime.models.unfinished import Unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from terrace_runtime.contract import FetchSpec
 
-_KEPT_FREE = 16 * 2**20
+_KEPT_FREE: Final = 16 * 2**20
 """Bytes left free, so that the index can still be written."""
+_MAX_ENTRY_BYTES: Final = 2**20
 
 
 class Entry(BaseModel):
@@ -35,106 +40,108 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    uri_digest: Digest
-    mtime_ns: int
-    facts: ModelFacts
-
-
-class Partial(BaseModel):
-    """Beside an unfinished download: what a resumed request must match."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    validator: str = ""
-    """Strong ETag or Last-Modified date; empty: the server gave none."""
-    total_bytes: int = 0
-    """0: unknown."""
+    digest: Digest
+    part_digests: tuple[Digest, ...] = Field(min_length=1, max_length=MAX_PARTS)
+    marks: tuple[tuple[int, int], ...] = Field(max_length=MAX_PARTS)
+    """Size and modification time (ns) of each part when it was proved."""
 
 
 class ModelCache:
-    """One source's view of the cache folder."""
+    """The cache folder, and one source's place in it."""
 
     def __init__(self, spec: FetchSpec) -> None:
         """Raises FetchError when the cache cannot be written."""
-        self._root = pod_path(MODEL_CACHE_DIR)
-        self._key = hashlib.sha256(f"{spec.uri}\n{spec.sha256 or ''}".encode()).hexdigest()
-        with disk_errors(self._root):
+        self.root = pod_path(MODEL_CACHE_DIR)
+        names = [spec.uri, spec.sha256 or ""]
+        scheme = spec.uri.partition("://")[0].lower()
+        endpoint = {"hf": spec.hf_endpoint, "s3": spec.s3_endpoint, "oci": spec.oci_endpoint}
+        names += [endpoint.get(scheme, "")] if endpoint.get(scheme) else []
+        names += ["adapter"] if spec.role == "adapter" else []
+        self.key = hashlib.sha256("\n".join(names).encode()).hexdigest()
+        with disk_errors(self.root):
             for folder in ("blobs", "sources", "partial", "locks"):
-                (self._root / folder).mkdir(parents=True, exist_ok=True)
+                (self.root / folder).mkdir(parents=True, exist_ok=True)
 
-    @property
-    def partial(self) -> Path:
-        """The unfinished download."""
-        return self._root / "partial" / f"{self._key}.part"
+    def blob_paths(self, digest: str, count: int = 1) -> tuple[Path, ...]:
+        """Where the parts of the file with this digest are or will be."""
+        blobs = self.root / "blobs"
+        if count == 1:
+            return (blobs / f"{digest}.gguf",)
+        return tuple(blobs / digest / cached_name(n, count) for n in range(1, count + 1))
 
-    def blob(self, digest: str) -> Path:
-        """Where the file with this digest is or will be."""
-        return self._root / "blobs" / f"{digest}.gguf"
+    def container_path(self, digest: str, count: int = 1) -> str:
+        """The first part's path as replicas see it."""
+        path = self.blob_paths(digest, count)[0].relative_to(self.root)
+        return f"{MODEL_CACHE_DIR}/{path.as_posix()}"
 
-    @staticmethod
-    def container_path(digest: str) -> str:
-        """The same as replicas see it."""
-        return f"{MODEL_CACHE_DIR}/blobs/{digest}.gguf"
+    def unfinished(self, key: str, count: int = 1) -> tuple[Unfinished, ...]:
+        """The downloads of the parts; several lie in a folder, which becomes the blob."""
+        partial = self.root / "partial"
+        if count == 1:
+            return (Unfinished(partial / f"{key}.part", partial / f"{key}.json"),)
+        with disk_errors(self.root):
+            (partial / key).mkdir(exist_ok=True)
+        return tuple(
+            Unfinished(partial / key / cached_name(n, count), partial / f"{key}.{n}.json")
+            for n in range(1, count + 1)
+        )
 
-    @contextlib.contextmanager
-    def try_lock(self) -> Iterator[bool]:
-        """Whether this process may fetch the source; the kernel frees the lock when it dies."""
-        with disk_errors(self._root), (self._root / "locks" / self._key).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-                yield False
-            else:
-                yield True
+    def try_lock(self, key: str) -> AbstractContextManager[bool]:
+        """Whether this process may fetch what ``key`` names."""
+        return try_lock(self.root / "locks" / key)
 
-    def entry(self) -> ModelFacts | None:
-        """Facts of the source if it was fetched and its blob is as it was left."""
+    def entry(self) -> Entry | None:
+        """The source's entry if it was fetched and its parts are as they were left."""
         try:
-            entry = Entry.model_validate_json(self._index.read_bytes())
-            stat = self.blob(entry.facts.digest).stat()
+            with self._index.open("rb") as file:
+                entry = Entry.model_validate_json(file.read(_MAX_ENTRY_BYTES))
+            paths = self.blob_paths(entry.digest, len(entry.part_digests))
+            is_same = entry.marks == _marks(paths)
+            if is_same:
+                os.utime(self._index)  # When it was last asked for: ``prune`` looks at it.
         except (OSError, ValidationError):
             return None
-        is_same = stat.st_size == entry.facts.file_bytes and stat.st_mtime_ns == entry.mtime_ns
-        return entry.facts if is_same else None
+        return entry if is_same else None
 
-    def record(self, facts: ModelFacts) -> None:
-        """Index the source; its blob is in place."""
-        mtime_ns = self.blob(facts.digest).stat().st_mtime_ns
-        entry = Entry(uri_digest=self._key, mtime_ns=mtime_ns, facts=facts)
-        _write(self._index, entry.model_dump_json().encode())
+    def record(self, digest: str, part_digests: Sequence[str]) -> None:
+        """Index the source; its parts are in place."""
+        with disk_errors(self.root):
+            marks = _marks(self.blob_paths(digest, len(part_digests)))
+            entry = Entry(digest=digest, part_digests=tuple(part_digests), marks=marks)
+            write_durably(self._index, entry.model_dump_json().encode())
 
-    def commit(self, digest: str) -> None:
-        """Turn the finished partial into the blob, durably."""
-        with disk_errors(self._root):
-            with self.partial.open("rb") as file:
-                os.fsync(file.fileno())
-            self.partial.chmod(0o644)
-            self.partial.replace(self.blob(digest))
-            _sync_folder(self.blob(digest).parent)
-            self._note.unlink(missing_ok=True)
+    def commit(self, parts: Sequence[Unfinished], digest: str) -> None:
+        """Turn finished downloads into the blob, durably and at once."""
+        blobs = self.root / "blobs"
+        with disk_errors(self.root):
+            for part in parts:
+                with part.path.open("rb") as file:
+                    os.fsync(file.fileno())
+                part.path.chmod(0o644)
+            if len(parts) == 1:
+                parts[0].path.replace(blobs / f"{digest}.gguf")
+            else:
+                folder = parts[0].path.parent
+                folder.chmod(0o755)
+                sync_folder(folder)
+                # A folder that is not what its name says: no entry vouched for it.
+                shutil.rmtree(blobs / digest, ignore_errors=True)
+                folder.replace(blobs / digest)
+            sync_folder(blobs)
+            for part in parts:
+                part.forget_note()
 
-    def note(self) -> Partial:
-        """What is known of the unfinished download."""
-        try:
-            return Partial.model_validate_json(self._note.read_bytes())
-        except (OSError, ValidationError):
-            return Partial()
-
-    def write_note(self, note: Partial) -> None:
-        """Remember what a resumed request must match."""
-        with disk_errors(self._root):
-            _write(self._note, note.model_dump_json().encode())
-
-    def discard_partial(self) -> None:
-        """Forget the unfinished download."""
-        self.partial.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+    def discard(self, parts: Sequence[Unfinished]) -> None:
+        """Forget unfinished downloads."""
+        for part in parts:
+            part.discard()
+        if len(parts) > 1:
+            with contextlib.suppress(OSError):
+                parts[0].path.parent.rmdir()
 
     def check_room(self, more_bytes: int) -> None:
         """Raise DiskFull now rather than after hours of download."""
-        free = shutil.disk_usage(self._root).free - _KEPT_FREE
+        free = shutil.disk_usage(self.root).free - _KEPT_FREE
         if more_bytes > free:
             raise FetchError(
                 "DiskFull",
@@ -145,42 +152,17 @@ class ModelCache:
 
     @property
     def _index(self) -> Path:
-        return self._root / "sources" / f"{self._key}.json"
-
-    @property
-    def _note(self) -> Path:
-        return self._root / "partial" / f"{self._key}.json"
+        return self.root / "sources" / f"{self.key}.json"
 
 
-@contextlib.contextmanager
-def disk_errors(root: Path) -> Iterator[None]:
-    """Say full, read-only and broken disks in the words of the contract."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise FetchError(
-                "DiskFull",
-                f"no room left in the model cache ({error.strerror}): enlarge it in the pool",
-                permanent=False,
-            ) from error
-        raise FetchError(
-            "DownloadFailed", f"the model cache {root} cannot be written: {error}", permanent=False
-        ) from error
+def content_key(digest: str) -> str:
+    """Names the lock and the unfinished download of a content known beforehand.
+
+    Sources that lead to the same content share them, so that it is downloaded once.
+    """
+    return hashlib.sha256(f"content\n{digest}".encode()).hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _marks(paths: Sequence[Path]) -> tuple[tuple[int, int], ...]:
+    stats = [path.stat() for path in paths]
+    return tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)

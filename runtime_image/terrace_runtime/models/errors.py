@@ -5,9 +5,12 @@ Owns: FetchError and its translation to FetchFailure. Does not own: exit codes (
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from terrace_runtime.contract import FetchFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Reason = Literal[
     "NotFound",
@@ -40,9 +43,9 @@ class FetchError(Exception):
         self.permanent = permanent
         self.retry_after_s = retry_after_s
 
-    def failure(self) -> FetchFailure:
-        """The value that the operator reads."""
-        text = "".join(c if c.isprintable() else "?" for c in str(self))
+    def failure(self, hide: Callable[[str], str] = str) -> FetchFailure:
+        """The value that the operator reads; ``hide`` takes secrets out of the message."""
+        text = "".join(c if c.isprintable() else "?" for c in hide(str(self)))
         if len(text.encode()) > _MAX_MESSAGE_BYTES:
             text = text.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore") + "…"
         return FetchFailure(reason=self.reason, message=text, permanent=self.permanent)

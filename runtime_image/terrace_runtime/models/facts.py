@@ -85,7 +85,7 @@ def _refuse_other_kinds(keys: Keys) -> None:
     if keys.architecture == "clip" or kind == "mmproj":
         what = "a multimodal projector"
     elif kind == "adapter":
-        what = "a LoRA adapter"
+        what = "a LoRA adapter (name it under spec.adapters)"
     elif kind == "imatrix":
         what = "an importance matrix"
     else:

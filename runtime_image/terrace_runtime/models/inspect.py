@@ -10,6 +10,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
@@ -21,9 +22,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from terrace_runtime.contract import FileFacts, FileRole
+
 WALL_SECONDS: Final = 120.0
 _CHUNK: Final = 2**20
 _MAX_OUTPUT: Final = 2**20
+
+
+@dataclass(frozen=True)
+class HeaderFile:
+    """A file whose header is read; of a remote one, the first bytes are here."""
+
+    path: Path
+    size: int = 0
+    """Of the whole file; 0: as large as it is here."""
 
 
 def inspect_file(
@@ -42,12 +54,24 @@ def inspect_file(
 def read_facts(
     path: Path, wall_s: float = WALL_SECONDS, *, more: Sequence[Path] = ()
 ) -> ModelFacts:
-    """One bounded pass over the header, in a child; the digest in the result is all zeros.
+    """Facts of a whole model; the digest in the result is all zeros.
 
     ``more`` are the further parts of a split model, in order.
     """
-    files = [os.fspath(file) for file in (path, *more)]
-    command = [sys.executable, "-m", "terrace_runtime.models.inspect_child", *files]
+    facts = read_headers([HeaderFile(file) for file in (path, *more)], "model", wall_s)
+    assert isinstance(facts, ModelFacts)
+    return facts
+
+
+def read_headers(
+    files: Sequence[HeaderFile], role: FileRole, wall_s: float = WALL_SECONDS
+) -> ModelFacts | FileFacts:
+    """One bounded pass over the headers of all parts, in a child; the digest is all zeros.
+
+    Raises FetchError. The file of an adapter has FileFacts.
+    """
+    names = [f"{file.size}:{os.fspath(file.path)}" for file in files]
+    command = [sys.executable, "-m", "terrace_runtime.models.inspect_child", role, *names]
     try:
         child = subprocess.run(  # noqa: S603 - our own interpreter and module
             command, capture_output=True, timeout=wall_s, check=False, stdin=subprocess.DEVNULL
@@ -71,8 +95,9 @@ def read_facts(
         raise FetchError(
             outcome.failure.reason, outcome.failure.message, permanent=outcome.failure.permanent
         )
-    assert outcome.facts is not None
-    return outcome.facts
+    facts = outcome.file if role == "adapter" else outcome.facts
+    assert facts is not None
+    return facts
 
 
 def file_digest(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:

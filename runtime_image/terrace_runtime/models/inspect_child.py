@@ -1,6 +1,7 @@
-"""The process that reads an untrusted header: ``python -m terrace_runtime.models.inspect_child F``.
+"""The process that reads an untrusted header.
 
-Several files are the parts of one model, in order.
+``python -m terrace_runtime.models.inspect_child ROLE SIZE:FILE...``: several files are the parts of
+one model, in order; SIZE is the whole file's where FILE is only its beginning, else 0.
 
 Owns: giving up its own rights before the first byte is read. Prints one FetchOutcome as JSON and
 exits 0, also for a bad file; any other end means that a limit struck. Next: ``inspect`` reads it.
@@ -8,6 +9,7 @@ exits 0, also for a bad file; any other end means that a limit struck. Next: ``i
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from terrace_runtime.contract import FetchOutcome
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.facts import facts_of
 from terrace_runtime.models.gguf_header import read_header
+from terrace_runtime.models.lora import adapter_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +29,8 @@ CPU_SECONDS: Final = 60
 _NO_DIGEST: Final = "0" * 64
 
 
-def main(paths: Sequence[Path]) -> None:
-    """Inspect ``paths`` under limits."""
+def main(role: str, names: Sequence[str]) -> None:
+    """Inspect the files of ``names`` under limits."""
     for limit, value in (
         (resource.RLIMIT_AS, ADDRESS_BYTES),
         (resource.RLIMIT_CPU, CPU_SECONDS),
@@ -38,15 +41,16 @@ def main(paths: Sequence[Path]) -> None:
         _, hard = resource.getrlimit(limit)
         most = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (most, most))
-    sys.stdout.write(_outcome(paths).model_dump_json())
+    sys.stdout.write(_outcome(role, names).model_dump_json())
 
 
-def _outcome(paths: Sequence[Path]) -> FetchOutcome:
+def _outcome(role: str, names: Sequence[str]) -> FetchOutcome:
     headers = []
-    for path in paths:
+    for name in names:
+        size, _, path = name.partition(":")
         try:
-            with path.open("rb") as file:
-                headers.append(read_header(file, path.stat().st_size))
+            with Path(path).open("rb") as file:
+                headers.append(read_header(file, int(size) or os.fstat(file.fileno()).st_size))
         except FetchError as error:
             return FetchOutcome(failure=error.failure())
         except FileNotFoundError:
@@ -55,10 +59,12 @@ def _outcome(paths: Sequence[Path]) -> FetchOutcome:
             failure = FetchError("InvalidModel", f"{path} cannot be read: {error.strerror}")
             return FetchOutcome(failure=failure.failure())
     try:
+        if role == "adapter":
+            return FetchOutcome(file=adapter_facts(headers, _NO_DIGEST))
         return FetchOutcome(facts=facts_of(headers, _NO_DIGEST))
     except FetchError as error:
         return FetchOutcome(failure=error.failure())
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    main(sys.argv[1], sys.argv[2:])

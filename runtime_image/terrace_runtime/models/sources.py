@@ -1,6 +1,6 @@
-"""What a source URI means: the three kinds of places a model file comes from. Pure.
+"""What a source URI means: the six kinds of places a model file comes from. Pure.
 
-Owns: parsing and refusing URIs. Does not own: reaching them (``fetch``, ``download``).
+Owns: parsing and refusing URIs. Does not own: reaching them (``resolve``, ``fetch``).
 """
 
 from __future__ import annotations
@@ -8,15 +8,30 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from terrace_runtime.models.errors import FetchError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from terrace_runtime.contract import FetchSpec
 
 MAX_PATH_BYTES: Final = 768
 """The path travels in a termination message, beside the facts."""
+MAX_KEY_BYTES: Final = 1024
+"""Of an object in S3."""
+_REPO_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_HUB: Final = re.compile(
+    rf"(?P<repo>{_REPO_NAME}/{_REPO_NAME})(@(?P<revision>[^/:@]{{1,512}}))?"
+    r"(:(?P<quant>[A-Za-z0-9][A-Za-z0-9._-]{0,63})|/(?P<file>.+))?"
+)
+_OCI: Final = re.compile(
+    r"(?P<registry>[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?)/"
+    r"(?P<name>[a-z0-9]+([._/-]+[a-z0-9]+){0,63})"
+    r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+_MAX_OCI_NAME: Final = 255
 
 
 @dataclass(frozen=True)
@@ -41,24 +56,57 @@ class HttpSource:
     url: str
 
 
-Source = DemoSource | ClaimSource | HttpSource
+@dataclass(frozen=True)
+class HubSource:
+    """``hf://OWNER/REPO[@REVISION]`` and then ``/FILE``, ``:QUANT`` or nothing."""
+
+    repo: str
+    revision: str = "main"
+    file: str = ""
+    quant: str = ""
+
+
+@dataclass(frozen=True)
+class S3Source:
+    """``s3://BUCKET/KEY``."""
+
+    bucket: str
+    key: str
+
+
+@dataclass(frozen=True)
+class OciSource:
+    """``oci://REGISTRY/NAME:TAG`` or ``@sha256:...``; the digest counts where both are there."""
+
+    registry: str
+    name: str
+    reference: str = "latest"
+
+
+RemoteSource = HttpSource | HubSource | S3Source | OciSource
+Source = DemoSource | ClaimSource | RemoteSource
 
 
 def parse_source(spec: FetchSpec) -> Source:
     """The place that ``spec.uri`` names; raises FetchError for one that cannot be used."""
     scheme, _, rest = spec.uri.partition("://")
     if any(ord(c) <= ord(" ") or ord(c) == 127 for c in spec.uri):  # noqa: PLR2004 - DEL
-        _refuse("the source holds a space or a control character")
+        _refuse("the source holds a space or a control character; write %20 for a space")
     scheme = scheme.lower()
-    if scheme == "demo":
-        return _demo(rest)
-    if scheme == "pvc":
-        return _claim(rest)
-    if scheme not in {"http", "https"}:
-        _refuse(f"the scheme {scheme[:32]!r} is not supported; use demo, pvc, https or http")
     if scheme == "http" and spec.sha256 is None:
         _refuse("an http:// source needs source.sha256, or use https://")
-    return HttpSource(http_url(spec.uri))
+    if scheme in {"http", "https"}:
+        return HttpSource(http_url(spec.uri))
+    parsers: dict[str, Callable[[str], Source]] = {
+        "demo": _demo,
+        "pvc": _claim,
+        "hf": _hub,
+        "s3": _s3,
+        "oci": _oci,
+    }
+    if scheme not in parsers:
+        _refuse(f"the scheme {scheme[:32]!r} is not supported; use hf, https, s3, oci, pvc or demo")
+    return parsers[scheme](rest)
 
 
 def http_url(url: str) -> str:
@@ -75,10 +123,28 @@ def http_url(url: str) -> str:
     return urlunsplit(parts._replace(fragment=""))
 
 
+def endpoint_url(url: str, field: str) -> str:
+    """A base URL from the pool, without a slash at its end."""
+    try:
+        base = http_url(url)
+    except FetchError as error:
+        _refuse(f"{field}: {error}")
+    if urlsplit(base).query:
+        _refuse(f"{field}: a base URL has no query")
+    return base.rstrip("/")
+
+
 def shown(url: str) -> str:
     """``url`` as it may be logged: without its query, which can hold a secret."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(query="", fragment=""))
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what a secret may be sent to is exactly one of these."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.scheme, parts.hostname or "", port
 
 
 def _demo(name: str) -> DemoSource:
@@ -89,14 +155,51 @@ def _demo(name: str) -> DemoSource:
 
 def _claim(rest: str) -> ClaimSource:
     claim, _, path = rest.partition("/")
-    pieces = path.split("/")
     if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", claim):
         _refuse(f"{claim[:64]!r} is not the name of a claim")
     if len(path.encode()) > MAX_PATH_BYTES:
         _refuse(f"the path in the claim is longer than {MAX_PATH_BYTES} bytes")
-    if not path or any(piece in {"", ".", ".."} for piece in pieces) or "\\" in path:
+    if not _is_plain(path):
         _refuse("pvc://CLAIM/PATH needs a plain path: no '..', '.', empty piece or backslash")
     return ClaimSource(claim, path)
+
+
+def _hub(rest: str) -> HubSource:
+    match = _HUB.fullmatch(rest)
+    if match is None:
+        _refuse(
+            "write hf://OWNER/REPO/FILE, hf://OWNER/REPO:QUANT or hf://OWNER/REPO@REVISION/FILE"
+        )
+    file, revision = unquote(match["file"] or ""), unquote(match["revision"] or "main")
+    if (file and not _is_plain(file)) or not _is_plain(revision):
+        _refuse("the file and the revision of an hf:// source are plain paths: no '..' or '.'")
+    if len(file.encode()) > MAX_PATH_BYTES:
+        _refuse(f"the path in the repository is longer than {MAX_PATH_BYTES} bytes")
+    return HubSource(match["repo"], revision, file, match["quant"] or "")
+
+
+def _s3(rest: str) -> S3Source:
+    bucket, _, key = rest.partition("/")
+    key = unquote(key)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", bucket):
+        _refuse(f"{bucket[:64]!r} is not the name of a bucket")
+    if len(key.encode()) > MAX_KEY_BYTES or not _is_plain(key):
+        _refuse("s3://BUCKET/KEY needs a plain key: no '..', '.', empty piece or backslash")
+    return S3Source(bucket, key)
+
+
+def _oci(rest: str) -> OciSource:
+    match = _OCI.fullmatch(rest)
+    if match is None or len(match["name"]) > _MAX_OCI_NAME:
+        _refuse("write oci://REGISTRY/NAME:TAG or oci://REGISTRY/NAME@sha256:DIGEST")
+    return OciSource(match["registry"], match["name"], match["digest"] or match["tag"] or "latest")
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a path says the same to every server and stays below its root."""
+    has_control = any(ord(c) < ord(" ") or ord(c) == 127 for c in path)  # noqa: PLR2004 - DEL
+    is_text = "\\" not in path and "\ufffd" not in path and not has_control
+    return is_text and all(piece not in {"", ".", ".."} for piece in path.split("/"))
 
 
 def _refuse(why: str) -> NoReturn:

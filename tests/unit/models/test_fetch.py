@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import resource
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from support.fetching import LOOPBACK, QUICK, failure, get, leftovers, sha, stored
 from support.file_server import FileServer, announce, body, endless, status
 from support.gguf_files import model_file
-from terrace_runtime.contract import (
-    FetchFailure,
-    FetchOutcome,
-    FetchProgress,
-    FetchSpec,
-    ModelFacts,
-)
-from terrace_runtime.models.cache import ModelCache
-from terrace_runtime.models.download import DownloadLimits
-from terrace_runtime.models.facts import model_facts
+from terrace_runtime.contract import FetchOutcome, FetchProgress, FetchSpec
+from terrace_runtime.models.cache import ModelCache, content_key
 from terrace_runtime.models.fetch import Work, fetch
-from terrace_runtime.models.gguf_header import read_header
 from terrace_runtime.models.progress import ProgressReporter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-LOOPBACK = ("127.0.0.0/8",)
-QUICK = DownloadLimits(attempts=3, wait_s=0.001, read_timeout_s=5)
+    from terrace_runtime.models.unfinished import Unfinished
+    from terrace_runtime.models.web import DownloadLimits
 
 
 @pytest.fixture
@@ -47,19 +38,6 @@ def content(tmp_path: Path) -> bytes:
     return model_file(tmp_path / "m.gguf", layers=4, embedding=256, vocabulary=512).read_bytes()
 
 
-def facts_of(path: Path) -> ModelFacts:
-    with path.open("rb") as file:
-        return model_facts(read_header(file, path.stat().st_size), "0" * 64)
-
-
-def sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-async def get(spec: FetchSpec, limits: DownloadLimits = QUICK) -> FetchOutcome:
-    return await fetch(Work(spec, ProgressReporter(lambda _: None), limits, facts_of))
-
-
 async def fetch_http(
     server: FileServer, digest: str | None = None, limits: DownloadLimits = QUICK
 ) -> FetchOutcome:
@@ -69,19 +47,9 @@ async def fetch_http(
     return await get(spec, limits)
 
 
-def failure(outcome: FetchOutcome) -> FetchFailure:
-    assert outcome.facts is None
-    assert outcome.failure is not None
-    return outcome.failure
-
-
-def stored(pod: Path, outcome: FetchOutcome) -> bytes:
-    assert outcome.failure is None, outcome.failure
-    return (pod / outcome.path.lstrip("/")).read_bytes()
-
-
-def leftovers(pod: Path) -> list[str]:
-    return sorted(path.name for path in (pod / "models" / "partial").iterdir())
+def unfinished(spec: FetchSpec) -> Unfinished:
+    assert spec.sha256 is not None
+    return ModelCache(spec).unfinished(content_key(spec.sha256))[0]
 
 
 async def test_a_demo_model_lands_in_the_cache_once(pod: Path) -> None:
@@ -191,10 +159,9 @@ async def test_a_partial_that_is_complete_already_needs_no_more_bytes(
 ) -> None:
     async with FileServer(content).running() as server:
         spec = FetchSpec(uri=server.url, sha256=sha(content), allowed_networks=LOOPBACK)
-        cache = ModelCache(spec)
         server.faults = [server.cut_after(10), server.cut_after(10), server.cut_after(10)]
         failure(await get(spec, replace(QUICK, attempts=1)))
-        cache.partial.write_bytes(content)
+        unfinished(spec).path.write_bytes(content)
         assert stored(pod, await get(spec)) == content
         assert f"bytes={len(content)}-" in [seen.get("Range") for seen in server.requests]
 
@@ -204,7 +171,7 @@ async def test_a_spoilt_partial_is_thrown_away_and_fetched_anew(pod: Path, conte
         spec = FetchSpec(uri=server.url, sha256=sha(content), allowed_networks=LOOPBACK)
         server.faults = [server.cut_after(1000), status(500)]
         failure(await get(spec, replace(QUICK, attempts=1)))
-        ModelCache(spec).partial.write_bytes(b"GGUF" + bytes(996))
+        unfinished(spec).path.write_bytes(b"GGUF" + bytes(996))
         assert stored(pod, await get(spec)) == content
 
 

@@ -164,7 +164,10 @@ def test_inspect_prints_facts_or_the_reason(tmp_path: Path) -> None:
     page = tmp_path / "page.gguf"
     page.write_bytes(b"<html>")
     bad = run("inspect", str(page))
-    assert (bad.returncode, bad.stdout) == (EXIT_PERMANENT, "")
+    assert bad.returncode == EXIT_PERMANENT
+    failure = FetchOutcome.model_validate_json(bad.stdout).failure
+    assert failure is not None
+    assert failure.reason == "UnsupportedFormat"
     assert "UnsupportedFormat" in bad.stderr
 
 

@@ -1,0 +1,67 @@
+"""Fetching in tests: quick limits, headers read without a child, what is in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from terrace_runtime.models.facts import facts_of
+from terrace_runtime.models.fetch import Work, fetch
+from terrace_runtime.models.gguf_header import read_header
+from terrace_runtime.models.lora import adapter_facts
+from terrace_runtime.models.progress import ProgressReporter
+from terrace_runtime.models.web import DownloadLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from terrace_runtime.contract import (
+        FetchFailure,
+        FetchOutcome,
+        FetchSpec,
+        FileFacts,
+        FileRole,
+        ModelFacts,
+    )
+
+LOOPBACK = ("127.0.0.0/8",)
+QUICK = DownloadLimits(attempts=3, wait_s=0.001, read_timeout_s=5)
+
+
+def read_here(paths: Sequence[Path], role: FileRole) -> ModelFacts | FileFacts:
+    """Facts without a child process."""
+    headers = []
+    for path in paths:
+        with path.open("rb") as file:
+            headers.append(read_header(file, path.stat().st_size))
+    return (adapter_facts if role == "adapter" else facts_of)(headers, "0" * 64)
+
+
+async def get(spec: FetchSpec, limits: DownloadLimits = QUICK) -> FetchOutcome:
+    """One fetch."""
+    return await fetch(Work(spec, ProgressReporter(lambda _: None), limits, read_here))
+
+
+def failure(outcome: FetchOutcome) -> FetchFailure:
+    """Of a fetch that must have failed."""
+    assert outcome.facts is None
+    assert outcome.file is None
+    assert outcome.failure is not None
+    return outcome.failure
+
+
+def stored(pod: Path, outcome: FetchOutcome) -> bytes:
+    """The file that an outcome names."""
+    assert outcome.failure is None, outcome.failure
+    return (pod / outcome.path.lstrip("/")).read_bytes()
+
+
+def leftovers(pod: Path) -> list[str]:
+    """What unfinished downloads left behind."""
+    return sorted(path.name for path in (pod / "models" / "partial").iterdir())
+
+
+def sha(content: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(content).hexdigest()
