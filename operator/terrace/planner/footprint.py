@@ -22,7 +22,7 @@ from terrace.planner.geometry import Shape, cells, kv_bytes_per_cell, window_cel
 from terrace.planner.inputs import NO_CORRECTION, Correction
 from terrace.planner.layers import layer_sums, whole_cells
 from terrace.planner.placed import HEADROOM, DeviceBytes, is_tied, placed
-from terrace.planner.tiers import disk_blocks
+from terrace.planner.tiers import Tiers, disk_blocks
 
 if TYPE_CHECKING:
     from terrace_runtime.contract import ModelFacts
@@ -64,6 +64,9 @@ HUGE_PAGE_BYTES = 2 * MIB
 HOST_ENTRY_BYTES = 512
 DISK_ENTRY_BYTES = 288
 """Key and notes of one block in the index of its tier; the disk's takes about 250 bytes."""
+
+DRAFT_STEP = 512
+"""Tokens of a draft model's largest step (``backend/draft.py``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,14 @@ def footprint(facts: ModelFacts, shape: Shape, extras: Extras = NO_EXTRAS) -> Fo
         floor = 2 * lies.largest_layer_bytes + head_bytes(facts)
         return replace(size, repacked_bytes=0, mapped_bytes=min(lies.weights_bytes, floor))
     return size
+
+
+def draft_bytes(facts: ModelFacts, context_tokens: int, parallel: int) -> int:
+    """Weights, cells and graph of a draft model, which the runtime opens with unified cells."""
+    tokens = min(context_tokens, facts.context_length)
+    shape = Shape(tokens, parallel, DRAFT_STEP, "f16", "f16", tiers=Tiers(is_unified=True))
+    size = footprint(facts, shape)
+    return size.weights_bytes + size.repacked_bytes + size.kv_bytes + size.compute_bytes
 
 
 def head_bytes(facts: ModelFacts) -> int:

@@ -38,20 +38,23 @@ class LayerSums:
     kv: Sums
     """Cells and recurrent state of all sequences."""
     kv_read: Sums
-    """Cells and state that one token of one half full conversation reads."""
+    """Cells and state that one token of one conversation reads."""
 
 
-def layer_sums(facts: ModelFacts, shape: Shape) -> LayerSums:
-    """Sums over the layers of ``facts`` for the cells of ``shape``."""
+def layer_sums(facts: ModelFacts, shape: Shape, read_tokens: int = 0) -> LayerSums:
+    """Sums over the layers of ``facts`` for the cells of ``shape``.
+
+    ``read_tokens``: tokens of the conversation for ``kv_read``.
+    """
     runs = facts.layers
     states = layer_states(facts)
-    whole, half = whole_cells(facts, shape), cells(shape) // 2
+    whole = whole_cells(facts, shape)
     sequences = num_states(facts, shape)
     kept, read = [], []
     for run, state in zip(runs, states, strict=True):
         row = row_bytes(run, shape) // run.count
         kept.append(row * (window_cells(run.window, shape) if run.window else whole))
-        read.append(row * (min(half, run.window) if run.window else half) + state)
+        read.append(row * (min(read_tokens, run.window) if run.window else read_tokens) + state)
         kept[-1] += state * sequences
     return LayerSums(
         weights=_sums(runs, (run.weight_bytes for run in runs)),

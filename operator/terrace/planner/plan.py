@@ -122,11 +122,14 @@ class OffloadPlan(BaseModel):
     """How often a plan of this model proved too small and was made anew."""
     weights_bytes: int
     """Weights as they lie in the file."""
+    host_weights_bytes: int = 0
+    """With devices: those of them whose place is the host. A tied head lies on both sides."""
     repacked_bytes: int = 0
     """Weights in anonymous memory: what CPU kernels copy into another layout, or, loaded, all."""
     kv_bytes: int
+    """Cells in host memory and what llama.cpp notes about all of them."""
     compute_bytes: int
-    """Graph buffers, logits and work space of the threads."""
+    """Graph buffers, logits and work space of the threads, in host memory."""
     base_bytes: int
     """Python, libraries and vocabulary of the replica's processes."""
     tiers_bytes: int = 0

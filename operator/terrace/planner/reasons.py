@@ -7,38 +7,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from terrace.planner.footprint import CELL_OVERHEAD_BYTES, HEADROOM
+from terrace.planner.footprint import CELL_OVERHEAD_BYTES, NO_EXTRAS
 from terrace.planner.geometry import cells, kv_bytes_per_cell, step_tokens, window_cells
 from terrace.planner.nodes import format_bytes
+from terrace.planner.placed import HEADROOM
 
 if TYPE_CHECKING:
-    from terrace.planner.footprint import Footprint
+    from terrace.planner.footprint import Extras, Footprint
     from terrace.planner.geometry import Shape
     from terrace_runtime.contract import ModelFacts
 
 
 def byte_reasons(
-    facts: ModelFacts, shape: Shape, size: Footprint, limit_bytes: int
+    facts: ModelFacts,
+    shape: Shape,
+    size: Footprint,
+    limit_bytes: int,
+    extras: Extras = NO_EXTRAS,
 ) -> tuple[str, ...]:
-    """One sentence for each part of the memory, then one each for request and limit."""
-    per_cell = kv_bytes_per_cell(facts, shape)
-    all_cells = format_bytes(shape.parallel * cells(shape) * per_cell)
+    """One sentence for each part of the host's memory, then one each for request and limit."""
     fixed, floor = format_bytes(size.anonymous_bytes), format_bytes(size.page_cache_bytes)
-    sequences = "1 sequence" if shape.parallel == 1 else f"{shape.parallel} sequences"
     return (
         _weights_reason(shape, size),
-        (
-            f"KV cells: {sequences} x {cells(shape):,} tokens x {per_cell:,} B = {all_cells} "
-            f"(keys {shape.kv_key_type}, values {shape.kv_value_type}), "
-            f"and {CELL_OVERHEAD_BYTES} B of notes on each"
-        ),
+        _cells_reason(facts, shape, size),
         *_class_reasons(facts, shape, size),
         (
             f"compute: {format_bytes(size.compute_bytes)} for steps of {shape.ubatch_tokens} "
             f"tokens and logits of {facts.vocabulary:,} values"
         ),
-        f"programs: {format_bytes(size.base_bytes)} for server, engine and vocabulary",
+        f"programs: {format_bytes(size.base_bytes)} for server, engine and vocabulary"
+        + (", and for the device's driver" if shape.split else ""),
         *_tiers_reasons(shape, size),
+        *_extra_reasons(extras),
         (
             f"memory request {format_bytes(size.request_bytes)}: {fixed} that cannot be reclaimed "
             f"and a page-cache floor of {floor} for mapped weights and libraries"
@@ -49,6 +49,39 @@ def byte_reasons(
             + (", and room for pages of weights" if limit_bytes > size.limit_bytes else "")
         ),
     )
+
+
+def _cells_reason(facts: ModelFacts, shape: Shape, size: Footprint) -> str:
+    per_cell = kv_bytes_per_cell(facts, shape)
+    all_cells = format_bytes(shape.parallel * cells(shape) * per_cell)
+    sequences = "1 sequence" if shape.parallel == 1 else f"{shape.parallel} sequences"
+    there = sum(each.kv_bytes for each in size.devices)
+    where = f", {format_bytes(there)} of it on the device" if there else ""
+    return (
+        f"KV cells: {sequences} x {cells(shape):,} tokens x {per_cell:,} B = {all_cells}{where} "
+        f"(keys {shape.kv_key_type}, values {shape.kv_value_type}), "
+        f"and {CELL_OVERHEAD_BYTES} B of notes on each"
+    )
+
+
+def _extra_reasons(extras: Extras) -> tuple[str, ...]:
+    found = []
+    if extras.draft_bytes:
+        found.append(
+            f"draft model: {format_bytes(extras.draft_bytes)} for its weights, cells and graph, in "
+            "host memory"
+        )
+    if extras.adapter_bytes:
+        found.append(
+            f"adapters: {format_bytes(extras.adapter_bytes)}, each part where its layer is"
+        )
+    if extras.correction.host_bytes or extras.correction.device_bytes:
+        host, device = extras.correction.host_bytes, extras.correction.device_bytes
+        found.append(
+            f"correction: replicas of this file took {format_bytes(host)} of host memory and "
+            f"{format_bytes(device)} of a device more than was planned; both are added"
+        )
+    return tuple(found)
 
 
 def _class_reasons(facts: ModelFacts, shape: Shape, size: Footprint) -> tuple[str, ...]:
@@ -72,10 +105,11 @@ def _class_reasons(facts: ModelFacts, shape: Shape, size: Footprint) -> tuple[st
 
 def _weights_reason(shape: Shape, size: Footprint) -> str:
     words = f"weights: {format_bytes(size.weights_bytes)}"
+    if shape.split is not None:
+        words += f", {format_bytes(size.host_weights_bytes)} of them in host memory"
     if shape.tiers.weights == "loaded":
-        more = (
-            f", and {format_bytes(size.loading_bytes)} to load them" if size.loading_bytes else ""
-        )
+        loading = size.loading_bytes
+        more = f", and {format_bytes(loading)} to load them" if loading else ""
         return f"{words}, read into memory{more}"
     if shape.tiers.weights == "paged":
         return (
@@ -83,10 +117,10 @@ def _weights_reason(shape: Shape, size: Footprint) -> str:
             "least stay in memory, as many more as the limit allows, and each step reads the rest "
             "from disk"
         )
+    words += ", mapped from the file"
     if size.repacked_bytes:
-        copied = format_bytes(size.repacked_bytes)
-        return f"{words}, mapped from the file; {copied} of them copied for the CPU's kernels"
-    return f"{words}, mapped from the file"
+        words += f"; {format_bytes(size.repacked_bytes)} of them copied for the CPU's kernels"
+    return words
 
 
 def _tiers_reasons(shape: Shape, size: Footprint) -> tuple[str, ...]:

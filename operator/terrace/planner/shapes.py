@@ -1,7 +1,8 @@
 """What is to be placed, and all shapes that it may take, in order of preference.
 
-Owns: joining the sizes of context (``sizing.py``) with the tiers (``tiers.py``, ``classes.py``).
-Does not own: which shape fits (``placement.py``). Pure. Next: ``placement.py``.
+Owns: joining the sizes of context (``sizing.py``) and the split over devices (``device_sizes.py``)
+with the tiers (``tiers.py``, ``classes.py``). Does not own: which shape fits (``placement.py``).
+Pure. Next: ``placement.py``.
 """
 
 from __future__ import annotations
@@ -11,30 +12,51 @@ from typing import TYPE_CHECKING
 
 from terrace.api.offload import KvTypes, Offload
 from terrace.planner.classes import class_tiers, reuse_of
-from terrace.planner.footprint import kv_bytes
-from terrace.planner.geometry import Shape, kv_bytes_per_cell
+from terrace.planner.device_sizes import preferred
+from terrace.planner.footprint import Extras, draft_bytes, kv_bytes
+from terrace.planner.geometry import KV_BLOCK, Shape, kv_bytes_per_cell
 from terrace.planner.plan import UBATCH_TOKENS
+from terrace.planner.refusals import MIN_CONTEXT
 from terrace.planner.sizing import Size, sizes
-from terrace.planner.tiers import tier_choices
+from terrace.planner.tiers import Tiers, tier_choices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from terrace.api.model import ModelSpec
+    from terrace.planner.geometry import DeviceSplit
+    from terrace.planner.inputs import ModelInputs
+    from terrace.planner.room import Room
     from terrace_runtime.contract import ModelFacts
 
-MIN_CONTEXT = 64
-"""Least context that the runtime takes."""
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One shape that a replica may take, and the reasons for its size."""
+
+    size: Size
+    shape: Shape
+    speed: float = 0.0
+    """Expected tokens/s of one conversation; 0: not estimated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What is to be placed, and the shapes it may take."""
 
-    facts: ModelFacts
-    spec: ModelSpec
+    model: ModelInputs
     offload: Offload
     """The model's settings over its pool's."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Of the model file."""
+        return self.model.facts
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the InferenceModel."""
+        return self.model.spec
 
     @property
     def kv_types(self) -> KvTypes:
@@ -44,7 +66,25 @@ class Wish:
     @property
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
-        return kv_bytes_per_cell(self.facts, self._bare(Size(MIN_CONTEXT, 1, ())))
+        return kv_bytes_per_cell(self.facts, self.bare(Size(MIN_CONTEXT, 1, ())))
+
+    @property
+    def takes_quantised_cells(self) -> bool:
+        """Whether each head is a whole number of blocks."""
+        lengths = [(run.key_length, run.value_length) for run in self.facts.layers if run.kv_heads]
+        return not any(key % KV_BLOCK or value % KV_BLOCK for key, value in lengths)
+
+    def extras_of(self, size: Size) -> Extras:
+        """What a replica holds beside its model."""
+        draft = self.model.draft
+        is_used = draft is not None and self.spec.speculation.mode == "Draft"
+        return Extras(
+            draft_bytes=draft_bytes(draft, size.context_tokens, size.parallel)
+            if draft and is_used
+            else 0,
+            adapter_bytes=self.model.adapter_bytes,
+            correction=self.model.correction,
+        )
 
     @property
     def speculation_reasons(self) -> tuple[str, ...]:
@@ -53,21 +93,36 @@ class Wish:
             return ()
         return ("no speculation: this model's last tokens cannot be dropped alone",)
 
-    def shapes(self) -> Iterator[tuple[Size, Shape]]:
-        """All shapes in order of preference: tiers shrink before the context does."""
-        for size in sizes(self.facts, self.spec.context):
-            for shape in self.choices(size):
-                yield size, shape
+    def shapes(self, room: Room) -> Iterator[Choice]:
+        """All choices for ``room`` in order of preference; none where no layer fits its devices.
 
-    def choices(self, size: Size) -> Iterator[Shape]:
+        Tiers shrink before the context does.
+        """
+        if room.device is None:
+            for size in self.sizes(room):
+                yield from (Choice(size, shape) for shape in self.choices(size))
+            return
+        for sized in preferred(self, room.device, list(self.sizes(room))):
+            for shape in self.choices(sized.size, sized.split):
+                yield Choice(sized.size, shape, sized.speed)
+
+    def sizes(self, room: Room) -> Iterator[Size]:
+        """Sizes of context in order of preference, as far as the room's kernels take them."""
+        most = room.device.max_parallel if room.device else None
+        return sizes(self.facts, self.spec.context, most_parallel=most)
+
+    def choices(self, size: Size, split: DeviceSplit | None = None) -> Iterator[Shape]:
         """The shapes of one size, the one that takes least last."""
-        bare = self._bare(size)
+        bare = replace(self.bare(size), split=split)
         cells = kv_bytes(self.facts, bare)
-        choices = tier_choices(self.offload, cells, self.bytes_per_token)
+        choices = tier_choices(
+            self.offload, cells, self.bytes_per_token, has_device=split is not None
+        )
         for tiers in class_tiers(self.facts, choices):
             yield replace(bare, tiers=tiers)
 
-    def _bare(self, size: Size) -> Shape:
+    def bare(self, size: Size) -> Shape:
+        """A shape without tiers."""
         guessing = self.spec.speculation
         return Shape(
             size.context_tokens,
@@ -76,4 +131,5 @@ class Wish:
             self.kv_types.key,
             self.kv_types.value,
             guessed_tokens=0 if guessing.mode == "Off" else guessing.max_tokens,
+            tiers=Tiers(is_unified=self.offload.kv_layout == "Unified"),
         )

@@ -33,13 +33,16 @@ class Size:
         return f"context.length {self.context_tokens:,} with context.parallel {self.parallel}"
 
 
-def sizes(facts: ModelFacts, context: Context) -> Iterator[Size]:
+def sizes(
+    facts: ModelFacts, context: Context, *, most_parallel: int | None = None
+) -> Iterator[Size]:
     """Sizes in order of preference: first fewer sequences, then less context, halving.
 
-    At least one; only numbers that ``context`` leaves out change.
+    At least one; only numbers that ``context`` leaves out change. ``most_parallel``: sequences that
+    a device's kernels take.
     """
     tokens, why_tokens = _context(facts, context)
-    parallel, why_parallel = _parallel(context)
+    parallel, why_parallel = _parallel(context, most_parallel)
     steps: tuple[str, ...] = (why_tokens, why_parallel)
     yield Size(tokens, parallel, steps)
     while context.parallel is None and parallel > 1:
@@ -77,7 +80,9 @@ def _context(facts: ModelFacts, context: Context) -> tuple[int, str]:
     )
 
 
-def _parallel(context: Context) -> tuple[int, str]:
+def _parallel(context: Context, most: int | None) -> tuple[int, str]:
     if context.parallel is not None:
         return context.parallel, f"parallel {context.parallel}: spec.context.parallel"
+    if most is not None and most < DEFAULT_PARALLEL:
+        return most, f"parallel {most}: the device's kernels take no more"
     return DEFAULT_PARALLEL, f"parallel {DEFAULT_PARALLEL}: the default"

@@ -35,14 +35,17 @@ VOLUME_RESERVE_BYTES = 256 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """A profile on nodes without devices: there, the KV cells lie in host memory as well."""
+    """What a profile means."""
 
     weights: Weights
+    """Of what lies on the host."""
     quarters: int
     """The host tier by default, in quarters of the KV cells."""
     most_bytes: int
     """Most bytes of that default."""
     disk_bytes: int = 0
+    device_share: float = 1.0
+    """Of each device's memory: what the plan may take."""
 
 
 PROFILES: dict[Profile, Meaning] = {
@@ -52,7 +55,21 @@ PROFILES: dict[Profile, Meaning] = {
     "DiskHeavy": Meaning("paged", 1, GIB, DISK_HEAVY_BYTES),
     "DeviceOnly": Meaning("loaded", 0, 0),
 }
-_SHARES = {1: "a quarter of the KV cells", 4: "as much as the KV cells", 16: "4 x the KV cells"}
+"""On nodes without devices: the KV cells lie in host memory as well."""
+DEVICE_PROFILES: dict[Profile, Meaning] = {
+    "Auto": Meaning("mapped", 4, 4 * GIB),
+    "Balanced": Meaning("mapped", 8, 16 * GIB, device_share=0.75),
+    "HostHeavy": Meaning("loaded", 16, 32 * GIB, device_share=0.75),
+    "DiskHeavy": Meaning("paged", 4, 4 * GIB, DISK_HEAVY_BYTES),
+    "DeviceOnly": Meaning("loaded", 0, 0),
+}
+"""On devices: what leaves their cells goes to the host tier, which is the second."""
+_SHARES = {
+    1: "a quarter of the KV cells",
+    4: "as much as the KV cells",
+    8: "2 x the KV cells",
+    16: "4 x the KV cells",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +88,28 @@ class Tiers:
 NO_TIERS = Tiers()
 
 
-def tier_choices(offload: Offload, kv_bytes: int, bytes_per_token: int) -> Iterator[Tiers]:
+def meaning_of(offload: Offload, *, has_device: bool) -> Meaning:
+    """What the profile in ``offload`` means."""
+    profiles = DEVICE_PROFILES if has_device else PROFILES
+    return profiles[offload.profile or DEFAULT_PROFILE]
+
+
+def tier_choices(
+    offload: Offload, kv_bytes: int, bytes_per_token: int, *, has_device: bool = False
+) -> Iterator[Tiers]:
     """Choices for one size of context, in order of preference; at least one.
 
     ``offload``: the model's settings over its pool's, without contradiction. ``kv_bytes``: the KV
     cells of all sequences. ``bytes_per_token``: keys and values of one token.
     """
-    profile = offload.profile or DEFAULT_PROFILE
+    profile, meaning = (
+        offload.profile or DEFAULT_PROFILE,
+        meaning_of(offload, has_device=has_device),
+    )
     block_tokens = offload.kv_block_tokens or DEFAULT_BLOCK_TOKENS
     block_bytes = block_tokens * bytes_per_token
     disk_bytes, why_disk = _disk(offload, profile)
-    for host_bytes, why_host in _host(offload, profile, kv_bytes, has_disk=disk_bytes > 0):
+    for host_bytes, why_host in _host(offload, meaning, kv_bytes, has_disk=disk_bytes > 0):
         reasons = [_profile_reason(offload, profile), _host_reason(host_bytes, why_host)]
         prefetch_bytes = 0
         if host_bytes:
@@ -93,7 +121,7 @@ def tier_choices(offload: Offload, kv_bytes: int, bytes_per_token: int) -> Itera
             prefetch_bytes, why = _prefetch(offload, host_bytes)
             reasons.append(f"prefetch window {format_bytes(prefetch_bytes)}: {why}")
         yield Tiers(
-            weights=PROFILES[profile].weights,
+            weights=meaning.weights,
             is_unified=offload.kv_layout == "Unified",
             block_tokens=block_tokens,
             host_bytes=host_bytes,
@@ -150,9 +178,9 @@ def contradiction(offload: Offload, bytes_per_token: int) -> str:
 
 
 def _host(
-    offload: Offload, profile: Profile, kv_bytes: int, *, has_disk: bool
+    offload: Offload, meaning: Meaning, kv_bytes: int, *, has_disk: bool
 ) -> Iterator[tuple[int, str]]:
-    written, meaning = _written(offload.spill_threshold), PROFILES[profile]
+    written, profile = _written(offload.spill_threshold), offload.profile or DEFAULT_PROFILE
     if written is not None:
         yield written, "offload.spillThreshold"
         return

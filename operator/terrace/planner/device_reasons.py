@@ -1,0 +1,103 @@
+"""Why the device part of a plan is as it is, in sentences with numbers.
+
+Owns: the words. Does not own: the numbers (``split.py``, ``footprint.py``). Pure. Next:
+``planned.py`` puts them between those of the tiers and those of host memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from terrace.planner.device_sizes import is_whole
+from terrace.planner.nodes import format_bytes
+from terrace.planner.split import HOST_BYTES_PER_SECOND
+
+if TYPE_CHECKING:
+    from terrace.planner.devices import DeviceRoom
+    from terrace.planner.footprint import Footprint
+    from terrace.planner.geometry import DeviceSplit
+    from terrace.planner.room import Room
+    from terrace.planner.shapes import Choice, Wish
+    from terrace_runtime.contract import ModelFacts
+
+GIGA = 1e9
+
+
+def device_reasons(wish: Wish, choice: Choice, room: Room, size: Footprint) -> tuple[str, ...]:
+    """What is requested, what lies there and why no more; nothing without devices."""
+    split, device = choice.shape.split, room.device
+    if split is None or device is None:
+        return ()
+    return (
+        _room_reason(device),
+        *device.reasons,
+        _layers_reason(wish.facts, split, device),
+        *_cut_reasons(split),
+        _bytes_reason(device, size),
+        (
+            f"speed: about {_rounded(choice.speed)} tokens/s expected for one conversation, from "
+            f"the bytes each token reads, at {device.bytes_per_second / GIGA:,.0f} GB/s on the "
+            f"device and {HOST_BYTES_PER_SECOND / GIGA:,.0f} GB/s on the host; status.performance "
+            "has what was measured"
+        ),
+    )
+
+
+def _room_reason(device: DeviceRoom) -> str:
+    what = device.product or device.accelerator
+    asked = device.resource or f"claim template {device.claim_template}"
+    memory = f"{format_bytes(device.memory_bytes)} of memory"
+    if device.shares > 1:
+        memory += f" for this replica, one of {device.shares} shares"
+    return (
+        f"device: {device.count} x {what} ({asked}) with {memory} each, of which "
+        f"{format_bytes(device.margin_bytes)} stay free for its driver and estimates"
+    )
+
+
+def _layers_reason(facts: ModelFacts, split: DeviceSplit, device: DeviceRoom) -> str:
+    count, where = facts.layer_count, "device" if device.count == 1 else "devices"
+    if is_whole(split, count):
+        return f"layers: all {count} and the output head on the {where}, with their KV cells"
+    if split.device_layers > count:
+        return (
+            f"layers: all {count} and the output head on the {where}, with their KV cells, but the "
+            f"routed experts of the first {split.expert_layers_on_host}: a token goes through "
+            f"{facts.experts_used} of {facts.experts}, so experts are what costs least on the host"
+        )
+    layers = split.device_layers - 1
+    words = (
+        f"layers: the last {layers} of {count} and the output head on the {where}, with their KV "
+        f"cells; the first {count - layers} on the host"
+    )
+    if split.expert_layers_on_host:
+        return f"{words}, and the routed experts of all layers"
+    return words
+
+
+def _cut_reasons(split: DeviceSplit) -> tuple[str, ...]:
+    if not split.tensor_split:
+        return ()
+    counts = " + ".join(f"{share:.0f}" for share in split.tensor_split)
+    return (
+        (
+            f"tensor split {counts}: layers of each device, the head counted as one, so that the "
+            "fullest device has the most room"
+        ),
+    )
+
+
+def _bytes_reason(device: DeviceRoom, size: Footprint) -> str:
+    fullest = max(size.devices, key=lambda each: each.limit_bytes)
+    parts = (
+        f"weights {format_bytes(fullest.weights_bytes)}, KV cells "
+        f"{format_bytes(fullest.kv_bytes)}, compute {format_bytes(fullest.compute_bytes)}"
+    )
+    which = "on the device" if device.count == 1 else "on the fullest device"
+    left = device.memory_bytes - device.margin_bytes - fullest.limit_bytes
+    return f"{which}: {parts}; {format_bytes(max(0, left))} are left"
+
+
+def _rounded(speed: float) -> str:
+    """Two digits are more than such an estimate has."""
+    return f"{speed:.2g}" if speed < 10 else f"{round(speed, -1 if speed >= 100 else 0):,.0f}"  # noqa: PLR2004

@@ -1,0 +1,125 @@
+"""What each profile puts on devices, and which size of context it pays for with.
+
+Owns: the meaning of the profiles on devices, the trade between context and layers. Does not own:
+what fits (``split.py``), the tiers (``tiers.py``). Pure. Next: ``shapes.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from terrace.planner.split import search
+from terrace.planner.tiers import DEFAULT_PROFILE, meaning_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from terrace.api.offload import Profile
+    from terrace.planner.devices import DeviceRoom
+    from terrace.planner.geometry import DeviceSplit
+    from terrace.planner.shapes import Wish
+    from terrace.planner.sizing import Size
+    from terrace.planner.split import Search
+
+GIVEN_UP = 0.05
+"""How much of the speed that the smallest default context brings is given up for a larger one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A size of context with what then goes to the devices."""
+
+    size: Size
+    split: DeviceSplit
+    speed: float
+    """Expected tokens/s of one conversation."""
+
+
+def preferred(wish: Wish, room: DeviceRoom, sizes: Sequence[Size]) -> Iterator[Sized]:
+    """The sizes that fit ``room``, the best first: as many layers as fit for each.
+
+    With Auto, a default context that keeps layers off the device shrinks as long as that makes
+    tokens faster by more than GIVEN_UP; what the user wrote does not.
+    """
+    found: list[Sized] = []
+    profile = wish.offload.profile or DEFAULT_PROFILE
+    for size in sizes:
+        one = searched(wish, room, size, read_tokens=sizes[0].context_tokens // 2)
+        split = pick(one, profile)
+        if split is None:
+            continue
+        sized = Sized(size, split, one.speed(split))
+        found.append(sized)
+        if is_whole(split, one.layer_count):
+            break  # Nothing is faster, and smaller sizes gain nothing.
+    if profile != "Auto":
+        yield from found
+        return
+    least = max((each.speed for each in found), default=0.0) * (1 - GIVEN_UP)
+    for good in (True, False):
+        for each in found:
+            if (each.speed >= least) is good:
+                yield each if each is found[0] else _traded(each, found[0])
+
+
+def searched(wish: Wish, room: DeviceRoom, size: Size, *, read_tokens: int = 0) -> Search:
+    """The search for one size."""
+    share = meaning_of(wish.offload, has_device=True).device_share
+    return search(
+        wish.facts,
+        wish.bare(size),
+        room,
+        wish.extras_of(size),
+        share=share,
+        read_tokens=read_tokens,
+    )
+
+
+def pick(one: Search, profile: Profile) -> DeviceSplit | None:
+    """What ``profile`` puts on the devices; None where not one layer fits."""
+    if profile == "HostHeavy":
+        return _host_heavy(one)
+    whole = one.whole()
+    if whole is not None or profile == "DeviceOnly":
+        return whole
+    # A token goes through few of the experts: they are what costs least on the host.
+    choices = [one.most_layers(0)]
+    if one.has_experts:
+        choices += [one.fewest_experts(), one.most_layers(one.layer_count)]
+    fitting = [choice for choice in choices if choice is not None]
+    return max(fitting, key=one.speed, default=None)
+
+
+def is_whole(split: DeviceSplit, layer_count: int) -> bool:
+    """Whether all weights are on devices."""
+    return split.device_layers > layer_count and not split.expert_layers_on_host
+
+
+def _host_heavy(one: Search) -> DeviceSplit | None:
+    """Attention and cells on devices, what can be without them on the host."""
+    if one.has_experts:
+        return one.most_layers(one.layer_count)
+    half, weights = one.sums.weights[-1] // 2, one.sums.weights
+    layers = sum(weights[-1] - each <= half for each in weights[:-1])
+    return one.most_layers(0, max(2, layers + 1))
+
+
+def _traded(chosen: Sized, first: Sized) -> Sized:
+    """``chosen`` with the reason why it is not the larger ``first``."""
+    size, gain = chosen.size, chosen.speed / first.speed
+    why = (
+        f"{size} instead of {first.size}: the cells that are saved make room for "
+        f"{_more(chosen.split, first.split)} on the device, and tokens about {gain:.2f} x as fast; "
+        "set spec.context to keep your own numbers"
+    )
+    return replace(chosen, size=replace(size, reasons=(*first.size.reasons, why)))
+
+
+def _more(chosen: DeviceSplit, first: DeviceSplit) -> str:
+    layers = chosen.device_layers - first.device_layers
+    if layers:
+        return f"{layers} more layers" if layers > 1 else "1 more layer"
+    return (
+        f"the experts of {first.expert_layers_on_host - chosen.expert_layers_on_host} more layers"
+    )

@@ -1,0 +1,131 @@
+"""A choice that fits its room, as the plan that replicas run with.
+
+Owns: OffloadPlan's numbers from shape, bytes and room. Does not own: the choice
+(``placement.py``), the words (``reasons.py``, ``device_reasons.py``). Pure. Next:
+``sticky.decide``, then ``terrace.controller.manifests``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from terrace.api.offload import Disk, Offload
+from terrace.planner.device_reasons import device_reasons
+from terrace.planner.plan import (
+    BATCH_TOKENS,
+    PREFILL_TOKENS,
+    DevicePlan,
+    KvVolume,
+    OffloadPlan,
+)
+from terrace.planner.reasons import byte_reasons
+from terrace.planner.tiers import volume_bytes
+
+if TYPE_CHECKING:
+    from terrace.planner.footprint import Footprint
+    from terrace.planner.geometry import DeviceSplit, Shape
+    from terrace.planner.room import Room
+    from terrace.planner.shapes import Choice, Wish
+
+
+def planned(
+    wish: Wish,
+    choice: Choice,
+    room: Room,
+    size: Footprint,
+    *,
+    inputs: str,
+    skipped: tuple[str, ...],
+) -> OffloadPlan:
+    """The plan; ``skipped`` says why flavors before this one were not taken."""
+    shape, tiers = choice.shape, choice.shape.tiers
+    limit = _limit(size, shape, room)
+    extras = wish.extras_of(choice.size)
+    return OffloadPlan(
+        inputs=inputs,
+        flavor=room.flavor.name,
+        context_tokens=shape.context_tokens,
+        parallel=shape.parallel,
+        batch_tokens=BATCH_TOKENS,
+        ubatch_tokens=shape.ubatch_tokens,
+        prefill_tokens=PREFILL_TOKENS,
+        threads=room.threads,
+        kv_key_type=shape.kv_key_type,
+        kv_value_type=shape.kv_value_type,
+        kv_unified=tiers.is_unified,
+        weights=tiers.weights,
+        block_tokens=tiers.block_tokens,
+        host_bytes=tiers.host_bytes,
+        disk_bytes=tiers.disk_bytes,
+        prefetch_bytes=tiers.prefetch_bytes,
+        volume=_volume(wish.offload, tiers.disk_bytes),
+        device=_device(room, shape.split, size) if shape.split else None,
+        draft_bytes=extras.draft_bytes,
+        adapter_bytes=extras.adapter_bytes,
+        attempt=wish.model.attempt,
+        weights_bytes=size.weights_bytes,
+        host_weights_bytes=size.host_weights_bytes if shape.split else 0,
+        repacked_bytes=size.repacked_bytes,
+        kv_bytes=size.kv_bytes,
+        compute_bytes=size.compute_bytes,
+        base_bytes=size.base_bytes,
+        tiers_bytes=size.tiers_bytes,
+        memory_request_bytes=size.request_bytes,
+        memory_limit_bytes=limit,
+        cpu_millis=room.cpu_millis,
+        preferred_nodes=room.device.preferred_nodes if room.device else (),
+        reasons=(
+            *skipped,
+            *choice.size.reasons,
+            *tiers.reasons,
+            *wish.speculation_reasons,
+            *device_reasons(wish, choice, room, size),
+            *byte_reasons(wish.facts, shape, size, limit, extras),
+            f"threads {room.threads}: {room.cpu_words}",
+        ),
+    )
+
+
+def _device(room: Room, split: DeviceSplit, size: Footprint) -> DevicePlan | None:
+    device = room.device
+    if device is None:
+        return None
+    return DevicePlan(
+        accelerator=device.accelerator,
+        backend=device.backend,
+        product=device.product,
+        resource=device.resource,
+        count=device.count,
+        claim_template=device.claim_template,
+        shares=device.shares,
+        memory_bytes=device.memory_bytes,
+        device_layers=split.device_layers,
+        expert_layers_on_host=split.expert_layers_on_host,
+        kv_on_device=split.kv_on_device,
+        tensor_split=split.tensor_split,
+        weights_bytes=sum(each.weights_bytes for each in size.devices),
+        kv_bytes=sum(each.kv_bytes for each in size.devices),
+        compute_bytes=sum(each.compute_bytes for each in size.devices),
+        margin_bytes=device.margin_bytes,
+        node_labels=device.node_labels,
+    )
+
+
+def _limit(size: Footprint, shape: Shape, room: Room) -> int:
+    """The memory limit. Paged weights may fill what the flavor has left with their pages."""
+    if shape.tiers.weights != "paged":
+        return size.limit_bytes
+    whole = size.limit_bytes + size.host_weights_bytes - size.mapped_bytes
+    return min(whole, room.memory_bytes)
+
+
+def _volume(offload: Offload, disk_bytes: int) -> KvVolume | None:
+    if not disk_bytes:
+        return None
+    disk = offload.disk or Disk()
+    return KvVolume(
+        bytes=volume_bytes(disk_bytes),
+        storage_class=disk.storage_class_name,
+        claim=disk.claim_name or "",
+        is_ephemeral=bool(disk.ephemeral),
+    )

@@ -1,0 +1,222 @@
+"""Which layers, experts and cells go to devices: the search, and the speed that is expected.
+
+Owns: the largest split that fits the devices, the cut over several, expected tokens/s. Does not
+own: what a profile wants (``tiers.py``), context and parallel (``shapes.py``), whether the rest
+fits the host (``placement.py``). Pure; bisections over running sums, never a loop over layers
+times contexts. Next: ``shapes.py``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from terrace.planner.compute_buffer import device_compute_bytes
+from terrace.planner.geometry import DeviceSplit
+from terrace.planner.layers import layer_sums
+from terrace.planner.placed import (
+    HEADROOM,
+    adapter_layer_bytes,
+    device_head_bytes,
+    expert_sums,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from terrace.planner.devices import DeviceRoom
+    from terrace.planner.footprint import Extras
+    from terrace.planner.geometry import Shape
+    from terrace.planner.layers import LayerSums
+    from terrace_runtime.contract import ModelFacts
+
+HOST_BYTES_PER_SECOND = 50e9
+"""How fast a host reads its memory: two channels of DDR5 to eight of DDR4. Decides what is fastest,
+never what fits."""
+UNPINNED_BACKENDS = frozenset({"metal", "opencl", "cpu"})
+"""Backends without host buffers of their own (``get_host_buffer_type`` is NULL)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One model with one size of context on the devices of one room."""
+
+    facts: ModelFacts
+    shape: Shape
+    room: DeviceRoom
+    extras: Extras
+    sums: LayerSums
+    share: float
+    """Of each device's memory: what the profile may take."""
+
+    @property
+    def layer_count(self) -> int:
+        """Layers without the head."""
+        return len(self.sums.weights) - 1
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether layers have routed experts, which can lie apart from them."""
+        return self.sums.experts[-1] > 0
+
+    def whole(self) -> DeviceSplit | None:
+        """Everything on devices; None where it does not fit."""
+        return self._fitted(self._split(0, self.layer_count + 1))
+
+    def fewest_experts(self) -> DeviceSplit | None:
+        """All layers on devices, and as many of the experts as fit; None: not without them all."""
+        count = self.layer_count
+        if not self.fits(count, count + 1):
+            return None
+        low, high = 0, count
+        while low < high:
+            middle = (low + high) // 2
+            if self.fits(middle, count + 1):
+                high = middle
+            else:
+                low = middle + 1
+        return self._fitted(self._split(low, count + 1))
+
+    def most_layers(self, experts_on_host: int, most: int | None = None) -> DeviceSplit | None:
+        """As many layers as fit, at least one beside the head; None: not even that."""
+        costs = self._costs(experts_on_host)
+        room = self._capacity(is_whole=False)
+        start = _first_layer(costs, self._head, [room] * self.room.count)
+        # All layers with all their experts are ``whole``, which takes other compute buffers.
+        layers = min(self.layer_count + 1 - start, self.layer_count + bool(experts_on_host))
+        layers = min(layers, most) if most is not None else layers
+        if layers < 2:  # noqa: PLR2004 - the head alone is no layer
+            return None
+        return self._fitted(self._split(experts_on_host, layers))
+
+    def fits(self, experts_on_host: int, device_layers: int) -> bool:
+        """Whether some cut over the devices keeps each within its memory."""
+        is_whole = not experts_on_host and device_layers > self.layer_count
+        capacity = self._capacity(is_whole=is_whole)
+        costs = self._costs(experts_on_host)
+        start = _first_layer(costs, self._head, [capacity] * self.room.count)
+        return start <= self.layer_count + 1 - device_layers
+
+    def missing_bytes(self, experts_on_host: int, device_layers: int) -> int:
+        """By how much all devices together are too small for it, as they would be cut; 0: not."""
+        is_whole = not experts_on_host and device_layers > self.layer_count
+        capacity = self._capacity(is_whole=is_whole)
+        costs = self._costs(experts_on_host)
+        first = self.layer_count + 1 - device_layers
+        needed = costs[-1] - costs[first] + self._head
+        if self.fits(experts_on_host, device_layers):
+            return 0
+        return max(1, needed - capacity * self.room.count)
+
+    def speed(self, split: DeviceSplit) -> float:
+        """Expected tokens/s of one conversation.
+
+        Each token reads all weights but the experts it does not go through, and its cells: those on
+        devices one device after another, those on the host as fast as a host reads.
+        """
+        sums, facts = self.sums, self.facts
+        first = self.layer_count + 1 - split.device_layers
+        used = facts.experts_used / facts.experts if facts.experts else 1.0
+        experts = expert_sums(sums, split.expert_layers_on_host)
+        on_device = _plain(sums, self.layer_count) - _plain(sums, first)
+        moved = sums.experts[-1] - sums.experts[first] - (experts[-1] - experts[first])
+        on_device += moved * used + device_head_bytes(facts)
+        on_host = _plain(sums, first) + (sums.experts[-1] - moved) * used
+        read = sums.kv_read[-1] - sums.kv_read[first] if split.kv_on_device else 0
+        on_device, on_host = on_device + read, on_host + sums.kv_read[-1] - read
+        seconds = on_device / self.room.bytes_per_second + on_host / HOST_BYTES_PER_SECOND
+        return 1 / max(seconds, 1e-9)
+
+    @property
+    def _head(self) -> int:
+        return device_head_bytes(self.facts)
+
+    def _capacity(self, *, is_whole: bool) -> int:
+        """Bytes of layers and head that one device takes."""
+        shape = replace(self.shape, split=self._split(0, self.layer_count + is_whole))
+        compute = max(device_compute_bytes(self.facts, shape))
+        taken = compute + compute // HEADROOM + self.extras.correction.device_bytes
+        return int(self.room.memory_bytes * self.share) - self.room.margin_bytes - taken
+
+    def _costs(self, experts_on_host: int) -> list[int]:
+        """Running sums of what each layer takes on a device."""
+        adapter = adapter_layer_bytes(self.facts, self.extras.adapter_bytes)
+        experts = expert_sums(self.sums, experts_on_host)
+        rows = zip(self.sums.weights, experts, self.sums.kv, strict=True)
+        return [w - e + kv + n * adapter for n, (w, e, kv) in enumerate(rows)]
+
+    def _split(self, experts_on_host: int, device_layers: int) -> DeviceSplit:
+        return DeviceSplit(
+            device_layers=device_layers,
+            devices=self.room.count,
+            expert_layers_on_host=experts_on_host,
+            is_pinned=self.room.backend not in UNPINNED_BACKENDS,
+            is_unified=self.room.is_unified,
+        )
+
+    def _fitted(self, split: DeviceSplit) -> DeviceSplit | None:
+        """``split`` with the cut that leaves the fullest device the most room."""
+        if not self.fits(split.expert_layers_on_host, split.device_layers):
+            return None
+        if split.devices == 1:
+            return split
+        costs = self._costs(split.expert_layers_on_host)
+        first = self.layer_count + 1 - split.device_layers
+        return replace(split, tensor_split=_even_cut(costs, self._head, first, split.devices))
+
+
+def search(
+    facts: ModelFacts,
+    shape: Shape,
+    room: DeviceRoom,
+    extras: Extras,
+    *,
+    share: float = 1.0,
+    read_tokens: int = 0,
+) -> Search:
+    """A search for ``shape`` as it is without a split.
+
+    ``read_tokens``: how long the conversation is whose speed is expected.
+    """
+    sums = layer_sums(facts, shape, read_tokens)
+    return Search(facts, shape, room, extras, sums, share)
+
+
+def _plain(sums: LayerSums, count: int) -> float:
+    """Weights of the first ``count`` layers that every token reads."""
+    return float(sums.weights[count] - sums.experts[count])
+
+
+def _first_layer(costs: Sequence[int], head: int, capacities: Sequence[int]) -> int:
+    """The first layer that still fits when devices are filled from the last layer back.
+
+    Filling each as far as it goes is the best that any cut does. One more than there are layers:
+    not even the head fits.
+    """
+    stop = len(costs) - 1
+    for index, capacity in enumerate(reversed(capacities)):
+        left = capacity - head if index == 0 else capacity
+        if left < 0:
+            return stop + 1 if index == 0 else stop
+        stop = bisect_left(costs, costs[stop] - left, 0, stop)
+    return stop
+
+
+def _even_cut(costs: Sequence[int], head: int, first: int, devices: int) -> tuple[float, ...]:
+    """Layers per device, the head counted as one, so that the fullest device is least full."""
+    last = len(costs) - 1
+    low, high = 0, costs[last] - costs[first] + head
+    while low < high:
+        middle = (low + high) // 2
+        if _first_layer(costs, head, [middle] * devices) <= first:
+            high = middle
+        else:
+            low = middle + 1
+    counts, stop = [], last
+    for index in range(devices):
+        left = low - head if index == 0 else low
+        start = max(first, bisect_left(costs, costs[stop] - left, 0, stop))
+        counts.append(stop - start + (index == 0))
+        stop = start
+    return tuple(float(count) for count in reversed(counts))
