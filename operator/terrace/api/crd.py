@@ -57,6 +57,14 @@ def _model() -> Manifest:
         spec=ModelSpec,
         status=InferenceModelStatus,
         scale=True,
+        extra_rules=[
+            rule(
+                "!has(self.spec.adapters) || has(self.spec.servedNames)"
+                " || self.spec.adapters.all(a, a.name != self.metadata.name)",
+                "an adapter needs a name of its own: without spec.servedNames, the model is called "
+                "by metadata.name",
+            )
+        ],
         columns=[
             _column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
             _column("Status", '.status.conditions[?(@.type=="Ready")].reason'),
@@ -64,6 +72,7 @@ def _model() -> Manifest:
             _column("Replicas", ".status.replicas", "integer"),
             _column("Flavor", ".status.placement.flavor"),
             _column("Context", ".status.plan.context", "integer"),
+            _column("Download", ".status.download.summary"),
             _column("Age", ".metadata.creationTimestamp", "date"),
             _column("Pool", ".spec.poolRef.name", wide=True),
             _column("Parallel", ".status.plan.parallel", "integer", wide=True),
@@ -104,6 +113,7 @@ def _manifest(
     status: type[BaseModel],
     scale: bool,
     columns: list[Manifest],
+    extra_rules: Sequence[Manifest] = (),
 ) -> Manifest:
     subresources: Manifest = {"status": {}}
     if scale:
@@ -116,7 +126,7 @@ def _manifest(
         "name": names.VERSION,
         "served": True,
         "storage": True,
-        "schema": {"openAPIV3Schema": _root(description, spec, status)},
+        "schema": {"openAPIV3Schema": _root(description, spec, status, extra_rules)},
         "subresources": subresources,
         "additionalPrinterColumns": columns,
     }
@@ -141,7 +151,12 @@ def _manifest(
     }
 
 
-def _root(description: str, spec: type[BaseModel], status: type[BaseModel]) -> Manifest:
+def _root(
+    description: str,
+    spec: type[BaseModel],
+    status: type[BaseModel],
+    extra_rules: Sequence[Manifest],
+) -> Manifest:
     # Until the operator has seen an object, observedGeneration is not its generation: tools that
     # wait (kstatus, Helm) would call an object without any status ready.
     unseen = {"default": {"observedGeneration": -1}}
@@ -161,6 +176,7 @@ def _root(description: str, spec: type[BaseModel], status: type[BaseModel]) -> M
                 "metadata.name must be lower-case letters, digits and dashes, and start with a "
                 "letter, because a Service is named after it; dots are not allowed",
             ),
+            *extra_rules,
         ],
         "properties": {
             "apiVersion": {"type": "string", "description": f"Always {names.API_VERSION}."},

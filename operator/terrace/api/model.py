@@ -156,8 +156,32 @@ class Limits(ApiValue):
     """Most tokens of one answer. Default: as the context allows."""
 
 
+_MODE = "(has(self.speculation) && has(self.speculation.mode) ? self.speculation.mode : 'Off')"
+
+
 class ModelSpec(ApiValue):
     """What to serve."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                f"{_MODE} != 'Draft' || has(self.draft)",
+                "speculation.mode Draft needs spec.draft, the model that guesses",
+                field=".draft",
+            ),
+            rule(
+                f"!has(self.draft) || {_MODE} == 'Draft'",
+                "spec.draft has no effect without speculation.mode Draft; set it, or drop draft",
+                field=".speculation",
+            ),
+            rule(
+                "!has(self.adapters) || !has(self.servedNames)"
+                " || self.adapters.all(a, !(a.name in self.servedNames))",
+                "an adapter needs a name of its own, not one of spec.servedNames",
+                field=".adapters",
+            ),
+        )
+    )
 
     pool_ref: PoolRef
     """The pool it runs in. A model can move: the file is fetched into the other pool's cache."""
@@ -190,3 +214,10 @@ class ModelSpec(ApiValue):
     replicas: int | None = Field(default=None, ge=0, le=1000)
     """How many replicas run. Absent means 1. `kubectl scale --replicas` works either way; an
     HPA and `kubectl scale --current-replicas` need it set."""
+
+    @model_validator(mode="after")
+    def _adapters_have_names_of_their_own(self) -> Self:
+        names = [adapter.name for adapter in self.adapters]
+        if len({*names}) < len(names) or {*names} & {*self.served_names}:
+            raise ValueError("adapters: a name is taken; give each one of its own")
+        return self

@@ -64,9 +64,9 @@ def runtime_config_name(model: str, flavor: str, digest: str) -> str:
     return f"{model}-{flavor}-{digest[:10]}"
 
 
-def fetch_job_name(model: str) -> str:
-    """One Job per model; its source is immutable."""
-    return f"{model}-fetch"
+def fetch_job_name(model: str, digest: str = "") -> str:
+    """One Job per model, whose source is immutable; ``digest``: of another file's source."""
+    return f"{model}-fetch-{digest[:10]}" if digest else f"{model}-fetch"
 
 
 def model_cache_claim_name(pool: str) -> str:

@@ -171,6 +171,8 @@ class ModelStatus(StatusValue):
 
     path: str = ""
     """Path of the file in the replicas."""
+    uri: str = ""
+    """Where it came from."""
     version: str = "v1"
     """Version of these facts."""
     digest: str
@@ -241,6 +243,8 @@ class AdapterStatus(StatusValue):
 class DownloadStatus(StatusValue):
     """The running download."""
 
+    file: str = ""
+    """Which file, as "the draft" or "adapter NAME"; empty: the model's own."""
     stage: Literal["download", "verify", "inspect"]
     """What is being done."""
     done_bytes: int
@@ -251,6 +255,12 @@ class DownloadStatus(StatusValue):
     """Rate at the moment."""
     seconds_left: int | None = None
     """Estimate of the time left."""
+    stalled_since: str | None = Field(
+        default=None, max_length=64, json_schema_extra={"format": "date-time"}
+    )
+    """Since when not a byte has come; absent while it gets on."""
+    summary: str = ""
+    """All of this in a line."""
 
 
 class PerformanceStatus(StatusValue):

@@ -59,11 +59,17 @@ def index_keys(kind: Kind, manifest: Manifest) -> Iterator[Hashable]:
 
 
 def claimed_names(model: Manifest) -> tuple[str, ...]:
-    """The served names a stored model asks for, read without trusting that it parses."""
-    wanted = (model.get("spec") or {}).get("servedNames")
-    if isinstance(wanted, list) and wanted:
-        return tuple(dict.fromkeys(name for name in wanted if isinstance(name, str)))
-    return (model["metadata"]["name"],)
+    """The names a stored model asks for, its adapters' too; it need not parse."""
+    spec = model.get("spec") or {}
+    wanted = [name for name in _list(spec.get("servedNames")) if isinstance(name, str)]
+    return tuple(dict.fromkeys((*(wanted or [model["metadata"]["name"]]), *adapter_names(model))))
+
+
+def adapter_names(model: Manifest) -> tuple[str, ...]:
+    """Names that clients call a stored model's adapters by; it need not parse."""
+    entries = _list((model.get("spec") or {}).get("adapters"))
+    called = (entry.get("name") for entry in entries if isinstance(entry, dict))
+    return tuple(name for name in called if isinstance(name, str))
 
 
 class Cache:
@@ -190,6 +196,10 @@ class Cache:
             entries.pop((kind, key), None)
             if not entries:
                 self._index.pop(index_key, None)
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _version(manifest: Manifest) -> int:

@@ -16,12 +16,15 @@ from terrace.planner.rooms import NoPlacement
 from terrace_runtime.contract import RUNTIME_CONTAINER
 
 if TYPE_CHECKING:
+    from terrace.controller.facts import Fetch, KnownFile, KnownModel
     from terrace.controller.findings import Findings
+    from terrace_runtime.contract import FetchFailure
 
 T = ConditionType
 _FINAL_REFUSALS = {Reason.CONTEXT_TOO_LONG, Reason.INVALID_OFFLOAD, Reason.NO_DEVICE}
 """No node that joins can help."""
 _PERMANENT_HINT = "mend the source, then delete the fetch Job to try again"
+_EXTRA_HINT = "mend its source in the spec, or delete its fetch Job to try again"
 
 
 def model_conditions(found: Findings) -> tuple[Condition, ...]:
@@ -29,7 +32,7 @@ def model_conditions(found: Findings) -> tuple[Condition, ...]:
     cached, placed, available = _cached(found), _placed(found), _available(found)
     stalled = _stalled(found)
     ready = _ready(found, stalled, cached, placed, available)
-    is_done = ready.status is True and not _is_rolling(found)
+    is_done = ready.status is True and not found.is_rolling
     if stalled.status is True or is_done:
         reconciling = Condition(T.RECONCILING, False, Reason.DONE)
     else:
@@ -38,20 +41,47 @@ def model_conditions(found: Findings) -> tuple[Condition, ...]:
 
 
 def _cached(found: Findings) -> Condition:
-    fetch, kind = found.fetch, T.MODEL_CACHED
-    if fetch.failure is not None:
-        hint = _PERMANENT_HINT if fetch.failure.permanent else "it is tried again"
-        return Condition(kind, False, fetch.failure.reason, f"{fetch.failure.message}; {hint}")
-    if fetch.known is not None:
-        facts = fetch.known.facts
-        size = format_bytes(facts.file_bytes)
-        return Condition(kind, True, Reason.CACHED, f"{size}, sha256 {facts.digest[:12]}")
+    kind = T.MODEL_CACHED
+    for title, fetch in found.fetches:
+        if fetch.failure is not None:
+            return Condition(kind, False, fetch.failure.reason, _failure(title, fetch.failure))
+    missing = [(title, fetch) for title, fetch in found.fetches if fetch.known is None]
+    if found.fetch.known is not None and not missing:
+        facts = found.fetch.known.facts
+        message = f"{format_bytes(facts.file_bytes)}, sha256 {facts.digest[:12]}"
+        extras = [title for title, _ in found.fetches if title]
+        return Condition(kind, True, Reason.CACHED, "; with ".join([message, *_listed(extras)]))
     if found.invalid_spec or found.missing_pool or found.pool_problem:
         return Condition(kind, None, Reason.FETCH_PENDING, "waits for the spec and the pool")
-    if fetch.running_pod is not None:
-        return Condition(kind, False, Reason.FETCHING, "the fetch Job reads the model file")
-    waiting = fetch.waiting or "the fetch Job has not started yet"
-    return Condition(kind, False, Reason.FETCH_PENDING, waiting)
+    is_fetching = any(fetch.running_pod is not None for _, fetch in missing)
+    reason = Reason.FETCHING if is_fetching else Reason.FETCH_PENDING
+    return Condition(kind, False, reason, "; ".join(_stage(found, *each) for each in missing))
+
+
+def _failure(title: str, failure: FetchFailure) -> str:
+    hint = "it is tried again"
+    if failure.permanent:
+        hint = _EXTRA_HINT if title else _PERMANENT_HINT
+    return f"{f'{title}: ' if title else ''}{failure.message}; {hint}"
+
+
+def _stage(found: Findings, title: str, fetch: Fetch[KnownModel] | Fetch[KnownFile]) -> str:
+    """What fetching one file is at."""
+    if fetch.running_pod is None:
+        waiting = fetch.waiting or "the fetch Job has not started yet"
+        return f"{title}: {waiting}" if title else waiting
+    words = f"the fetch Job reads {title or 'the model file'}"
+    is_shown = found.download is not None and found.download[0] == title
+    if is_shown and found.progress is not None and found.progress.is_stalled:
+        words += (
+            f", which has stood still for {found.progress.still_s:.0f} seconds: can its source be "
+            "reached?"
+        )
+    return words
+
+
+def _listed(titles: list[str]) -> list[str]:
+    return [", ".join(titles)] if titles else []
 
 
 def _placed(found: Findings) -> Condition:
@@ -72,7 +102,7 @@ def _placed(found: Findings) -> Condition:
     if found.invalid_spec or found.pool_problem:
         message = found.invalid_spec or found.pool_problem
         return Condition(T.PLACED, None, Reason.INVALID_SPEC, message)
-    message = "a plan needs the facts of the model file"
+    message = "a plan needs the facts of all files of the model"
     return Condition(T.PLACED, False, Reason.WAITING_FOR_FACTS, message)
 
 
@@ -116,7 +146,7 @@ def _complete(found: Findings, available: Condition) -> Condition:
     """Ready, once nothing is in the way of the replicas."""
     if available.status is not True:
         return Condition(T.READY, False, available.reason, available.message)
-    if _is_rolling(found):
+    if found.is_rolling:
         message = f"{len(found.current)} of {found.wanted_replicas} replicas have the new plan"
         return Condition(T.READY, False, Reason.ROLLING_OUT, message)
     if len(found.ready) < found.wanted_replicas:
@@ -124,12 +154,6 @@ def _complete(found: Findings, available: Condition) -> Condition:
         said = f"{available.message}; {message}" if message else available.message
         return Condition(T.READY, False, reason, said)
     return Condition(T.READY, True, Reason.READY, available.message)
-
-
-def _is_rolling(found: Findings) -> bool:
-    return bool(found.wanted_plan) and any(
-        pods.plan_label(pod) != found.wanted_plan for pod in found.replicas
-    )
 
 
 def _stalled(found: Findings) -> Condition:
@@ -141,14 +165,16 @@ def _stalled(found: Findings) -> Condition:
         why = (Reason.REFUSED, f"the API server refuses a child: {found.refused}")
     elif found.foreign:
         why = (Reason.FOREIGN_OBJECT, found.foreign)
-    elif found.fetch.failure is not None and found.fetch.failure.permanent:
+    elif any(fetch.failure and fetch.failure.permanent for _, fetch in found.fetches):
         cached = _cached(found)
         why = (cached.reason, cached.message)
     elif isinstance(refusal, NoPlacement) and refusal.reason in _FINAL_REFUSALS:
         why = (refusal.reason, refusal.message)
     elif found.claims.lost:
         taken = ", ".join(f"{name!r} is served by {winner}" for name, winner in found.claims.lost)
-        message = f"{taken}: choose another of spec.servedNames; namespace/name works"
+        message = (
+            f"{taken}: choose another of spec.servedNames or spec.adapters; namespace/name works"
+        )
         why = (Reason.NAME_CONFLICT, message)
     else:
         return Condition(T.STALLED, False, Reason.NOT_STALLED)

@@ -7,6 +7,7 @@ Owns: the comparison, what may not be changed in place, which leftovers go. Does
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from terrace.api.quantity import parse_quantity
@@ -47,20 +48,24 @@ class Removal:
 
 
 def diff(
-    wanted: Iterable[tuple[Kind, Manifest]], live: Children, *, refetch: bool = False
+    wanted: Iterable[tuple[Kind, Manifest]],
+    live: Children,
+    *,
+    refetch: AbstractSet[str] = frozenset(),
 ) -> list[Write | Removal]:
     """Writes and removals, in order; empty when nothing is to be done.
 
-    ``refetch``: the fetch Job must run again. An object on its way out is waited for.
+    ``refetch``: names of fetch Jobs that must run again. An object on its way out is waited for.
     """
     steps: list[Write | Removal] = []
     for kind, manifest in wanted:
-        present = live.get((kind, manifest["metadata"]["name"]))
+        name = manifest["metadata"]["name"]
+        present = live.get((kind, name))
         if present is None:
             steps.append(Write(kind, sealed(manifest)))
         elif is_deleting(present):
             continue
-        elif kind == JOB and (refetch or _must_restart(present, manifest)):
+        elif kind == JOB and (name in refetch or _must_restart(present, manifest)):
             steps.append(Removal(kind, present))
         elif kind == STATEFULSET and not _same_claim_templates(present, manifest):
             # They cannot change: the set goes, its pods stay, and the next one adopts them.
@@ -75,10 +80,13 @@ def diff(
 def leftovers(
     wanted: Iterable[tuple[Kind, Manifest]], live: Children, pods: Iterable[Manifest]
 ) -> list[Removal]:
-    """ConfigMaps of earlier plans that neither a set nor a pod mounts any more."""
-    keep = {manifest["metadata"]["name"] for kind, manifest in wanted if kind == CONFIGMAP}
-    if not keep:
-        return []  # Nothing is placed now: what runs goes on as it is.
+    """Jobs of files that the spec names no more, and ConfigMaps of earlier plans.
+
+    A ConfigMap goes when neither a set nor a pod mounts it any more.
+    """
+    named = {(kind, manifest["metadata"]["name"]) for kind, manifest in wanted}
+    keep = {name for kind, name in named if kind == CONFIGMAP}
+    is_placed = bool(keep)  # Where nothing is placed now, what runs goes on as it is.
     for (kind, _), manifest in live.items():
         if kind == STATEFULSET:
             keep |= mounted_configs(manifest["spec"]["template"]["spec"])
@@ -87,7 +95,11 @@ def leftovers(
     return [
         Removal(kind, manifest)
         for (kind, name), manifest in live.items()
-        if kind == CONFIGMAP and name not in keep and not is_deleting(manifest)
+        if not is_deleting(manifest)
+        and (
+            (kind == CONFIGMAP and is_placed and name not in keep)
+            or (kind == JOB and (kind, name) not in named)
+        )
     ]
 
 
@@ -100,10 +112,16 @@ def mounted_configs(pod_spec: Manifest) -> set[str]:
 def _must_restart(job: Manifest, wanted: Manifest) -> bool:
     # A Job's template is immutable, and a new image or node selector is no reason to fetch again.
     live_pod, wanted_pod = job["spec"]["template"]["spec"], wanted["spec"]["template"]["spec"]
-    if not covers(live_pod.get("volumes"), wanted_pod["volumes"]):
+    if not covers(*(_claims(pod["volumes"]) for pod in (live_pod, wanted_pod))):
         return True  # The file belongs into another claim.
-    is_same_fetch = covers(live_pod["containers"][0].get("env"), wanted_pod["containers"][0]["env"])
+    is_same_fetch = covers(
+        live_pod["containers"][0].get("env"), wanted_pod["containers"][0]["env"]
+    ) and covers(live_pod["volumes"], wanted_pod["volumes"])
     return not is_same_fetch and not _is_complete(job)
+
+
+def _claims(volumes: list[Manifest]) -> list[Manifest]:
+    return [volume for volume in volumes if "persistentVolumeClaim" in volume]
 
 
 def _same_claim_templates(live: Manifest, wanted: Manifest) -> bool:

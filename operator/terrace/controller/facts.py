@@ -1,13 +1,15 @@
-"""The fact and progress channels: what the fetch Job and its pods say about the model file.
+"""The fact and progress channels: what a fetch Job and its pods say about one file.
 
 Owns: reading FetchOutcome and FetchProgress, which facts count, when the Job must run again.
-Does not own: making or deleting the Job (``diff.py``, ``apply.py``). Pure. Next: ``placing.py``.
+Does not own: which files a model has (``files.py``), making or deleting the Job (``diff.py``,
+``apply.py``). Pure. Next: ``files.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -21,11 +23,17 @@ from terrace_runtime.contract import (
     FetchFailure,
     FetchOutcome,
     FetchProgress,
+    FileFacts,
     ModelFacts,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SETTLE_S = 20.0
 """Seconds that a finished Job's pod may stay unseen: the two come by different watches."""
+PATIENCE_S = 10.0
+"""Seconds that a fetch pod may take to start before its volumes are suspected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +45,21 @@ class KnownModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetch:
-    """Where fetching stands."""
+class KnownFile:
+    """A file without facts of a model that is in place: an adapter."""
 
-    known: KnownModel | None = None
+    facts: FileFacts
+    path: str
+
+
+Known = TypeVar("Known", bound=KnownModel | KnownFile)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(Generic[Known]):
+    """Where fetching one file stands."""
+
+    known: Known | None = None
     failure: FetchFailure | None = None
     """Of the newest try; the file may still be in place from an earlier one."""
     running_pod: Manifest | None = None
@@ -55,24 +74,28 @@ class Fetch:
 def read_fetch(
     job: Manifest | None,
     all_pods: list[Manifest],
-    persisted: KnownModel | None,
+    persisted: Known | None,
+    read: Callable[[FetchOutcome], Known | None],
     now: datetime,
     retry_s: float,
-) -> Fetch:
-    """Judge the Job, its pods and what status.model holds; the newest success counts."""
+) -> Fetch[Known]:
+    """Judge the Job, its pods and what status holds; the newest success counts.
+
+    ``read``: what of an outcome is the file wanted here.
+    """
     if job is None:
         return Fetch(known=persisted)
     own = [pod for pod in all_pods if is_controlled_by(pod, uid_of(job))]
     own.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     newest = own[-1] if own else None
     outcome = outcome_of(newest) if newest else None
-    known = known_of(outcome) or persisted
+    known = (read(outcome) if outcome else None) or persisted
     failure = outcome.failure if outcome else None
     running = newest if newest is not None and pods.is_running(newest) else None
-    waiting = _waiting(newest) if newest else ""
     ended_at = finished_at(job)
     if ended_at is None:
-        return Fetch(known, failure, running, waiting=waiting)
+        waiting, look_in_s = _waiting(job, newest, now) if newest else ("", None)
+        return Fetch(known, failure, running, rerun_in_s=look_in_s, waiting=waiting)
     age_s = (now - ended_at).total_seconds()
     if model_missing_since(ended_at, all_pods):
         return Fetch(known, failure, must_rerun=True)
@@ -102,29 +125,31 @@ def outcome_of(pod: Manifest) -> FetchOutcome | None:
         )
 
 
-def known_of(outcome: FetchOutcome | None) -> KnownModel | None:
+def known_model(outcome: FetchOutcome) -> KnownModel | None:
     """The model of a successful outcome."""
-    if outcome is None or outcome.facts is None:
-        return None
-    return KnownModel(outcome.facts, outcome.path)
+    return KnownModel(outcome.facts, outcome.path) if outcome.facts else None
 
 
-def persisted_model(model: Manifest) -> KnownModel | None:
+def known_file(outcome: FetchOutcome) -> KnownFile | None:
+    """The adapter of a successful outcome."""
+    return KnownFile(outcome.file, outcome.path) if outcome.file else None
+
+
+def persisted_model(stored: object) -> KnownModel | None:
     """What status.model holds; None where it is absent or of a version we cannot read."""
-    stored = (model.get("status") or {}).get("model")
     if not stored:
         return None
     try:
         status = ModelStatus.model_validate(stored)
-        facts = ModelFacts.model_validate(status.model_dump(exclude={"path"}))
+        facts = ModelFacts.model_validate(status.model_dump(exclude={"path", "uri"}))
     except ValidationError:
         return None
     return KnownModel(facts, status.path)
 
 
-def model_status(known: KnownModel) -> ModelStatus:
-    """The facts as status.model shows them."""
-    return ModelStatus.model_validate({**known.facts.model_dump(), "path": known.path})
+def model_status(known: KnownModel, uri: str = "") -> ModelStatus:
+    """The facts as status.model and status.draft show them."""
+    return ModelStatus.model_validate({**known.facts.model_dump(), "path": known.path, "uri": uri})
 
 
 def parse_progress(log: str) -> FetchProgress | None:
@@ -165,12 +190,32 @@ def parse_time(text: str) -> datetime:
 
 
 def _rerun(
-    known: KnownModel | None, failure: FetchFailure | None, age_s: float, after_s: float
-) -> Fetch:
+    known: Known | None, failure: FetchFailure | None, age_s: float, after_s: float
+) -> Fetch[Known]:
     if age_s >= after_s:
         return Fetch(known, failure, must_rerun=True)
     return Fetch(known, failure, rerun_in_s=after_s - age_s)
 
 
-def _waiting(pod: Manifest) -> str:
-    return pods.image_problem(pod, FETCH_CONTAINER) or pods.unschedulable(pod) or ""
+def _waiting(job: Manifest, pod: Manifest, now: datetime) -> tuple[str, float | None]:
+    """What the pod waits for, and in how many seconds that may have to be said in other words."""
+    said = pods.start_problem(pod, FETCH_CONTAINER) or pods.unschedulable(pod) or ""
+    bound_at = pods.bound_at(pod)
+    if said or bound_at is None or not pods.is_creating(pod, FETCH_CONTAINER):
+        return said, None
+    # A volume that cannot be mounted is told in events alone, and those we do not read.
+    left_s = PATIENCE_S - (now - parse_time(bound_at)).total_seconds()
+    if left_s > 0:
+        return "", left_s
+    return f"the fetch pod waits for its volumes: {_volumes(job)}", None
+
+
+def _volumes(job: Manifest) -> str:
+    """What its pods mount and others bring."""
+    volumes = job["spec"]["template"]["spec"].get("volumes") or ()
+    secrets = [v["secret"]["secretName"] for v in volumes if v.get("secret")]
+    claims = [
+        v["persistentVolumeClaim"]["claimName"] for v in volumes if v.get("persistentVolumeClaim")
+    ]
+    wanted = [f"Secret {name!r}" for name in secrets] + [f"claim {name!r}" for name in claims]
+    return f"{' and '.join(wanted)} must be there, in this namespace; create what is missing"

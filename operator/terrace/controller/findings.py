@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from terrace.controller import pods
-from terrace.controller.facts import Fetch
+from terrace.controller.facts import Fetch, KnownFile, KnownModel
+from terrace.controller.files import Extras
 from terrace.controller.kinds import Manifest, is_deleting
 
 if TYPE_CHECKING:
     from terrace.controller.claims import Claims
     from terrace.controller.placing import Decision
+    from terrace.controller.progress import Progress
     from terrace.planner.rooms import NoPlacement
-    from terrace_runtime.contract import FetchProgress, RuntimeReport
+    from terrace_runtime.contract import RuntimeReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,38 @@ class Findings:
     """Why the pool cannot be used although it exists."""
     missing_pool: str = ""
     """Name of the pool that is not there."""
-    fetch: Fetch = field(default_factory=Fetch)
+    fetch: Fetch[KnownModel] = field(default_factory=Fetch)
+    """Of the model file."""
+    extras: Extras = field(default_factory=Extras)
+    """Of draft and adapters."""
     decision: Decision | NoPlacement | None = None
     foreign: str = ""
     """Which object of another owner is in the way."""
     refused: str = ""
     """What the API server said about a child that it does not accept."""
-    progress: FetchProgress | None = None
+    progress: Progress | None = None
     report: RuntimeReport | None = None
+
+    @property
+    def fetches(self) -> list[tuple[str, Fetch[KnownModel] | Fetch[KnownFile]]]:
+        """Every file's fetch with its name for messages; the model's own, without one, first."""
+        extras = [(file.title, fetch) for file, fetch in self.extras.fetches]
+        return [("", self.fetch), *extras]
+
+    @property
+    def download(self) -> tuple[str, Manifest] | None:
+        """The pod that fetches now, and which file; the first where several do."""
+        for title, fetch in self.fetches:
+            if fetch.running_pod is not None and fetch.known is None:
+                return title, fetch.running_pod
+        return None
+
+    @property
+    def is_rolling(self) -> bool:
+        """Whether replicas with another plan than the wanted one are still there."""
+        return bool(self.wanted_plan) and any(
+            pods.plan_label(pod) != self.wanted_plan for pod in self.replicas
+        )
 
     @property
     def live(self) -> list[Manifest]:

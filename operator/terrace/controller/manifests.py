@@ -6,13 +6,15 @@ is written (``diff.py``). Pure. Next: ``diff.py`` compares them with what is the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from terrace.api import names
 from terrace.api.names import Key
 from terrace.controller import templates
+from terrace.controller.device_pods import Installation, add_devices
 from terrace.controller.drift import digest_of
+from terrace.controller.files import extra_files
 from terrace.controller.kinds import (
     BUDGET,
     CLAIM,
@@ -28,7 +30,8 @@ from terrace.controller.kinds import (
     uid_of,
 )
 from terrace.controller.kv_claims import claim_template_fields
-from terrace.controller.replica_config import runtime_config
+from terrace.controller.model_volumes import model_volume, replica_volumes
+from terrace.planner.accelerators import AcceleratorTable, built_in
 from terrace_runtime.contract import (
     EXIT_BAD_CONFIG,
     EXIT_PERMANENT,
@@ -37,13 +40,17 @@ from terrace_runtime.contract import (
     RUNTIME_PORT,
     RUNTIME_PORT_NAME,
     FetchSpec,
+    RuntimeConfig,
 )
 
 if TYPE_CHECKING:
-    from terrace.api.model import ModelSpec
+    from collections.abc import Mapping, Sequence
+
+    from terrace.api.model import File, ModelSpec
     from terrace.api.pool import Flavor, PoolSpec
-    from terrace.controller.facts import KnownModel
+    from terrace.controller.model_volumes import ModelVolume
     from terrace.planner.plan import OffloadPlan
+    from terrace_runtime.contract import FileRole
 
 DRAIN_MARGIN_S = 15
 """Seconds between the end of draining and the kill."""
@@ -61,6 +68,13 @@ class Subject:
     pool: PoolSpec
     runtime_image: str
     trust_key: str
+    backend_images: Mapping[str, str] = field(default_factory=dict)
+    accelerators: AcceleratorTable = field(default_factory=built_in)
+
+    @property
+    def installation(self) -> Installation:
+        """Images and devices that the operator was installed with."""
+        return Installation(self.runtime_image, self.backend_images, self.accelerators)
 
     @property
     def key(self) -> Key:
@@ -72,34 +86,71 @@ class Subject:
         """Wanted replicas; absent means one."""
         return 1 if self.spec.replicas is None else self.spec.replicas
 
-    @property
-    def volumes(self) -> templates.ModelVolume:
-        """Where the model file is mounted from."""
-        return templates.model_volume(self.spec.source.uri, self.pool_name, self.pool)
-
 
 def model_children(
-    subject: Subject, fetch_flavor: Flavor, known: KnownModel | None, plan: OffloadPlan | None
+    subject: Subject,
+    fetch_flavor: Flavor,
+    plan: OffloadPlan | None = None,
+    config: RuntimeConfig | None = None,
 ) -> list[tuple[Kind, Manifest]]:
-    """Everything the model should consist of now, in the order in which it is applied."""
-    children = [(JOB, fetch_job(subject, fetch_flavor)), (SERVICE, service(subject))]
-    if known is not None and plan is not None:
-        config = config_map(subject, known, plan)
-        children += [
-            (CONFIGMAP, config),
-            (STATEFULSET, stateful_set(subject, plan, config["metadata"]["name"])),
-            (BUDGET, disruption_budget(subject)),
-        ]
-    return children
+    """Everything the model should consist of now, in the order in which it is applied.
+
+    Without a plan and what replicas are told: what comes before them.
+    """
+    jobs = [(JOB, job) for job in fetch_jobs(subject, fetch_flavor)]
+    children = [*jobs, (SERVICE, service(subject))]
+    if plan is None or config is None:
+        return children
+    config_object = config_map(subject, plan, config)
+    return [
+        *children,
+        (CONFIGMAP, config_object),
+        (STATEFULSET, stateful_set(subject, plan, config, config_object["metadata"]["name"])),
+        (BUDGET, disruption_budget(subject)),
+    ]
 
 
-def fetch_job(subject: Subject, flavor: Flavor) -> Manifest:
-    """Fetches, verifies and inspects the model file; exactly one per model."""
-    spec = subject.spec
-    fetch = FetchSpec(
-        uri=spec.source.uri,
-        sha256=spec.source.sha256,
-        allowed_networks=tuple(subject.pool.access.allowed_networks),
+def fetch_jobs(subject: Subject, flavor: Flavor) -> list[Manifest]:
+    """One Job for each file that the model's spec names."""
+    name, spec = subject.key.name, subject.spec
+    own = fetch_job(subject, flavor, names.fetch_job_name(name), "model", spec.source)
+    extras = [
+        fetch_job(subject, flavor, file.job, file.role, file.source)
+        for file in extra_files(name, spec)
+    ]
+    return [own, *extras]
+
+
+def fetch_spec(role: FileRole, source: File, pool: PoolSpec) -> FetchSpec:
+    """What a fetch Job is told; a mirror only where the source is of its kind."""
+    scheme, sources = source.uri.partition("://")[0], pool.sources
+    mirrors = {
+        "hf": {"hf_endpoint": sources.hugging_face_endpoint},
+        "s3": {"s3_endpoint": sources.s3_endpoint, "s3_region": sources.s3_region},
+        "oci": {"oci_endpoint": sources.oci_endpoint},
+    }.get(scheme, {})
+    return FetchSpec(
+        uri=source.uri,
+        sha256=source.sha256,
+        role=role,
+        secret_dir=templates.SECRET_DIR if source.secret_ref else "",
+        allowed_networks=tuple(pool.access.allowed_networks),
+        **{field: value for field, value in mirrors.items() if value is not None},
+    )
+
+
+def fetch_job(
+    subject: Subject, flavor: Flavor, name: str, role: FileRole, source: File
+) -> Manifest:
+    """Fetches and verifies one file and reads its header."""
+    volume = model_volume(source.uri, subject.pool_name, subject.pool)
+    secret = source.secret_ref.name if source.secret_ref else ""
+    pod = templates.fetch_pod(
+        fetch_spec(role, source, subject.pool),
+        flavor,
+        volume,
+        flavor.runtime_image or subject.runtime_image,
+        secret,
     )
     labels = _labels(subject.key.name, subject.pool_name, "fetch")
     rules = [
@@ -114,26 +165,21 @@ def fetch_job(subject: Subject, flavor: Flavor) -> Manifest:
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     ]
     return {
-        **_head(JOB, subject, names.fetch_job_name(subject.key.name), labels),
+        **_head(JOB, subject, name, labels),
         "spec": {
             "backoffLimit": FETCH_RETRIES,
             "podFailurePolicy": {"rules": rules},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": templates.fetch_pod(
-                    fetch, flavor, subject.volumes, flavor.runtime_image or subject.runtime_image
-                ),
-            },
+            "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }
 
 
-def config_map(subject: Subject, known: KnownModel, plan: OffloadPlan) -> Manifest:
+def config_map(subject: Subject, plan: OffloadPlan, config: RuntimeConfig) -> Manifest:
     """Immutable and named by its content, so a pod that crashes starts with what it had.
 
     It carries the plan as the set does: pods whose set is made anew still tell what they run with.
     """
-    text = runtime_config(subject, known, plan).model_dump_json(indent=2)
+    text = config.model_dump_json(indent=2)
     name = names.runtime_config_name(subject.key.name, plan.flavor, digest_of({"json": text}))
     labels = _labels(subject.key.name, subject.pool_name, "runtime")
     head = _head(CONFIGMAP, subject, name, labels)
@@ -164,9 +210,14 @@ def plan_label(plan: OffloadPlan, trust_key: str) -> str:
     return digest_of({"plan": plan.digest, "trust": trust_key})[:16]
 
 
-def stateful_set(subject: Subject, plan: OffloadPlan, config_name: str) -> Manifest:
+def stateful_set(
+    subject: Subject, plan: OffloadPlan, config: RuntimeConfig, config_name: str
+) -> Manifest:
     """The replicas of one flavor. OnDelete: ``rollout.py`` says which pod goes when."""
     name = subject.key.name
+    volumes = replica_volumes(
+        file_paths(config), subject.spec.source.uri, subject.pool_name, subject.pool
+    )
     flavor = next(f for f in subject.pool.flavors if f.name == plan.flavor)
     labels = {**_labels(name, subject.pool_name, "runtime"), names.LABEL_FLAVOR: plan.flavor}
     pod_labels = {**labels, names.LABEL_PLAN: plan_label(plan, subject.trust_key)}
@@ -187,18 +238,41 @@ def stateful_set(subject: Subject, plan: OffloadPlan, config_name: str) -> Manif
             },
             "template": {
                 "metadata": {"labels": pod_labels},
-                "spec": templates.runtime_pod(
-                    plan,
-                    flavor,
-                    subject.volumes,
-                    flavor.runtime_image or subject.runtime_image,
-                    config_name,
-                    subject.pool.drain_timeout_seconds + DRAIN_MARGIN_S,
-                ),
+                "spec": _replica_pod(subject, plan, flavor, volumes, config_name),
             },
             **claim_template_fields(plan.volume),
         },
     }
+
+
+def _replica_pod(
+    subject: Subject,
+    plan: OffloadPlan,
+    flavor: Flavor,
+    volumes: Sequence[ModelVolume],
+    config_name: str,
+) -> Manifest:
+    installed = subject.installation
+    pod = templates.runtime_pod(
+        plan,
+        flavor,
+        volumes,
+        installed.image_of(flavor, plan.device),
+        config_name,
+        subject.pool.drain_timeout_seconds + DRAIN_MARGIN_S,
+    )
+    if plan.device is None:
+        return pod
+    cache = subject.pool.model_cache
+    # A volume that one node alone can mount holds all files of the pool.
+    is_tied = cache.claim_name is None and cache.access_mode != "ReadWriteMany"
+    return add_devices(
+        pod,
+        plan,
+        installed.pod_of(plan.device),
+        own=names.selector_labels(subject.key.name),
+        beside={names.LABEL_POOL: subject.pool_name} if is_tied else None,
+    )
 
 
 def disruption_budget(subject: Subject) -> Manifest:
@@ -228,6 +302,12 @@ def model_cache_claim(pool_object: Manifest, pool: PoolSpec) -> Manifest:
         Key(key.namespace, names.model_cache_claim_name(key.name)), labels, POOL, pool_object
     )
     return {"apiVersion": CLAIM.api_version, "kind": CLAIM.kind, "metadata": metadata, "spec": spec}
+
+
+def file_paths(config: RuntimeConfig) -> list[str]:
+    """Every file that a replica opens, the model first."""
+    draft = [config.speculation.draft_path] if config.speculation.draft_path else []
+    return [config.model_path, *draft, *(adapter.path for adapter in config.adapters)]
 
 
 def _plan_annotations(plan: OffloadPlan) -> dict[str, str]:

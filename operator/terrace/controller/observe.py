@@ -81,9 +81,9 @@ class Observed:
         return [child for (kind, _), child in self.children.items() if kind == STATEFULSET]
 
     @property
-    def job(self) -> Manifest | None:
-        """The fetch Job."""
-        return self.children.get((JOB, names.fetch_job_name(self.model["metadata"]["name"])))
+    def jobs(self) -> dict[str, Manifest]:
+        """Fetch Jobs by name."""
+        return {name: child for (kind, name), child in self.children.items() if kind == JOB}
 
 
 def observe(cache: Cache, key: Key) -> Observed | None:

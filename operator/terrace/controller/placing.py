@@ -13,16 +13,18 @@ from pydantic import ValidationError
 
 from terrace.api import names
 from terrace.controller import pods
+from terrace.controller.diff import mounted_configs
 from terrace.controller.kinds import Manifest, annotations_of, is_controlled_by, uid_of
 from terrace.planner.inputs import Cluster
 from terrace.planner.placement import place
 from terrace.planner.plan import OffloadPlan
 from terrace.planner.rooms import NoPlacement
 from terrace.planner.sticky import Change, decide, inputs_digest
-from terrace_runtime.contract import RUNTIME_CONTAINER
+from terrace_runtime.contract import RUNTIME_CONFIG_FILE, RUNTIME_CONTAINER, RuntimeConfig
 
 if TYPE_CHECKING:
     from terrace.api.pool import Flavor, PoolSpec
+    from terrace.controller.manifests import Subject
     from terrace.planner.inputs import ModelInputs, Usage
     from terrace.planner.nodes import NodeFacts
 
@@ -34,6 +36,8 @@ class Decision:
     flavor: Flavor
     plan: OffloadPlan
     pending: OffloadPlan | None = None
+    held: RuntimeConfig | None = None
+    """What replicas go on with while a file is fetched that they will need; None: no such wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,14 @@ class Running:
     """The set or, while it is made anew, the ConfigMap of the pods that wait for it."""
     plan: OffloadPlan
     inputs: str
+
+    @property
+    def config(self) -> str:
+        """Name of the ConfigMap that its pods mount."""
+        template = (self.carrier.get("spec") or {}).get("template")
+        if template is None:
+            return str(self.carrier["metadata"]["name"])
+        return min(mounted_configs(template["spec"]), default="")
 
 
 def running_set(
@@ -73,6 +85,22 @@ def _newest(carriers: list[Manifest], preferred: str) -> Running | None:
             continue  # Written by a newer operator, or edited: plan anew.
         return Running(carrier, plan, annotations.get(names.ANNOTATION_INPUTS, ""))
     return None
+
+
+def hold(running: Running | None, config: Manifest | None, subject: Subject) -> Decision | None:
+    """What runs goes on as it is, whatever the spec says by now; None where it cannot.
+
+    ``config``: the ConfigMap that the running set mounts.
+    """
+    flavors = {flavor.name: flavor for flavor in subject.pool.flavors}
+    if running is None or config is None or running.plan.flavor not in flavors:
+        return None
+    try:
+        told = RuntimeConfig.model_validate_json(config["data"][RUNTIME_CONFIG_FILE])
+    except (KeyError, ValidationError):
+        return None
+    told = told.model_copy(update={"trust_key": subject.trust_key})
+    return Decision(flavors[running.plan.flavor], running.plan, held=told)
 
 
 def decide_placement(

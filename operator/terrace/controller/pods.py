@@ -14,6 +14,7 @@ from terrace.controller.kinds import Manifest, is_deleting, labels_of
 _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 )
+_START_REASONS = _IMAGE_REASONS | {"CreateContainerConfigError", "CreateContainerError"}
 MAX_MESSAGE = 400
 """Characters of a pod's own message that are shown in a condition."""
 
@@ -62,10 +63,28 @@ def terminated(pod: Manifest, container: str) -> dict[str, Any] | None:
 
 def image_problem(pod: Manifest, container: str) -> str | None:
     """Why the image cannot be had."""
-    waiting = (_container(pod, container).get("state") or {}).get("waiting") or {}
-    if waiting.get("reason") in _IMAGE_REASONS:
-        return f"{waiting['reason']}: {waiting.get('message', '')}"[:MAX_MESSAGE]
-    return None
+    return _waits_for(pod, container, _IMAGE_REASONS)
+
+
+def start_problem(pod: Manifest, container: str) -> str | None:
+    """Why the container cannot be made: its image, a Secret or a ConfigMap that is not there."""
+    return _waits_for(pod, container, _START_REASONS)
+
+
+def is_creating(pod: Manifest, container: str) -> bool:
+    """Whether the pod has a node and its container waits for volumes and network."""
+    state = _container(pod, container).get("state") or {"waiting": {}}
+    reason = (state.get("waiting") or {}).get("reason", "ContainerCreating")
+    is_waiting = "waiting" in state and reason == "ContainerCreating"
+    return is_waiting and pod["status"].get("phase") == "Pending" and not is_deleting(pod)
+
+
+def bound_at(pod: Manifest) -> str | None:
+    """When kube-scheduler gave it a node."""
+    condition = _condition(pod, "PodScheduled")
+    if condition.get("status") != "True":
+        return None
+    return str(condition.get("lastTransitionTime", ""))
 
 
 def crash(pod: Manifest, container: str) -> str | None:
@@ -93,6 +112,13 @@ def _condition(pod: Manifest, kind: str) -> dict[str, Any]:
         if condition.get("type") == kind:
             return dict(condition)
     return {}
+
+
+def _waits_for(pod: Manifest, container: str, reasons: frozenset[str]) -> str | None:
+    waiting = (_container(pod, container).get("state") or {}).get("waiting") or {}
+    if waiting.get("reason") in reasons:
+        return f"{waiting['reason']}: {waiting.get('message', '')}"[:MAX_MESSAGE]
+    return None
 
 
 def _container(pod: Manifest, container: str) -> dict[str, Any]:

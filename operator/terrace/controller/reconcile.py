@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from terrace.api import names
 from terrace.api.model import ModelSpec
 from terrace.api.names import Key, statefulset_name
 from terrace.api.pool import Flavor, PoolSpec
@@ -16,7 +17,8 @@ from terrace.controller import events
 from terrace.controller.apply import ForeignObjectError, carry_out, remove
 from terrace.controller.context import Context, Outcome
 from terrace.controller.diff import diff, leftovers, mounted_configs
-from terrace.controller.facts import Fetch, persisted_model, read_fetch
+from terrace.controller.facts import Fetch, KnownModel, known_model, persisted_model, read_fetch
+from terrace.controller.files import read_extras
 from terrace.controller.findings import Findings
 from terrace.controller.kinds import (
     CONFIGMAP,
@@ -31,8 +33,9 @@ from terrace.controller.kv_claims import claim_steps
 from terrace.controller.manifests import Subject, model_children, plan_label
 from terrace.controller.observe import Observed, observe, pool_name
 from terrace.controller.parse import InvalidSpecError, parse_spec
-from terrace.controller.placing import Decision, decide_placement, running_set
+from terrace.controller.placing import Decision, decide_placement, hold, running_set
 from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
+from terrace.controller.replica_config import runtime_config
 from terrace.controller.rollout import rollout_step
 from terrace.controller.status import model_status, status_patch
 from terrace.planner.inputs import ModelInputs
@@ -40,6 +43,7 @@ from terrace.planner.inputs import ModelInputs
 if TYPE_CHECKING:
     from terrace.planner.plan import OffloadPlan
     from terrace.planner.rooms import NoPlacement
+    from terrace_runtime.contract import RuntimeConfig
 
 BLOCKED_RETRY_S = 60.0
 """When to look again at what somebody else must change and we get no event for."""
@@ -51,8 +55,9 @@ async def reconcile_model(context: Context, key: Key) -> Outcome:
     if seen is None or is_deleting(seen.model):
         return Outcome()  # Owner references clean up.
     found = await _converge(context, seen)
-    if found.fetch.running_pod is not None and found.fetch.known is None:
-        found = replace(found, progress=await context.progress.read(found.fetch.running_pod))
+    if found.download is not None:
+        _, pod = found.download
+        found = replace(found, progress=await context.progress.read(pod))
     found = replace(found, report=context.reports.of(found.ready))
     await _report(context, seen, found)
     return _outcome(context, found)
@@ -60,14 +65,18 @@ async def reconcile_model(context: Context, key: Key) -> Outcome:
 
 async def _converge(context: Context, seen: Observed) -> Findings:
     """Every step but the last; what stops one of them is a finding, not an exception."""
-    stored = persisted_model(seen.model)
-    fetch = read_fetch(seen.job, seen.pods, stored, context.now(), context.config.fetch_retry_s)
-    found = Findings(seen.claims, tuple(seen.replicas), len(seen.replicas), fetch=fetch)
+    found = Findings(
+        seen.claims, tuple(seen.replicas), len(seen.replicas), fetch=_model_fetch(context, seen)
+    )
     try:
         spec = parse_spec(ModelSpec, seen.model)
     except InvalidSpecError as error:
         return replace(found, invalid_spec=str(error))
-    found = replace(found, wanted_replicas=1 if spec.replicas is None else spec.replicas)
+    extras = read_extras(
+        seen.model, spec, seen.jobs, seen.pods, context.now(), context.config.fetch_retry_s
+    )
+    wanted_replicas = 1 if spec.replicas is None else spec.replicas
+    found = replace(found, wanted_replicas=wanted_replicas, extras=extras)
     if seen.pool is None or is_deleting(seen.pool):
         return replace(found, missing_pool=pool_name(seen.model))
     try:
@@ -82,8 +91,10 @@ async def _converge(context: Context, seen: Observed) -> Findings:
         pool,
         context.config.runtime_image,
         context.trust_key,
+        context.config.runtime_images,
+        context.accelerators,
     )
-    found = replace(found, decision=_place(seen, subject, fetch))
+    found = replace(found, decision=_place(seen, subject, found))
     try:
         return await _write(context, seen, subject, found)
     except ForeignObjectError as error:
@@ -92,16 +103,40 @@ async def _converge(context: Context, seen: Observed) -> Findings:
         return replace(found, refused=str(error))
 
 
-def _place(seen: Observed, subject: Subject, fetch: Fetch) -> Decision | NoPlacement | None:
-    if fetch.known is None:
+def _model_fetch(context: Context, seen: Observed) -> Fetch[KnownModel]:
+    metadata, status = seen.model["metadata"], seen.model.get("status") or {}
+    return read_fetch(
+        seen.jobs.get(names.fetch_job_name(metadata["name"])),
+        seen.pods,
+        persisted_model(status.get("model")),
+        known_model,
+        context.now(),
+        context.config.fetch_retry_s,
+    )
+
+
+def _place(seen: Observed, subject: Subject, found: Findings) -> Decision | NoPlacement | None:
+    known, extras = found.fetch.known, found.extras
+    if known is None:
         return None
     placement = (seen.model.get("status") or {}).get("placement") or {}
+    placed_set = str(placement.get("statefulSet", ""))
+    running = running_set(seen.sets, placed_set, _orphaned_configs(seen))
+    if not extras.are_known:
+        config = seen.children.get((CONFIGMAP, running.config)) if running else None
+        return hold(running, config, subject)
     return decide_placement(
-        ModelInputs(fetch.known.facts, subject.spec),
+        ModelInputs(
+            known.facts,
+            subject.spec,
+            draft=extras.draft_facts,
+            adapter_bytes=sum(file.file_bytes for file in extras.adapter_facts),
+            adapter_digests=tuple(file.digest for file in extras.adapter_facts),
+        ),
         subject.pool,
         seen.nodes,
         seen.used,
-        running_set(seen.sets, str(placement.get("statefulSet", "")), _orphaned_configs(seen)),
+        running,
         seen.replicas,
     )
 
@@ -115,9 +150,11 @@ def _orphaned_configs(seen: Observed) -> list[Manifest]:
 async def _write(context: Context, seen: Observed, subject: Subject, found: Findings) -> Findings:
     """Render, diff, apply, and take the next step of a rollout."""
     cluster, cache, owner = context.cluster, context.cache, uid_of(seen.model)
-    plan = found.decision.plan if isinstance(found.decision, Decision) else None
-    wanted = model_children(subject, _fetch_flavor(seen, subject.pool), found.fetch.known, plan)
-    steps = diff(wanted, seen.children, refetch=found.fetch.must_rerun)
+    decision = found.decision if isinstance(found.decision, Decision) else None
+    plan = decision.plan if decision else None
+    config = _config(subject, found, decision)
+    wanted = model_children(subject, _fetch_flavor(seen, subject.pool), plan, config)
+    steps = diff(wanted, seen.children, refetch=_to_refetch(subject, found))
     if plan is not None:
         # First: where a claim cannot grow, nothing else changes either.
         set_name = statefulset_name(subject.key.name, plan.flavor)
@@ -136,6 +173,18 @@ async def _write(context: Context, seen: Observed, subject: Subject, found: Find
         await remove(cluster, cache, STATEFULSET, stateful_set)
     label = plan_label(plan, subject.trust_key)
     return replace(found, stateful_set=set_name, wanted_plan=label)
+
+
+def _config(subject: Subject, found: Findings, decision: Decision | None) -> RuntimeConfig | None:
+    if decision is None or found.fetch.known is None:
+        return None
+    return decision.held or runtime_config(subject, found.fetch.known, found.extras, decision.plan)
+
+
+def _to_refetch(subject: Subject, found: Findings) -> set[str]:
+    jobs = {file.job for file, fetch in found.extras.fetches if fetch.must_rerun}
+    own = {names.fetch_job_name(subject.key.name)} if found.fetch.must_rerun else set()
+    return jobs | own
 
 
 async def _keep_claims(context: Context, seen: Observed, set_name: str, plan: OffloadPlan) -> None:
@@ -170,10 +219,8 @@ async def _report(context: Context, seen: Observed, found: Findings) -> None:
 
 
 def _outcome(context: Context, found: Findings) -> Outcome:
-    waits = []
-    if found.fetch.rerun_in_s is not None:
-        waits.append(found.fetch.rerun_in_s)
-    if found.fetch.running_pod is not None and found.fetch.known is None:
+    waits = [fetch.rerun_in_s for _, fetch in found.fetches if fetch.rerun_in_s is not None]
+    if found.download is not None:
         waits.append(context.progress.interval_s)
     if found.ready:
         waits.append(context.config.report_s)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from terrace.controller.model_volumes import replica_path
 from terrace_runtime.contract import (
     KV_DIR,
+    Adapter,
     KvTiers,
     Offload,
     RuntimeConfig,
@@ -18,18 +20,24 @@ from terrace_runtime.contract import (
 )
 
 if TYPE_CHECKING:
-    from terrace.api.model import ModelSpec
     from terrace.controller.facts import KnownModel
+    from terrace.controller.files import Extras
     from terrace.controller.manifests import Subject
     from terrace.planner.plan import OffloadPlan
 
 PINNED_SHARE = 4
 """Pinned prefixes hold at most one PINNED_SHARE-th of the host tier."""
-_SPECULATION_MODES: dict[str, Literal["off", "ngram"]] = {"Off": "off", "NGram": "ngram"}
+_SPECULATION_MODES: dict[str, Literal["off", "ngram", "draft"]] = {
+    "Off": "off",
+    "NGram": "ngram",
+    "Draft": "draft",
+}
 
 
-def runtime_config(subject: Subject, known: KnownModel, plan: OffloadPlan) -> RuntimeConfig:
-    """What each replica is told."""
+def runtime_config(
+    subject: Subject, known: KnownModel, extras: Extras, plan: OffloadPlan
+) -> RuntimeConfig:
+    """What each replica is told, once all files are in place."""
     spec = subject.spec
     return RuntimeConfig(
         namespace=subject.key.namespace,
@@ -51,7 +59,8 @@ def runtime_config(subject: Subject, known: KnownModel, plan: OffloadPlan) -> Ru
         kv_unified=plan.kv_unified,
         kv=_kv_tiers(subject, plan),
         offload=Offload(weights=plan.weights),
-        speculation=_speculation(spec),
+        speculation=_speculation(subject, extras),
+        adapters=_adapters(subject, extras),
         max_waiting=subject.pool.queue.max_requests,
         max_tokens=spec.limits.max_tokens or 0,
         sampling=SamplingDefaults(**spec.sampling.model_dump(exclude_none=True)),
@@ -73,6 +82,24 @@ def _kv_tiers(subject: Subject, plan: OffloadPlan) -> KvTiers:
     )
 
 
-def _speculation(spec: ModelSpec) -> Speculation:
+def _speculation(subject: Subject, extras: Extras) -> Speculation:
+    spec, path = subject.spec, ""
+    if extras.draft is not None and extras.draft.fetch.known is not None:
+        uri = extras.draft.file.source.uri
+        path = replica_path(extras.draft.fetch.known.path, uri, spec.source.uri)
     mode = _SPECULATION_MODES[spec.speculation.mode]
-    return Speculation(mode=mode, max_tokens=spec.speculation.max_tokens)
+    return Speculation(mode=mode, max_tokens=spec.speculation.max_tokens, draft_path=path)
+
+
+def _adapters(subject: Subject, extras: Extras) -> tuple[Adapter, ...]:
+    model_uri = subject.spec.source.uri
+    return tuple(
+        Adapter(
+            name=each.adapter.name,
+            path=replica_path(each.fetch.known.path, each.file.source.uri, model_uri),
+            digest=each.fetch.known.facts.digest,
+            scale=1.0 if each.adapter.scale is None else each.adapter.scale,
+        )
+        for each in extras.adapters
+        if each.fetch.known is not None
+    )

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from terrace.api import names
 from terrace.api.status import (
     ConditionStatus,
-    DownloadStatus,
     InferenceModelStatus,
     PlacementStatus,
 )
+from terrace.controller.cache import adapter_names
 from terrace.controller.conditions import model_conditions
+from terrace.controller.download_status import download_status
 from terrace.controller.facts import model_status as facts_status
+from terrace.controller.files import adapter_statuses, draft_status
 from terrace.controller.kinds import Kind, Manifest, key_of
 from terrace.controller.placing import Decision
 from terrace.controller.plan_status import plan_status
@@ -44,19 +46,28 @@ def model_status(model: Manifest, found: Findings, url: str, now: datetime) -> M
         replicas=len(found.live),
         ready_replicas=len(found.ready),
         selector=selector,
-        served_names=list(found.claims.won),
+        served_names=_served_names(model, found, before),
         url=url or None,
         placement=_placement(found, decision, before),
         plan=plan_status(decision) if decision else None,
-        model=facts_status(known) if known else None,
-        download=_download(found),
+        model=facts_status(known, _uri(model)) if known else None,
+        draft=draft_status(found.extras),
+        adapters=adapter_statuses(found.extras),
+        download=download_status(found, before, now),
         performance=performance_status(found.report, before),
         cache=cache_status(found.report, before),
     )
     shown = as_json(status)
     if decision is None and before.get("plan") and found.replicas:
         shown["plan"] = before["plan"]  # Replicas that run on run with the plan they had.
+    if found.invalid_spec:  # It does not say which files are wanted: what is known stays known.
+        shown |= {field: before[field] for field in ("draft", "adapters") if field in before}
     return shown
+
+
+def _uri(model: Manifest) -> str:
+    source = (model.get("spec") or {}).get("source")
+    return str(source.get("uri", "")) if isinstance(source, dict) else ""
 
 
 def as_json(status: InferenceModelStatus) -> Manifest:
@@ -110,7 +121,11 @@ def _placement(
     return None
 
 
-def _download(found: Findings) -> DownloadStatus | None:
-    if found.progress is None or found.fetch.known is not None:
-        return None
-    return DownloadStatus.model_validate(found.progress.model_dump())
+def _served_names(model: Manifest, found: Findings, before: Manifest) -> list[str]:
+    """Names that work. An adapter's does once every replica has it, and then stays."""
+    has_all = isinstance(found.decision, Decision) and not found.decision.held
+    if has_all and not found.is_rolling:
+        return list(found.claims.won)
+    known = {*(before.get("servedNames") or ())}
+    waiting = {*adapter_names(model)} - known
+    return [name for name in found.claims.won if name not in waiting]

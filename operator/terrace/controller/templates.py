@@ -6,17 +6,13 @@ Owns: containers, volumes, probes, resources, security. Does not own: the object
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from terrace.api import names
+from terrace.controller.model_volumes import claim_volumes, mounts
 from terrace_runtime.contract import (
     CONFIG_DIR,
     FETCH_CONTAINER,
     KV_DIR,
-    MODEL_CACHE_DIR,
-    MODEL_SOURCE_DIR,
     RUNTIME_CONTAINER,
     RUNTIME_PORT,
     RUNTIME_PORT_NAME,
@@ -24,13 +20,20 @@ from terrace_runtime.contract import (
 )
 
 if TYPE_CHECKING:
-    from terrace.api.pool import Flavor, PoolSpec
+    from collections.abc import Sequence
+
+    from terrace.api.pool import Flavor
     from terrace.controller.kinds import Manifest
+    from terrace.controller.model_volumes import ModelVolume
     from terrace.planner.plan import KvVolume, OffloadPlan
 
 USER_ID = 65532
 """The images' user; fsGroup lets it write the cache."""
 FETCH_ENV = "TERRACE_FETCH"
+SECRET_DIR = "/secret"  # noqa: S105 -- a path in the container
+"""Mount of the Secret of a source: one file per key."""
+_SECRET_MOUNT: Manifest = {"name": "secret", "mountPath": SECRET_DIR, "readOnly": True}
+_SECRET_MODE = 0o440
 FETCH_REQUESTS = {"cpu": "100m", "memory": "256Mi"}
 FETCH_LIMITS = {"memory": "1Gi"}
 LOAD_BYTES_PER_S = 50 * 1024 * 1024
@@ -40,34 +43,21 @@ KV_VOLUME = "kv"
 """Also the name of the claim template, so that claims are called kv-MODEL-FLAVOR-0."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelVolume:
-    """The claim that holds the model file, and where it is mounted."""
-
-    claim: str
-    mount_path: str
-    is_user_owned: bool
-    """A ``pvc://`` source is used in place and never written."""
-
-
-def model_volume(uri: str, pool_name: str, pool: PoolSpec) -> ModelVolume:
-    """The user's claim for ``pvc://CLAIM/PATH``, else the pool's cache."""
-    parts = urlsplit(uri)
-    if parts.scheme == "pvc":
-        return ModelVolume(parts.netloc, MODEL_SOURCE_DIR, is_user_owned=True)
-    claim = pool.model_cache.claim_name or names.model_cache_claim_name(pool_name)
-    return ModelVolume(claim, MODEL_CACHE_DIR, is_user_owned=False)
-
-
-def fetch_pod(fetch: FetchSpec, flavor: Flavor, volume: ModelVolume, image: str) -> Manifest:
-    """Writes the cache; its termination message is the FetchOutcome."""
+def fetch_pod(
+    fetch: FetchSpec, flavor: Flavor, volume: ModelVolume, image: str, secret: str = ""
+) -> Manifest:
+    """Writes the cache; its termination message is the FetchOutcome. ``secret``: name of one."""
     container = {
         "name": FETCH_CONTAINER,
         "image": image,
         "args": ["fetch"],
         "env": [{"name": FETCH_ENV, "value": fetch.model_dump_json(exclude_defaults=True)}],
         "resources": {"requests": FETCH_REQUESTS, "limits": FETCH_LIMITS},
-        "volumeMounts": [_model_mount(volume, read_only=volume.is_user_owned), _tmp_mount()],
+        "volumeMounts": [
+            *mounts([volume], read_only=False),
+            *([_SECRET_MOUNT] if secret else []),
+            _tmp_mount(),
+        ],
         "terminationMessagePolicy": "File",
         **_restricted_container(),
     }
@@ -75,14 +65,18 @@ def fetch_pod(fetch: FetchSpec, flavor: Flavor, volume: ModelVolume, image: str)
         **_pod_common(flavor),
         "restartPolicy": "Never",
         "containers": [container],
-        "volumes": [_claim_volume(volume, read_only=volume.is_user_owned), _tmp_volume()],
+        "volumes": [
+            *claim_volumes([volume]),
+            *([_secret_volume(secret)] if secret else []),
+            _tmp_volume(),
+        ],
     }
 
 
 def runtime_pod(
     plan: OffloadPlan,
     flavor: Flavor,
-    volume: ModelVolume,
+    volumes: Sequence[ModelVolume],
     image: str,
     config_name: str,
     grace_s: int,
@@ -91,9 +85,9 @@ def runtime_pod(
     return {
         **_pod_common(flavor),
         "terminationGracePeriodSeconds": grace_s,
-        "containers": [_runtime_container(plan, flavor, volume, image)],
+        "containers": [_runtime_container(plan, flavor, volumes, image)],
         "volumes": [
-            _claim_volume(volume, read_only=volume.is_user_owned),
+            *claim_volumes(volumes),
             {"name": "config", "configMap": {"name": config_name}},
             _tmp_volume(),
             *_kv_volumes(plan.volume),
@@ -102,7 +96,7 @@ def runtime_pod(
 
 
 def _runtime_container(
-    plan: OffloadPlan, flavor: Flavor, volume: ModelVolume, image: str
+    plan: OffloadPlan, flavor: Flavor, volumes: Sequence[ModelVolume], image: str
 ) -> Manifest:
     requests = {"cpu": f"{plan.cpu_millis}m", "memory": str(plan.memory_request_bytes)}
     limits = {"memory": str(plan.memory_limit_bytes)}
@@ -122,7 +116,7 @@ def _runtime_container(
         "ports": [{"name": RUNTIME_PORT_NAME, "containerPort": RUNTIME_PORT, "protocol": "TCP"}],
         "resources": {"requests": requests, "limits": limits},
         "volumeMounts": [
-            _model_mount(volume, read_only=True),
+            *mounts(volumes, read_only=True),
             {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
             _tmp_mount(),
             *_kv_mounts(plan),
@@ -195,18 +189,6 @@ def _restricted_container() -> Manifest:
     }
 
 
-def _model_mount(volume: ModelVolume, *, read_only: bool) -> Manifest:
-    mount: Manifest = {"name": "model", "mountPath": volume.mount_path}
-    return {**mount, "readOnly": True} if read_only else mount
-
-
-def _claim_volume(volume: ModelVolume, *, read_only: bool) -> Manifest:
-    claim: Manifest = {"claimName": volume.claim}
-    if read_only:
-        claim["readOnly"] = True
-    return {"name": "model", "persistentVolumeClaim": claim}
-
-
 def volume_size(volume: KvVolume) -> str:
     """The volume's size as a quantity; it is planned in whole MiB."""
     return f"{-(-volume.bytes >> 20)}Mi"
@@ -234,6 +216,11 @@ def _shares_claim(plan: OffloadPlan) -> bool:
 
 def _field_variable(name: str, path: str) -> Manifest:
     return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _secret_volume(name: str) -> Manifest:
+    # Only the fetch pod has it. Not optional: the pod waits until somebody makes the Secret.
+    return {"name": "secret", "secret": {"secretName": name, "defaultMode": _SECRET_MODE}}
 
 
 def _tmp_mount() -> Manifest:

@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 
 from simulation.controller.fake_cluster import FakeCluster
-from support.controller_objects import DIGEST, fetched, model, not_fetched
+from support.controller_objects import DIGEST, fetched, not_fetched
 from terrace.api.names import LABEL_MODEL, Key
 from terrace.controller.facts import (
     KnownModel,
-    known_of,
+    known_model,
     model_status,
     parse_progress,
     persisted_model,
@@ -83,7 +83,7 @@ def text(outcome: FetchOutcome) -> str:
     return outcome.model_dump_json()
 
 
-KNOWN = known_of(fetched())
+KNOWN = known_model(fetched())
 GOOD, BAD = text(fetched()), text(not_fetched("NotFound", "404", permanent=True))
 RESET = text(not_fetched("DownloadFailed", "reset", permanent=False))
 
@@ -91,14 +91,14 @@ RESET = text(not_fetched("DownloadFailed", "reset", permanent=False))
 def test_facts_survive_the_way_through_status() -> None:
     assert KNOWN is not None
     stored = model_status(KNOWN).model_dump(mode="json", by_alias=True)
-    assert persisted_model({"status": {"model": stored | {"newField": 1}}}) == KNOWN
-    assert persisted_model({"status": {"model": {"digest": 5}}}) is None
-    assert persisted_model(model()) is None
+    assert persisted_model(stored | {"newField": 1}) == KNOWN
+    assert persisted_model({"digest": 5}) is None
+    assert persisted_model(None) is None
 
 
 @pytest.mark.parametrize("message", ["", "not json", '{"facts": 5}', "x" * 5000])
 def test_a_message_that_is_no_outcome_is_a_failure_that_is_tried_again(message: str) -> None:
-    fetch = read_fetch(job(), [fetch_pod(message, code=137)], None, NOW, 60)
+    fetch = read_fetch(job(), [fetch_pod(message, code=137)], None, known_model, NOW, 60)
     assert fetch.failure is not None
     assert not fetch.failure.permanent
     assert "exit code 137" in fetch.failure.message
@@ -125,7 +125,7 @@ def test_a_message_that_is_no_outcome_is_a_failure_that_is_tried_again(message: 
 def test_what_the_job_says(
     live_job: Manifest | None, pods: list[Manifest], known: KnownModel | None, wanted: Any
 ) -> None:
-    fetch = read_fetch(live_job, pods, known, NOW, 60)
+    fetch = read_fetch(live_job, pods, known, known_model, NOW, 60)
     said = {
         "known": fetch.known is not None,
         "failure": fetch.failure is not None,

@@ -16,6 +16,7 @@ from terrace.api import names
 from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
 from terrace.controller.facts import KnownModel
+from terrace.controller.files import Extras
 from terrace.controller.kinds import CONFIGMAP, JOB, STATEFULSET, Kind, Manifest
 from terrace.controller.manifests import (
     Subject,
@@ -53,10 +54,14 @@ def subject(model_object: Manifest, pool_object: Manifest) -> Subject:
 
 
 def children(
-    model_object: Manifest, pool_object: Manifest, plan: OffloadPlan = PLAN
+    model_object: Manifest,
+    pool_object: Manifest,
+    plan: OffloadPlan = PLAN,
+    known: KnownModel = KNOWN,
 ) -> dict[Kind, Manifest]:
     about = subject(model_object, pool_object)
-    return dict(model_children(about, about.pool.flavors[0], KNOWN, plan))
+    config = runtime_config(about, known, Extras(), plan)
+    return dict(model_children(about, about.pool.flavors[0], plan, config))
 
 
 def planned(model_object: Manifest, pool_object: Manifest) -> OffloadPlan:
@@ -137,7 +142,8 @@ def test_the_selector_of_the_set_holds_nothing_that_changes() -> None:
 
 def test_a_user_s_claim_is_mounted_in_place_and_never_written() -> None:
     source = {"uri": "pvc://files/models/a.gguf"}
-    for kind, child in children(model(source=source), pool()).items():
+    known = KnownModel(facts(), "/source/models/a.gguf")
+    for kind, child in children(model(source=source), pool(), known=known).items():
         if kind in (JOB, STATEFULSET):
             pod = pod_of(child)
             volume = {"claimName": "files", "readOnly": True}
@@ -172,14 +178,14 @@ def test_the_fetch_job_is_told_source_checksum_and_networks() -> None:
 def test_the_replica_is_told(
     spec: Manifest, pool_spec: Manifest, field: str, value: object
 ) -> None:
-    config = runtime_config(subject(model(**spec), pool(**pool_spec)), KNOWN, PLAN)
+    config = runtime_config(subject(model(**spec), pool(**pool_spec)), KNOWN, Extras(), PLAN)
     assert getattr(config, field) == value
     assert RuntimeConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_sampling_defaults_are_the_model_s() -> None:
     sampling = {"temperature": 0, "topK": 1}
-    config = runtime_config(subject(model(sampling=sampling), pool()), KNOWN, PLAN)
+    config = runtime_config(subject(model(sampling=sampling), pool()), KNOWN, Extras(), PLAN)
     assert (config.sampling.temperature, config.sampling.top_k) == (0, 1)
     assert config.sampling.top_p == 0.95
 

@@ -19,6 +19,7 @@ from terrace.controller.findings import Findings
 from terrace.controller.kinds import MODEL, Manifest
 from terrace.controller.placing import Decision
 from terrace.controller.plan_status import difference
+from terrace.controller.progress import Progress
 from terrace.controller.status import model_status
 from terrace.planner.plan import KvVolume
 from terrace.planner.rooms import NoPlacement
@@ -190,9 +191,12 @@ def test_a_transition_time_changes_with_the_status_only() -> None:
 
 
 def test_progress_is_shown_while_nothing_is_known() -> None:
-    progress = FetchProgress(stage="download", done_bytes=5, total_bytes=10, seconds_left=2)
-    shown = status(found(fetch=Fetch(), decision=None, progress=progress))
+    line = FetchProgress(stage="download", done_bytes=5, total_bytes=10, seconds_left=2)
+    progress = Progress(line)
+    running: Fetch[KnownModel] = Fetch(running_pod=pod("demo-fetch-x"))
+    shown = status(found(fetch=running, decision=None, progress=progress))
     assert shown["download"]["doneBytes"] == 5
+    assert shown["download"]["summary"] == "50%, 2s left"
     assert "download" not in status(found(progress=progress))
 
 

@@ -39,7 +39,7 @@ MODEL: dict[str, Any] = {
     "poolRef": {"name": "default"},
     "source": FILE,
     "draft": FILE,
-    "adapters": [{"name": "a", "source": FILE, "scale": 0.5}],
+    "adapters": [{"name": "poet", "source": FILE, "scale": 0.5}],
     "priority": 1,
     "servedNames": ["a"],
     "context": {"length": 2048, "parallel": 4},

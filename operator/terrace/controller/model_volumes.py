@@ -1,0 +1,104 @@
+"""The volumes that model files lie on, for fetch pods and for replicas.
+
+Owns: which claim a file is on and where it is mounted; paths of files on a user's second claim.
+Does not own: pods (``templates.py``). Pure. Next: ``manifests.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from terrace.api import names
+from terrace_runtime.contract import MODEL_CACHE_DIR, MODEL_SOURCE_DIR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from terrace.api.pool import PoolSpec
+    from terrace.controller.kinds import Manifest
+
+EXTRA_SOURCES_DIR = f"{MODEL_SOURCE_DIR}s"
+"""In a replica, a claim that only a draft or an adapter lies on is mounted below, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVolume:
+    """A claim that holds model files, and where it is mounted."""
+
+    claim: str
+    mount_path: str
+    is_user_owned: bool
+    """A ``pvc://`` source is used in place and never written."""
+
+
+def model_volume(uri: str, pool_name: str, pool: PoolSpec) -> ModelVolume:
+    """Where a fetch pod finds or puts the file: the user's claim, else the pool's cache."""
+    claim = claim_of(uri)
+    if claim:
+        return ModelVolume(claim, MODEL_SOURCE_DIR, is_user_owned=True)
+    claim = pool.model_cache.claim_name or names.model_cache_claim_name(pool_name)
+    return ModelVolume(claim, MODEL_CACHE_DIR, is_user_owned=False)
+
+
+def claim_of(uri: str) -> str:
+    """The claim of ``pvc://CLAIM/PATH``; empty for any other source."""
+    parts = urlsplit(uri)
+    return parts.netloc if parts.scheme == "pvc" else ""
+
+
+def replica_path(path: str, uri: str, model_uri: str) -> str:
+    """Where a replica sees a file that a fetch pod calls ``path``.
+
+    Every fetch pod has its claim at the same place; a replica may need several.
+    """
+    claim = claim_of(uri)
+    if not claim or claim == claim_of(model_uri):
+        return path
+    return f"{EXTRA_SOURCES_DIR}/{claim}{path.removeprefix(MODEL_SOURCE_DIR)}"
+
+
+def replica_volumes(
+    paths: Iterable[str], model_uri: str, pool_name: str, pool: PoolSpec
+) -> tuple[ModelVolume, ...]:
+    """The volumes that hold these files of a replica, the first file's first."""
+    volumes: dict[str, ModelVolume] = {}
+    for path in paths:
+        if path.startswith(f"{EXTRA_SOURCES_DIR}/"):
+            claim = path.removeprefix(f"{EXTRA_SOURCES_DIR}/").partition("/")[0]
+            place = f"{EXTRA_SOURCES_DIR}/{claim}"
+            volumes[place] = ModelVolume(claim, place, is_user_owned=True)
+        else:
+            is_in_claim = path.startswith(f"{MODEL_SOURCE_DIR}/")
+            volume = model_volume(model_uri if is_in_claim else "", pool_name, pool)
+            volumes[volume.mount_path] = volume
+    return tuple(volumes.values())
+
+
+def mounts(volumes: Iterable[ModelVolume], *, read_only: bool) -> list[Manifest]:
+    """The container's side; ``read_only`` or not, a user's claim is never written."""
+    volumes = tuple(volumes)
+    names_of = _volume_names(volumes)
+    return [
+        {"name": names_of[volume.claim], "mountPath": volume.mount_path}
+        | ({"readOnly": True} if read_only or volume.is_user_owned else {})
+        for volume in volumes
+    ]
+
+
+def claim_volumes(volumes: Iterable[ModelVolume]) -> list[Manifest]:
+    """The pod's side: each claim once, as one that is mounted twice hangs some drivers."""
+    volumes = tuple(volumes)
+    result = []
+    for claim, name in _volume_names(volumes).items():
+        source: Manifest = {"claimName": claim}
+        if all(volume.is_user_owned for volume in volumes if volume.claim == claim):
+            source["readOnly"] = True
+        result.append({"name": name, "persistentVolumeClaim": source})
+    return result
+
+
+def _volume_names(volumes: tuple[ModelVolume, ...]) -> dict[str, str]:
+    claims = dict.fromkeys(volume.claim for volume in volumes)
+    return {claim: "model" if n == 0 else f"model-{n + 1}" for n, claim in enumerate(claims)}
