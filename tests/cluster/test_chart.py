@@ -12,6 +12,7 @@ import yaml
 
 from terrace import __version__
 from terrace.api import names
+from terrace.controller.config import accelerator_table, config_from_env
 from terrace.controller.rbac import CLUSTER_RULES, NAMESPACE_RULES
 from terrace.gateway.__main__ import make_parser
 from terrace.local.binaries import find_binaries
@@ -186,6 +187,23 @@ def test_models_show_the_address_of_the_gateway(helm: Path, gateway: Manifest, u
     assert {"name": "TERRACE_GATEWAY_URL", "value": url} in env
 
 
+def test_rows_of_accelerators_and_images_reach_the_operator_as_it_reads_them(helm: Path) -> None:
+    rows = {"accelerators": [{"name": "mine", "extends": "metax", "backend": "cuda"}]}
+    images = {"cuda": "registry.example/runtime:1.0-cuda"}
+    manifests = render(helm, accelerators=rows, runtime={"images": images})
+    operator = container(manifests, "operator")
+    env = dict.fromkeys(("POD_NAME", "POD_NAMESPACE", "POD_IP"), "x")
+    env = {each["name"]: each.get("value", "x") for each in operator["env"]} | env
+    config = config_from_env(env)
+    text = one(manifests, "ConfigMap", "terrace-operator-accelerators")["data"]
+    (mount,) = operator["volumeMounts"]
+    assert [config.accelerators] == [f"{mount['mountPath']}/{name}" for name in text]
+    assert accelerator_table(config, *text.values()).accelerators["mine"].backend == "cuda"
+    assert config.runtime_images == images
+    template = one(manifests, "Deployment", "terrace-operator")["spec"]["template"]
+    assert "terrace.dev/accelerators" in template["metadata"]["annotations"]
+
+
 def test_several_gateways_have_a_disruption_budget_and_spread(helm: Path) -> None:
     assert not [m for m in render(helm) if m["kind"] == "PodDisruptionBudget"]
     manifests = render(helm, gateway={"replicas": 3})
@@ -236,7 +254,7 @@ def test_a_real_api_server_takes_it_all_under_the_restricted_standard(
     control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
     code, out, err = run(
         helm, "template", "chart-test", str(CHART), "-n", "chart-test",
-        values={"gateway": {"replicas": 2}},
+        values={"gateway": {"replicas": 2}, "accelerators": {"accelerators": [{"name": "x"}]}},
     )  # fmt: skip
     assert code == 0, err
     command = control_plane.kubectl_command("apply", "--dry-run=server", "-f", "-")
