@@ -38,7 +38,12 @@ class Metrics:
             registry=self.registry,
         )
         self.leader = self._gauge("leader", "1 while this process is the leader.")
-        self.loop_lag = self._gauge("loop_lag_seconds", "How late the event loop last woke up.")
+        self.loop_lag = Histogram(
+            "terrace_operator_loop_lag_seconds",
+            "How late the event loop woke up, asked twenty times a second.",
+            buckets=_FAST,
+            registry=self.registry,
+        )
         build = self._gauge("build_info", "Version of the operator.", "version")
         build.labels(__version__).set(1)
 
@@ -47,6 +52,11 @@ class Metrics:
             "terrace_operator_reconciles",
             "Reconciles that ended.",
             ("kind", "outcome"),
+            registry=self.registry,
+        )
+        self.plans = Counter(
+            "terrace_operator_plans",
+            "Plans that were worked out; a reconcile whose inputs are unchanged needs none.",
             registry=self.registry,
         )
         self.reconcile_seconds = Histogram(

@@ -1,0 +1,318 @@
+"""What the benchmarks of the operator measure, case by case.
+
+Owns: the cases and their targets. Does not own: the cluster (``operator_world.py``), the peer
+(``operator_replay.py``), the options (``operator_scale.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.operator_replay import counted, replay, run_of
+from bench.operator_requests import MERGE, AuditLog
+from bench.operator_world import (
+    IN_FLIGHT,
+    USER,
+    Sizes,
+    in_parallel,
+    metrics,
+    model_name,
+    peak_bytes,
+    running,
+)
+from bench.verdict import percentile, significant
+from build.workshop import say
+from terrace.controller.kinds import BUDGET, MODEL, NODE, STATEFULSET
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from bench.operator_requests import Client
+    from bench.operator_world import World
+    from cluster.controller_operator import Operator
+
+Line = dict[str, Any]
+MB = 1e6
+OURS, PEER = "ours", "peer"
+IDLE_S = 60.0
+CHANGES, BURSTS, BURST = 100, 5, 30
+PLANS, LAG = "terrace_operator_plans_total", "terrace_operator_loop_lag_seconds"
+
+
+# Applying -----------------------------------------------------------------------------------------
+
+
+async def apply(case: str, sizes: Sizes, rounds: int) -> list[Line]:
+    """Create all models at once until every child is applied; the peer makes the same writes."""
+    found = [await _apply_round(sizes, number, rounds) for number in range(rounds)]
+    ratios = sorted(one["ours_s"] / one["peer_s"] for one in found)
+    ratio = ratios[len(ratios) // 2]
+    peak = max(one["peak_mb"] for one in found)
+    is_small = case != "apply-5000" or peak < 300
+    middle = sorted(found, key=lambda one: one["ours_s"] / one["peer_s"])[len(found) // 2]
+    return [
+        _line(
+            case,
+            is_ok=ratio <= 2 and is_small,
+            target="<= 2x" + ("; < 300 MB" if case == "apply-5000" else ""),
+            ratio=significant(ratio),
+            ratio_range=[significant(ratios[0]), significant(ratios[-1])],
+            rounds=rounds,
+            peak_mb=significant(peak),
+            models=sizes.models,
+            **{name: value for name, value in middle.items() if name != "peak_mb"},
+        )
+    ]
+
+
+async def _apply_round(sizes: Sizes, number: int, rounds: int) -> Line:
+    async with running(sizes) as world:
+        await world.add_namespace(OURS)
+        operator = await started(world)
+        say(f"round {number + 1} of {rounds}: {sizes.models} models")
+        await fill(world, OURS)
+        peak, cpu = peak_bytes(operator), _cpu_s(operator)
+        run = run_of(AuditLog(world.audit_path).news(), OURS, sizes.models)
+        operator.kill()
+        say(f"ours {run.seconds:.1f} s, {len(run.writes)} writes, {cpu:.1f} s of CPU")
+        await world.settled()
+        await world.add_namespace(PEER)
+        await world.settled()
+        client = world.peer()
+        try:
+            peer_s = await replay(world, client, run, OURS, PEER)
+        finally:
+            await client.close()
+        say(f"peer {peer_s:.1f} s")
+        return {
+            "ours_s": significant(run.seconds),
+            "peer_s": significant(peer_s),
+            "ours_cpu_s": significant(cpu),
+            "writes": counted(run.writes),
+            "peak_mb": peak / MB,
+        }
+
+
+async def fill(world: World, namespace: str) -> None:
+    """Create all models; returns when every model has its last child."""
+    num = world.sizes.models
+    await in_parallel(
+        [lambda index=index: world.add_model(namespace, index) for index in range(num)], IN_FLIGHT
+    )
+    deadline = time.monotonic() + max(300.0, num / 5)
+    for kind in (BUDGET, STATEFULSET):
+        while (count := await world.admin.count(kind.path(namespace))) < num:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{count} of {num} {kind.plural} after {deadline:g} s")
+            await asyncio.sleep(0.5)
+
+
+async def started(world: World) -> Operator:
+    """An operator that has listed what there is and is done with it."""
+    operator = world.operators.start(resync_s=3600, report_s=3600)
+    await _until_ready(operator)
+    await world.settled()
+    return operator
+
+
+async def _until_ready(operator: Operator) -> None:
+    for _ in range(600):
+        if operator.process.poll() is not None:
+            raise RuntimeError(f"the operator ended: {operator.log.read_text()[-2000:]}")
+        try:
+            if metrics(operator).get("terrace_operator_leader") == 1:
+                return
+        except OSError:
+            pass
+        await asyncio.sleep(0.1)
+    raise TimeoutError("the operator did not start")
+
+
+# A cluster at rest --------------------------------------------------------------------------------
+
+
+async def at_rest(sizes: Sizes, wanted: set[str], idle_s: float) -> AsyncIterator[Line]:
+    """One cluster with all models ready, and what happens to it then."""
+    async with running(sizes) as world:
+        await world.add_namespace(OURS)
+        operator = await started(world)
+        await fill(world, OURS)
+        await world.settled()
+        ready = await world.num_ready(OURS)
+        say(f"{ready} of {sizes.models} models are ready")
+        if ready < sizes.models:
+            raise AssertionError(f"only {ready} of {sizes.models} models became ready")
+        if "idle" in wanted:
+            yield await idle(world, operator, idle_s)
+        if "change" in wanted:
+            yield await change(world)
+            await world.settled()
+        if "relabel" in wanted:
+            yield await relabel(world, operator)
+
+
+async def idle(world: World, operator: Operator, seconds: float) -> Line:
+    """What is written while nothing happens."""
+    log, cpu = AuditLog(world.audit_path), _cpu_s(operator)
+    for _ in log.news():
+        pass
+    await asyncio.sleep(seconds)
+    wrote = [each for each in log.news() if each.user == USER and each.resource != "leases"]
+    return _line(
+        "idle",
+        is_ok=not wrote,
+        target="0 writes",
+        writes_idle=len(wrote),
+        seconds=seconds,
+        writes=counted(wrote),
+        cpu_percent=significant(100 * (_cpu_s(operator) - cpu) / seconds),
+        rss_mb=significant(_rss_bytes(operator) / MB),
+        peak_mb=significant(peak_bytes(operator) / MB),
+    )
+
+
+async def change(world: World) -> Line:
+    """A patch of a model, until the watch shows its set as it should be."""
+    seen = SetWatch(world.admin)
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(seen.run())
+        await seen.started.wait()
+        one = [await _change(world, seen, index, 2) for index in range(_some(world, CHANGES))]
+        back: list[float] = []
+        for burst in range(BURSTS):
+            chosen = range(burst * BURST, (burst + 1) * BURST)
+            indexes = [index % world.sizes.models for index in chosen]
+            # Sent one after the other, without waiting for what follows from any of them.
+            waits = []
+            for index in indexes:
+                began = await _patch(world, index, 3)
+                waits.append(seen.wait(model_name(index), 3, began))
+            back += await asyncio.gather(*waits)
+            await asyncio.sleep(1.0)
+        watching.cancel()
+    figures = {
+        "p50_ms": percentile(one, 50),
+        "p99_ms": percentile(one, 99),
+        "burst_p50_ms": percentile(back, 50),
+        "burst_p99_ms": percentile(back, 99),
+    }
+    shown = {name: significant(seconds * 1000) for name, seconds in figures.items()}
+    p50, p99 = ((shown[f"{kind}p50_ms"], shown[f"{kind}p99_ms"]) for kind in ("", "burst_"))
+    return _line(
+        "change",
+        is_ok=p50[0] <= 20 and p50[1] <= 70 and p99[0] <= 20 and p99[1] <= 70,
+        target="p50 <= 20 ms, p99 <= 70 ms, also back to back",
+        **shown,
+        changes=len(one),
+        changes_back_to_back=len(back),
+    )
+
+
+class SetWatch:
+    """When the watch showed how many replicas of which model, by this process' clock."""
+
+    def __init__(self, admin: Client) -> None:
+        self._admin = admin
+        self._seen: dict[tuple[str, int], float] = {}
+        self._changed = asyncio.Condition()
+        self.started = asyncio.Event()
+
+    async def run(self) -> None:
+        self.started.set()
+        async for event in self._admin.watch(STATEFULSET.path(OURS)):
+            now = time.perf_counter()
+            metadata, spec = event["object"]["metadata"], event["object"]["spec"]
+            name = metadata["labels"]["terrace.dev/model"]
+            self._seen.setdefault((name, spec["replicas"]), now)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def wait(self, name: str, replicas: int, began: float) -> float:
+        async with asyncio.timeout(30), self._changed:
+            await self._changed.wait_for(lambda: (name, replicas) in self._seen)
+        return self._seen[name, replicas] - began
+
+
+async def _change(world: World, seen: SetWatch, index: int, replicas: int) -> float:
+    began = await _patch(world, index, replicas)
+    seconds = await seen.wait(model_name(index), replicas, began)
+    await asyncio.sleep(0.1)
+    return seconds
+
+
+async def _patch(world: World, index: int, replicas: int) -> float:
+    """Returns when it was sent."""
+    began = time.perf_counter()
+    path = f"{MODEL.path(OURS)}/{model_name(index)}"
+    await world.admin.send("PATCH", path, {"spec": {"replicas": replicas}}, MERGE)
+    return began
+
+
+async def relabel(world: World, operator: Operator) -> Line:
+    """Every node joins the next pool's group, all at once."""
+    sizes, before = world.sizes, metrics(operator)
+
+    def patch(index: int) -> Any:
+        labels = {"group": f"g{(index + 1) % sizes.pools}", "rack": f"r{index % 7}"}
+        path = f"{NODE.path(None)}/node-{index:04}"
+        return world.admin.send("PATCH", path, {"metadata": {"labels": labels}}, MERGE)
+
+    began = time.perf_counter()
+    await in_parallel([lambda index=index: patch(index) for index in range(sizes.nodes)], IN_FLIGHT)
+    took = time.perf_counter() - began
+    await world.settled()
+    after = metrics(operator)
+    plans = after.get(PLANS, 0.0) - before.get(PLANS, 0.0)
+    lag_ms = 1000 * quantile_above(LAG, before, after, 0.99)
+    per_model = plans / sizes.models
+    return _line(
+        "relabel",
+        is_ok=per_model <= 1 and lag_ms < 100,
+        target="<= 1 plan per model; lag p99 < 100 ms",
+        plans_per_model=significant(per_model),
+        lag_p99_ms=significant(lag_ms),
+        nodes=sizes.nodes,
+        relabelled_in_s=significant(took),
+    )
+
+
+def quantile_above(
+    name: str, before: dict[str, float], after: dict[str, float], share: float
+) -> float:
+    """The upper bound of a histogram's bucket below which that share of new samples lies."""
+    prefix = f'{name}_bucket{{le="'
+    counts = {
+        float(key[len(prefix) :].rstrip('"}').replace("+Inf", "inf")): value - before.get(key, 0.0)
+        for key, value in after.items()
+        if key.startswith(prefix)
+    }
+    total = max(counts.values(), default=0.0)
+    if not total:
+        raise AssertionError(f"the operator has not measured {name}")
+    return min(bound for bound, count in counts.items() if count >= share * total)
+
+
+# Small things -------------------------------------------------------------------------------------
+
+
+def _some(world: World, count: int) -> int:
+    return min(count, world.sizes.models)
+
+
+def _cpu_s(operator: Operator) -> float:
+    fields = Path(f"/proc/{operator.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _rss_bytes(operator: Operator) -> int:
+    pages = Path(f"/proc/{operator.process.pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _line(case: str, *, is_ok: bool, target: str, **figures: Any) -> Line:
+    load = round(os.getloadavg()[0], 1)
+    return {"case": case, "ok": is_ok, "target": target, **figures, "load_average": load}
