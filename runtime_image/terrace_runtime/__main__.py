@@ -1,7 +1,7 @@
-"""The command line of the runtime image: ``serve``, ``fetch``, ``inspect`` and ``engine``.
+"""The command line of the runtime image: ``serve``, ``fetch``, ``inspect``, ``prune``, ``engine``.
 
 Owns: arguments, exit codes and the termination log. Does not own: any work. Next: ``api.serve``,
-``models.fetch``, ``models.inspect``.
+``models.fetch``, ``models.inspect_source``, ``models.prune``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -27,6 +28,8 @@ from terrace_runtime.contract import (
     FetchOutcome,
     FetchProgress,
     FetchSpec,
+    PruneOutcome,
+    PruneSpec,
     RuntimeConfig,
     pod_path,
 )
@@ -51,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
         "and writes a FetchOutcome to the termination log.",
     )
     fetch.set_defaults(run=_fetch)
+    prune = commands.add_parser(
+        "prune",
+        help="delete files from the model cache",
+        description="Reads a PruneSpec (JSON) from TERRACE_PRUNE, deletes what nobody fetches and "
+        "prints one PruneOutcome as JSON, which is also the termination message.",
+    )
+    prune.set_defaults(run=_prune)
     serve = commands.add_parser(
         "serve",
         help="serve the model that the configuration names",
@@ -193,7 +203,21 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return _said(outcome)
 
 
-def _said(outcome: FetchOutcome) -> int:
+def _prune(_: argparse.Namespace) -> int:
+    from terrace_runtime.models.prune import prune  # noqa: PLC0415 - each command loads its own
+
+    try:
+        spec = PruneSpec.model_validate_json(os.environ.get("TERRACE_PRUNE", ""))
+    except ValidationError as error:
+        return _fail(EXIT_BAD_CONFIG, f"TERRACE_PRUNE is not a PruneSpec: {_first_error(error)}")
+    outcome = prune(spec, time.time())
+    line = outcome.model_dump_json(exclude_defaults=True)
+    sys.stdout.write(line + "\n")
+    _terminate(line)
+    return _said(outcome)
+
+
+def _said(outcome: FetchOutcome | PruneOutcome) -> int:
     """The exit code of an outcome, its failure told."""
     if outcome.failure is None:
         return 0

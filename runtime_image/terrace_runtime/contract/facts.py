@@ -161,6 +161,8 @@ class PruneSpec(Value):
     """Of ModelFacts and FileFacts; a digest stands for all parts of its file."""
     unused_seconds: int = Field(default=0, ge=0)
     """A file that a fetch asked for within this time stays."""
+    abandoned_seconds: int = Field(default=0, ge=0)
+    """Unfinished downloads that got no byte for this time go as well; 0: they stay."""
 
 
 class PruneOutcome(Value):

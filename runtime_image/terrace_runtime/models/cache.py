@@ -46,18 +46,12 @@ class Entry(BaseModel):
     """Size and modification time (ns) of each part when it was proved."""
 
 
-class ModelCache:
-    """The cache folder, and one source's place in it."""
+class CacheFolder:
+    """The folder that all sources share."""
 
-    def __init__(self, spec: FetchSpec) -> None:
+    def __init__(self) -> None:
         """Raises FetchError when the cache cannot be written."""
         self.root = pod_path(MODEL_CACHE_DIR)
-        names = [spec.uri, spec.sha256 or ""]
-        scheme = spec.uri.partition("://")[0].lower()
-        endpoint = {"hf": spec.hf_endpoint, "s3": spec.s3_endpoint, "oci": spec.oci_endpoint}
-        names += [endpoint.get(scheme, "")] if endpoint.get(scheme) else []
-        names += ["adapter"] if spec.role == "adapter" else []
-        self.key = hashlib.sha256("\n".join(names).encode()).hexdigest()
         with disk_errors(self.root):
             for folder in ("blobs", "sources", "partial", "locks"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
@@ -87,19 +81,34 @@ class ModelCache:
         )
 
     def try_lock(self, key: str) -> AbstractContextManager[bool]:
-        """Whether this process may fetch what ``key`` names."""
+        """Whether this process may fetch, or delete, what ``key`` names."""
         return try_lock(self.root / "locks" / key)
+
+
+class ModelCache(CacheFolder):
+    """One source's place in the cache."""
+
+    def __init__(self, spec: FetchSpec) -> None:
+        """Raises FetchError when the cache cannot be written."""
+        super().__init__()
+        names = [spec.uri, spec.sha256 or ""]
+        scheme = spec.uri.partition("://")[0].lower()
+        endpoint = {"hf": spec.hf_endpoint, "s3": spec.s3_endpoint, "oci": spec.oci_endpoint}
+        names += [endpoint.get(scheme, "")] if endpoint.get(scheme) else []
+        names += ["adapter"] if spec.role == "adapter" else []
+        self.key = hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def entry(self) -> Entry | None:
         """The source's entry if it was fetched and its parts are as they were left."""
+        entry = read_entry(self._index)
+        if entry is None:
+            return None
         try:
-            with self._index.open("rb") as file:
-                entry = Entry.model_validate_json(file.read(_MAX_ENTRY_BYTES))
             paths = self.blob_paths(entry.digest, len(entry.part_digests))
             is_same = entry.marks == _marks(paths)
             if is_same:
                 os.utime(self._index)  # When it was last asked for: ``prune`` looks at it.
-        except (OSError, ValidationError):
+        except OSError:
             return None
         return entry if is_same else None
 
@@ -153,6 +162,15 @@ class ModelCache:
     @property
     def _index(self) -> Path:
         return self.root / "sources" / f"{self.key}.json"
+
+
+def read_entry(path: Path) -> Entry | None:
+    """What an index file says; ``None`` for a missing, broken or foreign one."""
+    try:
+        with path.open("rb") as file:
+            return Entry.model_validate_json(file.read(_MAX_ENTRY_BYTES))
+    except (OSError, ValidationError):
+        return None
 
 
 def content_key(digest: str) -> str:

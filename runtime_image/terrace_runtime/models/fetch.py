@@ -105,7 +105,10 @@ async def _known(work: Work, cache: ModelCache) -> FetchOutcome | None:
     if entry is None:
         return None
     paths = cache.blob_paths(entry.digest, len(entry.part_digests))
-    facts = await asyncio.to_thread(work.read_headers, paths, work.spec.role)
+    try:
+        facts = await asyncio.to_thread(work.read_headers, paths, work.spec.role)
+    except FetchError:
+        return None  # Deleted under our eyes, or refused by a newer reader: fetching says which.
     facts = facts.model_copy(update={"digest": entry.digest})
     return _outcome(cache.container_path(entry.digest, len(paths)), facts)
 

@@ -11,7 +11,6 @@ import pytest
 
 from support.fetching import LOOPBACK, QUICK, failure, get, leftovers, sha, stored
 from support.file_server import FileServer, announce, body, endless, status
-from support.gguf_files import model_file
 from terrace_runtime.contract import FetchOutcome, FetchProgress, FetchSpec
 from terrace_runtime.models.cache import ModelCache, content_key
 from terrace_runtime.models.fetch import Work, fetch
@@ -22,20 +21,6 @@ if TYPE_CHECKING:
 
     from terrace_runtime.models.unfinished import Unfinished
     from terrace_runtime.models.web import DownloadLimits
-
-
-@pytest.fixture
-def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = tmp_path / "pod"
-    (root / "models").mkdir(parents=True)
-    (root / "source").mkdir()
-    monkeypatch.setenv("TERRACE_POD_ROOT", str(root))
-    return root
-
-
-@pytest.fixture
-def content(tmp_path: Path) -> bytes:
-    return model_file(tmp_path / "m.gguf", layers=4, embedding=256, vocabulary=512).read_bytes()
 
 
 async def fetch_http(
