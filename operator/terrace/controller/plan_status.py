@@ -13,7 +13,7 @@ from terrace.planner.nodes import format_bytes
 
 if TYPE_CHECKING:
     from terrace.controller.placing import Decision
-    from terrace.planner.plan import OffloadPlan
+    from terrace.planner.plan import DevicePlan, OffloadPlan
 
 _TOLD = (
     "flavor",
@@ -25,6 +25,7 @@ _TOLD = (
     "memory_limit_bytes",
 )
 """Fields whose change is worth a word."""
+_TOLD_OF_DEVICES = ("product", "count", "device_layers", "expert_layers_on_host", "tensor_split")
 
 
 def plan_status(decision: Decision) -> PlanStatus:
@@ -54,6 +55,7 @@ def plan_status(decision: Decision) -> PlanStatus:
                 "base": plan.base_bytes,
                 "tiers": plan.tiers_bytes,
             },
+            "device": plan.device and _device(plan.device),
             "requests": {"cpu": f"{plan.cpu_millis}m", "memory": str(plan.memory_request_bytes)},
             "limits": {"memory": str(plan.memory_limit_bytes)},
             "reasons": list(plan.reasons),
@@ -65,12 +67,39 @@ def plan_status(decision: Decision) -> PlanStatus:
 def difference(plan: OffloadPlan, pending: OffloadPlan) -> str:
     """What the pending plan would change, in one sentence."""
     mine, theirs = plan.model_dump(), pending.model_dump()
+    mine |= {f"device {name}": value for name, value in _told_of(plan.device).items()}
+    theirs |= {f"device {name}": value for name, value in _told_of(pending.device).items()}
     changes = [
         f"{field} {mine[field]} -> {theirs[field]}"
-        for field in _TOLD
+        for field in (*_TOLD, *(f"device {name}" for name in _TOLD_OF_DEVICES))
         if mine[field] != theirs[field]
     ]
     return ", ".join(changes) or "other buffer sizes"
+
+
+def _told_of(device: DevicePlan | None) -> dict[str, object]:
+    told = device.model_dump() if device else {}
+    return {name: told.get(name, "none") for name in _TOLD_OF_DEVICES}
+
+
+def _device(device: DevicePlan) -> dict[str, object]:
+    on_device = device.device_layers - 1  # The output head counts as one.
+    return {
+        "accelerator": device.accelerator,
+        "product": device.product,
+        "resource": device.resource,
+        "count": device.count,
+        "memoryPerDevice": device.memory_bytes,
+        "layers": on_device,
+        "layersOnHost": device.layers - on_device,
+        "expertLayersOnHost": device.expert_layers_on_host,
+        "tensorSplit": list(device.tensor_split),
+        "bytes": {
+            "weights": device.weights_bytes,
+            "kv": device.kv_bytes,
+            "compute": device.compute_bytes,
+        },
+    }
 
 
 def _volume(plan: OffloadPlan) -> str:

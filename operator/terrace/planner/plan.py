@@ -57,6 +57,8 @@ class DevicePlan(BaseModel):
     """Of one device, or of the share."""
     device_layers: int = Field(ge=0)
     """As llama.cpp counts: the last so many, and one more than there are takes the output head."""
+    layers: int = 0
+    """Layers of the model, without the output head."""
     expert_layers_on_host: int = 0
     """The first so many layers keep their routed experts in host memory."""
     kv_on_device: bool = True

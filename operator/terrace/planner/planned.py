@@ -59,7 +59,7 @@ def planned(
         disk_bytes=tiers.disk_bytes,
         prefetch_bytes=tiers.prefetch_bytes,
         volume=_volume(wish.offload, tiers.disk_bytes),
-        device=_device(room, shape.split, size) if shape.split else None,
+        device=_device(room, shape.split, size, wish.facts.layer_count) if shape.split else None,
         draft_bytes=extras.draft_bytes,
         adapter_bytes=extras.adapter_bytes,
         attempt=wish.model.attempt,
@@ -86,7 +86,7 @@ def planned(
     )
 
 
-def _device(room: Room, split: DeviceSplit, size: Footprint) -> DevicePlan | None:
+def _device(room: Room, split: DeviceSplit, size: Footprint, layers: int) -> DevicePlan | None:
     device = room.device
     if device is None:
         return None
@@ -100,6 +100,7 @@ def _device(room: Room, split: DeviceSplit, size: Footprint) -> DevicePlan | Non
         shares=device.shares,
         memory_bytes=device.memory_bytes,
         device_layers=split.device_layers,
+        layers=layers,
         expert_layers_on_host=split.expert_layers_on_host,
         kv_on_device=split.kv_on_device,
         tensor_split=split.tensor_split,
