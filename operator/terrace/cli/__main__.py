@@ -16,6 +16,7 @@ from terrace import __version__
 from terrace.cli import local
 from terrace.cli.demo import demo
 from terrace.cli.errors import CommandError
+from terrace.cli.explain import explain
 from terrace.cli.plan import plan
 from terrace.local.errors import LocalClusterError
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.add_typer(local.app, name="local")
 app.command()(demo)
 app.command()(plan)
+app.command()(explain)
 
 
 def _version(is_wanted: bool) -> None:

@@ -80,7 +80,7 @@ def plan(
     ] = None,
     kubeconfig: Annotated[
         Path | None,
-        typer.Option(help="[default: $KUBECONFIG or ~/.kube/config]", rich_help_panel=_WHERE),
+        typer.Option(help="Default: $KUBECONFIG or ~/.kube/config.", rich_help_panel=_WHERE),
     ] = None,
     kube_context: Annotated[
         str | None,
@@ -98,7 +98,7 @@ def plan(
         str | None,
         typer.Option(
             help="Auto, DeviceOnly, Balanced, HostHeavy or DiskHeavy: the one that decides the "
-            "exit code and -o yaml. [default: the pool's, else Auto]",
+            "exit code and -o yaml. Default: the pool's, else Auto.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
@@ -140,7 +140,7 @@ def plan(
     uri: Annotated[
         str | None,
         typer.Option(
-            help="-o yaml: spec.source.uri for a local SOURCE. [default: pvc://models/FILE]",
+            help="-o yaml: spec.source.uri for a local SOURCE. Default: pvc://models/FILE.",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -149,6 +149,12 @@ def plan(
 
     Plans with the operator's own planner for a node in words (--node), for a cluster (--cluster)
     or, without either, for this machine.
+
+    terrace plan model.gguf
+
+    terrace plan hf://OWNER/REPO:Q4_K_M --node cpu=16,memory=64Gi --context 32768
+
+    terrace plan model.gguf --pool team-a/gpus --profile Balanced -o yaml | kubectl apply -f -
 
     Exit codes: 0 the chosen profile fits, 1 it does not, 2 something you wrote is wrong, 3 a
     cluster, server or file could not be reached.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TABLE_WIDTH = 80
 """Below, each profile is a paragraph."""
-_BILLION, _MILLION = 1_000_000_000, 1_000_000
+_MILLION, _BILLION, _TRILLION = 10**6, 10**9, 10**12
 _COLUMNS = ("WEIGHTS", "KV", "COMPUTE", "TIERS", "OTHER", "TOTAL")
 
 
@@ -58,6 +58,8 @@ def model_words(facts: ModelFacts) -> str:
 
 def count_words(count: int) -> str:
     """8,030,261,312 as ``8.0 B``."""
+    if count >= _TRILLION:
+        return f"{count / _TRILLION:.1f} T"
     if count >= _BILLION:
         return f"{count / _BILLION:.1f} B"
     return f"{count / _MILLION:.1f} M"

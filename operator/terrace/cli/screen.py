@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPED_WIDTH = 100
-MIN_WIDTH = 40
+MIN_WIDTH = 44
+_UNIT = re.compile(r"(\d) ((?:[KMGTP]i)?B\b|tokens\b|CPUs?\b|layers\b)")
+"""A number stays with its unit."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -50,10 +52,10 @@ def show(console: Console, lines: list[Line], width: int) -> None:
 def wrapped(text: str, width: int, indent: int) -> list[str]:
     """``text`` in lines of at most ``width`` columns; words, such as URLs, stay whole."""
     folded = textwrap.wrap(
-        text,
+        _UNIT.sub("\\1\u00a0\\2", text),
         width,
         subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return folded or [""]
+    return [line.replace("\u00a0", " ") for line in folded] or [""]

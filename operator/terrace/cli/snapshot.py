@@ -14,7 +14,7 @@ from terrace.api import names
 from terrace.api.names import Key
 from terrace.cli.errors import InputError, NoAnswerError
 from terrace.controller.cache import Cache
-from terrace.controller.kinds import MODEL, NODE, POD, POOL, STATEFULSET, Kind, Manifest
+from terrace.controller.kinds import NODE, POD, STATEFULSET, Kind, Manifest
 from terrace.controller.observe import nodes_of
 from terrace.controller.port import (
     ClusterError,
@@ -37,6 +37,8 @@ class Snapshot:
     """Objects of one moment, and what is not among them."""
 
     reader: ClusterReader
+    home: str = ""
+    """Namespace to fall back to, where lists of all of them are forbidden."""
     cache: Cache = field(default_factory=Cache)
     gaps: list[str] = field(default_factory=list)
     """What this user may not read, a clause each."""
@@ -44,15 +46,18 @@ class Snapshot:
     def read(
         self, kind: Kind, namespace: str | None, *, labels: str = "", fields: str = ""
     ) -> list[Manifest]:
-        """A list; where it is forbidden across all namespaces, of ``reader.namespace`` alone."""
+        """A list; where it is forbidden across all namespaces, of ``home`` alone."""
         try:
             return self._into_cache(kind, self._list(kind, namespace, labels, fields))
         except ForbiddenError as error:
-            where = "of the cluster" if not kind.namespaced else "in all namespaces"
-            where = f"in namespace {namespace}" if namespace else where
+            where = f"in namespace {namespace}" if namespace else "in other namespaces"
+            where = where if kind.namespaced else "of the cluster"
             self.gaps.append(f"{kind.plural} {where} ({_reason(error)})")
         except NotFoundError:
             self.gaps.append(f"{kind.plural}: the cluster does not know them")
+            return []
+        if namespace is None and kind.namespaced and self.home:
+            return self.read(kind, self.home, labels=labels, fields=fields)
         return []
 
     def one(self, kind: Kind, key: Key) -> Manifest | None:
@@ -118,6 +123,3 @@ def parse_key(text: str, namespace: str, option: str) -> Key:
 
 def _reason(error: ClusterError) -> str:
     return str(error).partition(": ")[2][:200] or "forbidden"
-
-
-__all__ = ["MANAGED", "MODEL", "POOL", "Snapshot", "parse_key"]

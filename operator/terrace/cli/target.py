@@ -13,7 +13,8 @@ from terrace.api.pool import PoolSpec
 from terrace.cli.errors import InputError
 from terrace.cli.machine import this_machine
 from terrace.cli.profiles import Target
-from terrace.cli.snapshot import POOL, Snapshot, parse_key
+from terrace.cli.snapshot import Snapshot, parse_key
+from terrace.controller.kinds import POOL
 from terrace.controller.parse import InvalidSpecError, parse_spec
 from terrace.planner.inputs import Cluster
 from terrace.planner.nodes import NodeFacts, format_bytes

@@ -1,0 +1,367 @@
+"""``terrace explain``: one golden text per situation that a user may be in, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.cli_cluster import (
+    CACHED,
+    CALM,
+    JOB_UID,
+    PLACED,
+    SET_UID,
+    FakeReader,
+    children,
+    claim,
+    fetch_pod,
+    known,
+    model,
+    nodes,
+    parts,
+    plan_block,
+    pool,
+    replica,
+    running,
+    warning,
+)
+from support.controller_objects import node
+from terrace.api.names import Key
+from terrace.cli.errors import InputError, NoAnswerError
+from terrace.cli.explain import parse_object, story_of
+from terrace.cli.explain_text import story_document, story_lines
+from terrace.cli.screen import wrapped
+from terrace.controller.kinds import EVENT, MODEL, NODE, POD, STATEFULSET, Kind, Manifest
+from terrace.controller.port import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from terrace.cli.walk import Story
+
+GOLDEN = Path(__file__).parent / "golden"
+WIDTH = 100
+DEMO = Key("default", "demo")
+Objects = list[tuple[Kind, Manifest]]
+READY = ("True", "Ready", "1 of 1 replicas ready")
+AVAILABLE = ("True", "ReplicasReady", "1 of 1 replicas ready")
+_NUMBER = re.compile(r"\d[\d.,]*")
+PLANNED = {"no_node_fits", "preempted", "pending_plan"}
+"""What the planner says of live nodes is held by its own tests."""
+_VERDICT = re.compile(r"flavor cpu: context.*?(?= flavor big)|(?<=was made: ).*?(?= Why)")
+
+
+def no(reason: str, message: str) -> tuple[str, str, str]:
+    return "False", reason, message
+
+
+def ready() -> Objects:
+    told = {"Ready": READY, "Stalled": CALM, "ModelCached": CACHED, "Placed": PLACED}
+    objects = [model({**told, "Available": AVAILABLE}, **running()), pool(), *nodes(), *parts()]
+    return [*objects, *children(), replica()]
+
+
+def not_ready(reason: str, message: str, *pods: tuple[Kind, Manifest]) -> Objects:
+    why = no(reason, message)
+    told = {"Ready": why, "Stalled": CALM, "ModelCached": CACHED, "Placed": PLACED}
+    objects = [model({**told, "Available": why}, **running()), pool(), *nodes(), *parts()]
+    return [*objects, *children(), *pods]
+
+
+def downloading() -> Objects:
+    why = no("Fetching", "the fetch Job reads the model file")
+    told = {"Ready": why, "Stalled": CALM, "ModelCached": why}
+    told["Placed"] = no("WaitingForFacts", "a plan needs the facts of the model file")
+    progress = {
+        "stage": "download",
+        "doneBytes": 3 << 30,
+        "totalBytes": 5 << 30,
+        "bytesPerSecond": 100 << 20,
+        "secondsLeft": 20,
+    }
+    objects = [model(told, download=progress, servedNames=["demo"]), pool(), *nodes(), *parts()]
+    return [*objects, children()[0], fetch_pod()]
+
+
+def fetch_failed() -> Objects:
+    message = "no GGUF here, only model.safetensors; convert it first"
+    why = no("UnsupportedFormat", f"{message}; mend the source, then delete the fetch Job")
+    told = {"Ready": why, "Stalled": ("True", *why[1:]), "ModelCached": why}
+    told["Placed"] = no("WaitingForFacts", "a plan needs the facts of the model file")
+    objects = [model(told, servedNames=["demo"]), pool(), *nodes(), *parts(), children()[0]]
+    return [*objects, warning(JOB_UID, "BackoffLimitExceeded", "Job has failed")]
+
+
+def fetch_without_volume() -> Objects:
+    why = no("FetchPending", "pod has unbound immediate PersistentVolumeClaims")
+    told = {"Ready": why, "Stalled": CALM, "ModelCached": why}
+    told["Placed"] = no("WaitingForFacts", "a plan needs the facts of the model file")
+    objects = [model(told, servedNames=["demo"]), pool(), *nodes(), *parts(), children()[0]]
+    pod = fetch_pod(phase="Pending")
+    return [*objects, pod, warning("uid-fetch-pod", "FailedScheduling", "0/1 nodes are available")]
+
+
+def no_node_fits() -> Objects:
+    why = no("NoNodeFits", "flavor cpu: 1.0 TiB are missing; it takes a larger node")
+    told = {"Ready": why, "Stalled": CALM, "ModelCached": CACHED, "Placed": why}
+    large = known(weights=1 << 40)
+    objects = [model(told, model=large, servedNames=["demo"])]
+    small = node("node-b", memory="8Gi", ready=False, labels={"flavor": "big"})
+    return [*objects, pool(flavors=("cpu", "big")), *nodes(node(), small), *parts()]
+
+
+def pool_gone() -> Objects:
+    why = no("PoolNotFound", "InferencePool 'default' is not in this namespace: create it")
+    told = {"Ready": why, "Stalled": CALM, "Placed": why}
+    told["ModelCached"] = ("Unknown", "FetchPending", "waits for the spec and the pool")
+    return [model(told, servedNames=["demo"]), *nodes(), *parts()]
+
+
+def unschedulable() -> Objects:
+    pod = replica(ready=False, bound=False)
+    message = "0 of 1 replicas ready; demo-cpu-0: 0/1 nodes are available"
+    event = warning("uid-pod-0", "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.")
+    return not_ready("Unschedulable", message, pod, event)
+
+
+def crash_loop() -> Objects:
+    ended = {"exitCode": 13, "reason": "Error", "message": "llama.cpp: cannot load the model"}
+    waits = {"waiting": {"reason": "CrashLoopBackOff"}}
+    pod = replica(ready=False, restartCount=5, state=waits, lastState={"terminated": ended})
+    event = warning("uid-pod-0", "BackOff", "Back-off restarting failed container runtime")
+    return not_ready("Crashing", "0 of 1 replicas ready", pod, event)
+
+
+def out_of_memory() -> Objects:
+    ended = {"exitCode": 137, "reason": "OOMKilled"}
+    waits = {"waiting": {"reason": "CrashLoopBackOff"}}
+    pod = replica(ready=False, restartCount=1, state=waits, lastState={"terminated": ended})
+    return not_ready("Crashing", "0 of 1 replicas ready", pod)
+
+
+def image_missing() -> Objects:
+    waits = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    return not_ready("ImageUnavailable", "no image", replica(ready=False, state=waits))
+
+
+def quota() -> Objects:
+    event = warning(SET_UID, "FailedCreate", "pods is forbidden: exceeded quota: small")
+    return not_ready("ReplicasStarting", "0 of 1 replicas ready", event)
+
+
+def name_conflict() -> Objects:
+    message = "'demo' is served by other/demo: choose another of spec.servedNames"
+    told = {"Ready": READY, "Stalled": ("True", "NameConflict", message), "ModelCached": CACHED}
+    told |= {"Placed": PLACED, "Available": AVAILABLE}
+    objects = [model(told, **running(servedNames=[])), pool(), *nodes(), *parts()]
+    return [*objects, *children(), replica()]
+
+
+def foreign_object() -> Objects:
+    why = no("ForeignObject", "Service default/demo exists and is not ours: rename one")
+    told = {"Ready": why, "Stalled": ("True", *why[1:]), "ModelCached": CACHED, "Placed": PLACED}
+    return [model(told, **running()), pool(), *nodes(), *parts(), children()[0]]
+
+
+def preempted() -> Objects:
+    why = no("Preempted", "flavor cpu went to default/urgent of priority 100")
+    told = {"Ready": why, "Stalled": CALM, "ModelCached": CACHED, "Placed": why}
+    return [model(told, model=known(), servedNames=["demo"]), pool(), *nodes(), *parts()]
+
+
+def degraded() -> Objects:
+    message = "killed for its memory twice; spec.context.length 1,024 would fit"
+    return not_ready("Degraded", message, replica())
+
+
+def pending_plan() -> Objects:
+    waits = {"digest": "f" * 64, "reason": "context_tokens 2048 -> 8192"}
+    told = {"Ready": READY, "Stalled": CALM, "ModelCached": CACHED, "Placed": PLACED}
+    status = running(plan=plan_block(pending=waits))
+    objects = [model({**told, "Available": AVAILABLE}, **status), pool(), *nodes(), *parts()]
+    return [*objects, *children(inputs="0" * 64), replica()]
+
+
+def operator_down() -> Objects:
+    kind, found = model({})
+    found.pop("status")
+    return [(kind, found), pool(), *nodes()]
+
+
+SITUATIONS: dict[str, Callable[[], Objects]] = {
+    each.__name__: each
+    for each in (
+        ready,
+        downloading,
+        fetch_failed,
+        fetch_without_volume,
+        no_node_fits,
+        pool_gone,
+        unschedulable,
+        crash_loop,
+        out_of_memory,
+        image_missing,
+        quota,
+        name_conflict,
+        foreign_object,
+        preempted,
+        degraded,
+        pending_plan,
+        operator_down,
+    )
+}
+IS_READY = {"ready", "name_conflict", "pending_plan"}
+
+
+def told(story: Story, width: int = WIDTH) -> str:
+    """The text; sizes that the planner says are its own business."""
+    lines = [
+        text
+        for line in story_lines(story, width)
+        for text in ([line.text] if line.is_table else wrapped(line.text, width, line.indent))
+    ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_each_situation_reads_as_it_did(situation: str) -> None:
+    story = story_of(FakeReader(SITUATIONS[situation]()), "im", DEMO)
+    text = told(story)
+    if situation in PLANNED:
+        text = _VERDICT.sub("(the planner's words)", " ".join(text.split()))
+        text = _NUMBER.sub("N", text) + "\n"
+    path = GOLDEN / f"explain_{situation}.txt"
+    if os.environ.get("TERRACE_GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text()
+    assert story.is_ready is (situation in IS_READY)
+
+
+@pytest.mark.parametrize("situation", sorted(set(SITUATIONS) - {"ready", "degraded"}))
+def test_whoever_is_stuck_is_told_what_to_type(situation: str) -> None:
+    story = story_of(FakeReader(SITUATIONS[situation]()), "im", DEMO)
+    assert story.next_command.startswith(("kubectl ", "terrace "))
+
+
+def test_a_ready_model_has_nothing_left_to_type() -> None:
+    assert story_of(FakeReader(ready()), "im", DEMO).next_command == ""
+
+
+def test_what_may_not_be_read_is_said_and_the_rest_is_told() -> None:
+    reader = FakeReader(no_node_fits())
+    reader.forbidden = {NODE, EVENT}
+    reader.forbidden_everywhere = {POD, STATEFULSET}
+    story = story_of(reader, "im", DEMO)
+    text = told(story)
+    assert "NoNodeFits" in text
+    assert "the nodes may not be read" in text
+    gaps = "\n".join(story.gaps)
+    assert "nodes of the cluster" in gaps
+    assert "pods in other namespaces" in gaps
+    assert len(story.gaps) == len(set(story.gaps))
+
+
+def test_replicas_of_the_own_namespace_are_told_without_rights_elsewhere() -> None:
+    reader = FakeReader(ready())
+    reader.forbidden_everywhere = {POD, STATEFULSET}
+    text = told(story_of(reader, "im", DEMO))
+    assert "demo-cpu-0 on node-a: ready" in text
+
+
+def test_a_model_that_is_not_there_is_bad_input() -> None:
+    with pytest.raises(InputError, match="kubectl get im -n default"):
+        story_of(FakeReader([]), "im", DEMO)
+
+
+def test_a_model_that_may_not_be_read_is_no_answer() -> None:
+    reader = FakeReader(ready())
+    reader.forbidden = {MODEL}
+    with pytest.raises(NoAnswerError, match="may not be read"):
+        story_of(reader, "im", DEMO)
+
+
+def test_a_server_that_is_gone_is_no_answer() -> None:
+    class Gone(FakeReader):
+        def get(self, kind: Kind, key: Key) -> Manifest:
+            raise UnavailableError(
+                f"{self.server} does not answer: refused, asked for {kind} {key}"
+            )
+
+    with pytest.raises(NoAnswerError, match="does not answer"):
+        story_of(Gone([]), "im", DEMO)
+
+
+def test_a_stored_spec_of_any_shape_is_explained() -> None:
+    kind, found = model({"Stalled": ("True", "InvalidSpec", "spec.colour: not known")})
+    found["spec"] = {"source": "odd", "poolRef": ["x"], "servedNames": 3}
+    story = story_of(FakeReader([(kind, found), *nodes(), *parts()]), "im", DEMO)
+    assert "InvalidSpec: spec.colour" in told(story)
+    assert story.next_command == "kubectl edit im demo -n default"
+
+
+def test_the_document_for_programs_has_every_step_once() -> None:
+    document = story_document(story_of(FakeReader(crash_loop()), "im", DEMO))
+    assert json.loads(json.dumps(document)) == document
+    steps = {step["name"]: step for step in document["steps"]}
+    order = "file facts placement plan children replicas names gateway"
+    assert " ".join(steps) == order
+    assert steps["replicas"]["state"] == "stuck"
+    assert steps["replicas"]["reason"] == "Crashing"
+    assert document["next"].endswith("demo-cpu-0 --previous --tail=50")
+    assert document["ready"] is False
+
+
+@pytest.mark.parametrize("width", [44, 60, 80])
+def test_a_narrow_terminal_is_kept(width: int) -> None:
+    story = story_of(FakeReader(ready()), "im", DEMO)
+    lines = told(story, width).splitlines()
+    # Addresses and commands stay whole, to be copied.
+    assert max(len(line) for line in lines if "http" not in line) <= width
+
+
+def test_what_a_pod_says_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only here
+
+    from terrace.cli.screen import Line, show  # noqa: PLC0415 - as above
+
+    show(Console(), [Line("a \x1b[31mred\x1b[0m [bold]b[/bold]\x07")], 80)
+    assert capsys.readouterr().out == "a ?[31mred?[0m [bold]b[/bold]?\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("im/demo", ("im", "demo")),
+        ("demo", ("im", "demo")),
+        ("inferencemodel.terrace.dev/demo", ("im", "demo")),
+        ("ipool/gpus", ("ipool", "gpus")),
+        ("InferencePool/gpus", ("ipool", "gpus")),
+    ],
+)
+def test_objects_are_named_as_kubectl_names_them(text: str, found: tuple[str, str]) -> None:
+    assert parse_object(text) == found
+
+
+@pytest.mark.parametrize("text", ["pod/x", "im/", "im/a/b", "/x"])
+def test_other_objects_are_bad_input(text: str) -> None:
+    with pytest.raises(InputError, match="must be im/NAME or ipool/NAME"):
+        parse_object(text)
+
+
+def test_a_pool_tells_its_flavors_claim_and_models() -> None:
+    far = node("node-b", labels={"flavor": "big"}, ready=False)
+    objects = [*ready(), claim(), (NODE, far)]
+    objects = [each for each in objects if each[0].kind != "InferencePool"]
+    reader = FakeReader([*objects, pool(flavors=("cpu", "big"))])
+    story = story_of(reader, "ipool", Key("default", "default"))
+    text = told(story)
+    path = GOLDEN / "explain_pool.txt"
+    if os.environ.get("TERRACE_GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text()
+    assert story.is_ready
