@@ -83,8 +83,63 @@ class HostResources(ApiValue):
     needs more shrinks where the model leaves context open, or the model is not placed."""
 
 
+_IS_CPU = "(!has(self.accelerator) || self.accelerator == 'cpu')"
+
+
 class Flavor(ApiValue):
     """One kind of hardware the pool offers."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *(
+                rule(
+                    f"!has(self.{field}) || !{_IS_CPU}",
+                    f"{field} is about devices: set accelerator to their kind, such as nvidia, or "
+                    "drop it",
+                    field=f".{field}",
+                )
+                for field in (
+                    "count",
+                    "memoryPerDevice",
+                    "sharing",
+                    "resourceName",
+                    "resourceClaimTemplateName",
+                    "minResidenceSeconds",
+                )
+            ),
+            rule(
+                "!has(self.sharing) || self.sharing != 'Shared' || !has(self.count)"
+                " || self.count == 1",
+                "sharing Shared gives a share of one device: drop count",
+                field=".count",
+            ),
+            *(
+                rule(
+                    f"!has(self.resourceClaimTemplateName) || {excluded}",
+                    message,
+                    field=f".{field}",
+                )
+                for field, excluded, message in (
+                    (
+                        "resourceName",
+                        "!has(self.resourceName)",
+                        "resourceClaimTemplateName brings the devices instead of an extended "
+                        "resource; drop one of them",
+                    ),
+                    (
+                        "sharing",
+                        "!has(self.sharing)",
+                        "the ResourceClaimTemplate says how its devices are shared; drop sharing",
+                    ),
+                    (
+                        "memoryPerDevice",
+                        "has(self.memoryPerDevice)",
+                        "nothing tells what a claim brings: set memoryPerDevice",
+                    ),
+                )
+            ),
+        )
+    )
 
     name: str = Field(
         pattern=rf"^[a-z0-9]{{1,{MAX_FLAVOR_LENGTH}}}$",
