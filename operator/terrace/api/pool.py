@@ -123,8 +123,7 @@ class Flavor(ApiValue):
                     (
                         "resourceName",
                         "!has(self.resourceName)",
-                        "resourceClaimTemplateName brings the devices instead of an extended "
-                        "resource; drop one of them",
+                        "resourceClaimTemplateName brings the devices; drop resourceName",
                     ),
                     (
                         "sharing",

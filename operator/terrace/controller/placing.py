@@ -15,7 +15,6 @@ from terrace.api import names
 from terrace.controller import pods
 from terrace.controller.diff import mounted_configs
 from terrace.controller.kinds import Manifest, annotations_of, is_controlled_by, uid_of
-from terrace.planner.inputs import Cluster
 from terrace.planner.placement import place
 from terrace.planner.plan import OffloadPlan
 from terrace.planner.rooms import NoPlacement
@@ -25,8 +24,7 @@ from terrace_runtime.contract import RUNTIME_CONFIG_FILE, RUNTIME_CONTAINER, Run
 if TYPE_CHECKING:
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.controller.manifests import Subject
-    from terrace.planner.inputs import ModelInputs, Usage
-    from terrace.planner.nodes import NodeFacts
+    from terrace.planner.inputs import Cluster, ModelInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +104,12 @@ def hold(running: Running | None, config: Manifest | None, subject: Subject) -> 
 def decide_placement(
     model: ModelInputs,
     pool: PoolSpec,
-    nodes: list[NodeFacts],
-    used: Usage,
+    cluster: Cluster,
     running: Running | None,
     replicas: list[Manifest],
 ) -> Decision | NoPlacement:
     """Keep the running plan unless its own inputs changed or it does not fit."""
-    fresh = place(model, pool, Cluster(tuple(nodes), used))
+    fresh = place(model, pool, cluster)
     if running is None:
         if isinstance(fresh, NoPlacement):
             return fresh

@@ -38,7 +38,7 @@ from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
 from terrace.controller.replica_config import runtime_config
 from terrace.controller.rollout import rollout_step
 from terrace.controller.status import model_status, status_patch
-from terrace.planner.inputs import ModelInputs
+from terrace.planner.inputs import Cluster, ModelInputs
 
 if TYPE_CHECKING:
     from terrace.planner.plan import OffloadPlan
@@ -134,8 +134,7 @@ def _place(seen: Observed, subject: Subject, found: Findings) -> Decision | NoPl
             adapter_digests=tuple(file.digest for file in extras.adapter_facts),
         ),
         subject.pool,
-        seen.nodes,
-        seen.used,
+        Cluster(tuple(seen.nodes), seen.used, subject.accelerators),
         running,
         seen.replicas,
     )
