@@ -102,7 +102,8 @@ def _host_heavy(one: Search) -> DeviceSplit | None:
         return one.most_layers(one.layer_count)
     half, weights = one.sums.weights[-1] // 2, one.sums.weights
     layers = sum(weights[-1] - each <= half for each in weights[:-1])
-    return one.most_layers(0, max(2, layers + 1))
+    most = max(2, layers + 1)
+    return one.whole() if most > one.layer_count else one.most_layers(0, most)
 
 
 def _traded(chosen: Sized, first: Sized) -> Sized:

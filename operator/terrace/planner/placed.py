@@ -91,8 +91,7 @@ def _split(
     compute = device_compute_bytes(facts, shape)
     devices = []
     for index, layers in enumerate(where.devices):
-        start, stop = layers.start, min(layers.stop, facts.layer_count)
-        stop = max(start, stop)
+        start, stop = (min(each, facts.layer_count) for each in (layers.start, layers.stop))
         weights = _between(sums.weights, start, stop) - _between(experts, start, stop)
         weights += adapter * (stop - start)
         if index == where.output:

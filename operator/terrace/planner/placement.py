@@ -37,7 +37,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fit:
+class Fit:
     """What fits a room, and its bytes."""
 
     room: Room
@@ -55,23 +55,24 @@ def place(model: ModelInputs, pool_spec: PoolSpec, cluster: Cluster) -> Placemen
     failures: list[NoPlacement] = []
     for flavor in pool_spec.flavors:
         rooms = rooms_of(flavor, wish.offload, facts, cluster)
-        fit = rooms if isinstance(rooms, NoPlacement) else _fit(wish, rooms)
+        fit = rooms if isinstance(rooms, NoPlacement) else fit_rooms(wish, rooms)
         if isinstance(fit, NoPlacement):
             failures.append(fit)
             continue
         inputs = inputs_digest(facts, model_spec, pool_spec, flavor.name, model.extra_digests)
         skipped = tuple(each.message for each in failures)
-        plan = planned(wish, fit.choice, fit.room, fit.size, inputs=inputs, skipped=skipped)
+        placed = wish.in_room(fit.room)
+        plan = planned(placed, fit.choice, fit.room, fit.size, inputs=inputs, skipped=skipped)
         return Placement(flavor, plan)
     return _together(failures)
 
 
-def _fit(wish: Wish, rooms: Sequence[Room]) -> _Fit | NoPlacement:
+def fit_rooms(wish: Wish, rooms: Sequence[Room]) -> Fit | NoPlacement:
     """The fastest fit of ``rooms``, which are in order of preference."""
     fits, failures = [], []
     for room in rooms:
         fit = _first_fit(wish, room)
-        if isinstance(fit, _Fit):
+        if isinstance(fit, Fit):
             fits.append(fit)
         else:
             failures.append(fit)
@@ -80,14 +81,15 @@ def _fit(wish: Wish, rooms: Sequence[Room]) -> _Fit | NoPlacement:
     return min(failures, key=lambda each: each.missing_bytes)
 
 
-def _first_fit(wish: Wish, room: Room) -> _Fit | NoPlacement:
+def _first_fit(wish: Wish, room: Room) -> Fit | NoPlacement:
     refusal = refusal_in(wish, room)
     if refusal:
         return refusal
+    wish = wish.in_room(room)
     for choice in wish.shapes(room):
         size = footprint(wish.facts, choice.shape, wish.extras_of(choice.size))
         if size.limit_bytes <= room.memory_bytes:
-            return _Fit(room, choice, size)
+            return Fit(room, choice, size)
     return too_small(wish, room)
 
 

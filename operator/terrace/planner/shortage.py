@@ -51,7 +51,7 @@ def _device_too_small(wish: Wish, room: Room, device: DeviceRoom, smallest: Size
     one = searched(wish, device, smallest)
     layers = one.layer_count + 1
     is_only = _profile(wish) == "DeviceOnly"
-    experts = 0 if is_only else one.layer_count
+    experts = one.layer_count if one.has_experts and not is_only else 0
     missing = one.missing_bytes(experts, layers if is_only else 2)
     what = "all layers and KV cells" if is_only else "not even one layer and its KV cells"
     which = f"{device.count} x {device.product or device.accelerator}"
