@@ -44,6 +44,9 @@ class ModelInputs:
     adapter_digests: tuple[str, ...] = ()
     """SHA-256 of each of them."""
     correction: Correction = NO_CORRECTION
+    """Holds in every room."""
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
+    """Device class (``correction.device_class``) -> what holds in rooms of it besides."""
     attempt: int = 0
     """How often a plan proved too small before."""
 

@@ -20,6 +20,9 @@ PREFILL_TOKENS = 256
 """What every replica gets; ``docs/adr`` of the engine says why."""
 
 
+_NOTES = {"anonymous_bytes", "corrected_host_bytes", "corrected_device_bytes"}
+
+
 class KvVolume(BaseModel):
     """The volume of a replica's disk tier."""
 
@@ -136,6 +139,13 @@ class OffloadPlan(BaseModel):
     """Python, libraries and vocabulary of the replica's processes."""
     tiers_bytes: int = 0
     """The host tier, buffers on the way to and from it, and the index of the tiers."""
+    anonymous_bytes: int = 0
+    """Bound of the anonymous and shared memory of a replica; 0: an older plan. Not part of the
+    digest."""
+    corrected_host_bytes: int = 0
+    corrected_device_bytes: int = 0
+    """What was added because replicas took more than planned. Not part of the digest, for the
+    numbers that it changed are."""
     memory_request_bytes: int
     memory_limit_bytes: int
     cpu_millis: int
@@ -147,6 +157,6 @@ class OffloadPlan(BaseModel):
     @property
     def digest(self) -> str:
         """64 hex digits over all that replicas run with; equal plans run equal replicas."""
-        told = {"reasons", "preferred_nodes"}
+        told = {"reasons", "preferred_nodes", *_NOTES}
         body = self.model_dump_json(exclude=told, exclude_defaults=True)
         return sha256(body.encode()).hexdigest()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from terrace.api.offload import KvTypes, Offload
 from terrace.planner.classes import class_tiers, reuse_of
+from terrace.planner.correction import device_class, joined
 from terrace.planner.device_sizes import preferred
 from terrace.planner.footprint import Extras, draft_bytes, kv_bytes
 from terrace.planner.geometry import KV_BLOCK, Shape, kv_bytes_per_cell
@@ -73,6 +74,14 @@ class Wish:
         """Whether each head is a whole number of blocks."""
         lengths = [(run.key_length, run.value_length) for run in self.facts.layers if run.kv_heads]
         return not any(key % KV_BLOCK or value % KV_BLOCK for key, value in lengths)
+
+    def in_room(self, room: Room) -> Wish:
+        """The same with the correction that holds in ``room``."""
+        found = self.model.corrections.get(device_class(room.device))
+        if found is None:
+            return self
+        correction = joined((self.model.correction, found))
+        return replace(self, model=replace(self.model, correction=correction))
 
     def extras_of(self, size: Size) -> Extras:
         """What a replica holds beside its model."""
