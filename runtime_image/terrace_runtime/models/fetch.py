@@ -29,7 +29,7 @@ from terrace_runtime.models.split import part_paths
 from terrace_runtime.models.web import DownloadLimits, open_web
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from terrace_runtime.contract import FetchSpec, FileFacts
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from terrace_runtime.models.web import Web
 
 _LOCK_POLL_S: Final = 1.0
+_BEAT_S: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,10 @@ class _Filling:
             await asyncio.to_thread(self._copy, self._copied, parts[0])
             return
         assert self._web is not None
+        async with _beating(self._work.reporter):
+            await self._download(parts, self._web)
+
+    async def _download(self, parts: Sequence[Unfinished], web: Web) -> None:
         sizes = [file.size for file in self._remote.files]
         for index, (file, part) in enumerate(zip(self._remote.files, parts, strict=True)):
             others = sum(other.size for other in parts if other is not part)
@@ -210,13 +215,29 @@ class _Filling:
                 self._work.reporter.report("download", others + done, whole)
 
             download = Download(file, self._remote.access, part, self._cache.check_room, on_bytes)
-            await download.run(self._web)
+            await download.run(web)
             sizes[index] = part.size
 
     def _copy(self, path: Path, part: Unfinished) -> None:
         self._cache.check_room(path.stat().st_size)
         with disk_errors(part.path):
             shutil.copyfile(path, part.path)
+
+
+@contextlib.asynccontextmanager
+async def _beating(reporter: ProgressReporter) -> AsyncIterator[None]:
+    """Lines go on while no byte comes, with a rate that falls to nothing."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            reporter.beat()
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _proof(work: Work, count: int, remote: Remote | None = None) -> Proof:

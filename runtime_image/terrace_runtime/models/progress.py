@@ -44,6 +44,15 @@ class ProgressReporter:
             self._samples.clear()
         elif now - self._last < self._interval_s and done != total:
             return
+        self._say(stage, done, total, now)
+
+    def beat(self) -> None:
+        """Say how things stand where nothing was heard lately: a stalled download must show."""
+        now, latest = self._clock(), self._latest
+        if latest is not None and now - self._last >= self._interval_s:
+            self._say(latest.stage, latest.done_bytes, latest.total_bytes, now)
+
+    def _say(self, stage: Stage, done: int, total: int, now: float) -> None:
         self._last = now
         self._samples.append((now, done))
         while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_S:  # noqa: PLR2004 - a rate needs two samples

@@ -10,6 +10,7 @@ and it is fetched again. Next: ``__main__`` prints the outcome.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from typing import TYPE_CHECKING, Final
 
@@ -29,12 +30,13 @@ _KEY_LENGTH: Final = 64
 def prune(spec: PruneSpec, now: float) -> PruneOutcome:
     """Delete what ``spec`` names; ``now`` in seconds since 1970. Never raises FetchError."""
     freed, kept, freed_bytes = list[str](), list[str](), 0
+    before = now - spec.unused_seconds if spec.unused_seconds else math.inf
     try:
         cache = CacheFolder()
         with disk_errors(cache.root):
             entries = _entries(cache)
             for digest in dict.fromkeys(spec.digests):
-                gone = _free(cache, digest, entries.get(digest, []), now - spec.unused_seconds)
+                gone = _free(cache, digest, entries.get(digest, []), before)
                 (kept if gone is None else freed).append(digest)
                 freed_bytes += gone or 0
             if spec.abandoned_seconds:

@@ -34,3 +34,21 @@ def test_an_unknown_total_has_no_time_left_and_a_new_stage_speaks_at_once() -> N
         ("download", None),
         ("verify", None),
     ]
+
+
+def test_a_stalled_download_shows_as_one() -> None:
+    now = 0.0
+    lines: list[FetchProgress] = []
+    reporter = ProgressReporter(lines.append, clock=lambda: now)
+    reporter.beat()
+    for second in range(11):
+        now = float(second)
+        reporter.report("download", second * 100, 10_000)
+        reporter.beat()  # Not while bytes come.
+    assert len(lines) == 11
+    for second in range(11, 60):
+        now = float(second)
+        reporter.beat()
+    assert len(lines) == 60
+    assert (lines[-1].done_bytes, lines[-1].bytes_per_second) == (1000, 0)
+    assert lines[-1].seconds_left is None

@@ -25,7 +25,7 @@ from terrace_runtime.models.prune import prune
 if TYPE_CHECKING:
     from pathlib import Path
 
-NOW = time.time() + 10
+NOW = time.time() + 10_000
 CHAT, DRAFT = FetchSpec(uri="demo://chat"), FetchSpec(uri="demo://draft")
 
 
@@ -87,12 +87,14 @@ async def test_what_is_being_fetched_stays(pod: Path, *, by_content: bool) -> No
 async def test_what_was_asked_for_a_moment_ago_stays(pod: Path) -> None:
     chat = await fetched(CHAT)
     (entry,) = (pod / "models" / "sources").iterdir()
-    os.utime(entry, (NOW - 1000, NOW - 1000))
-    assert prune(PruneSpec(digests=(chat.digest,), unused_seconds=2000), NOW).kept
+    spec, now = PruneSpec(digests=(chat.digest,), unused_seconds=1000), time.time()
+    os.utime(entry, (now - 500, now - 500))
+    assert prune(spec, now).kept
+    os.utime(entry, (now - 2000, now - 2000))
     await fetched(CHAT)  # Asks again: the entry is fresh.
-    assert prune(PruneSpec(digests=(chat.digest,), unused_seconds=500), NOW).kept
-    os.utime(entry, (NOW - 1000, NOW - 1000))
-    assert prune(PruneSpec(digests=(chat.digest,), unused_seconds=500), NOW).freed
+    assert prune(spec, now).kept
+    os.utime(entry, (now - 2000, now - 2000))
+    assert prune(spec, now).freed
 
 
 async def test_abandoned_downloads_go_and_running_ones_stay(pod: Path) -> None:
@@ -103,9 +105,9 @@ async def test_abandoned_downloads_go_and_running_ones_stay(pod: Path) -> None:
         target.path.write_bytes(bytes(100))
         target.note_path.write_bytes(b"{}")
     spec = PruneSpec(digests=(), abandoned_seconds=60)
-    assert prune(spec, NOW).freed_bytes == 0
+    assert prune(spec, time.time()).freed_bytes == 0
     with cache.try_lock("c" * 64):
-        assert prune(spec, NOW + 100).freed_bytes == 3 * 102
+        assert prune(spec, time.time() + 100).freed_bytes == 3 * 102
     assert leftovers(pod) == [f"{'c' * 64}.json", f"{'c' * 64}.part"]
 
 
