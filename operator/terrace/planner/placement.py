@@ -34,6 +34,8 @@ class Placement:
 
     flavor: Flavor
     plan: OffloadPlan
+    tokens_per_second: float = 0.0
+    """Expected of one conversation on devices; 0: nothing is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def place(model: ModelInputs, pool_spec: PoolSpec, cluster: Cluster) -> Placemen
         skipped = tuple(each.message for each in failures)
         placed = wish.in_room(fit.room)
         plan = planned(placed, fit.choice, fit.room, fit.size, inputs=inputs, skipped=skipped)
-        return Placement(flavor, plan)
+        return Placement(flavor, plan, fit.choice.speed)
     return _together(failures)
 
 
