@@ -53,7 +53,7 @@ def _device(plan: OffloadPlan) -> Place:
 
 def _host(plan: OffloadPlan) -> Place:
     kv, compute = plan.kv_bytes, plan.compute_bytes
-    weights = plan.weights_bytes - (plan.device.weights_bytes if plan.device else 0)
+    weights = _host_weights(plan)
     if plan.weights == "paged":
         weights = _resident_pages(plan)
     rest = plan.memory_limit_bytes - weights - kv - compute - plan.tiers_bytes
@@ -64,11 +64,15 @@ def _resident_pages(plan: OffloadPlan) -> int:
     """Paged weights that stay in memory at least: the part of the request that nothing else is."""
     parts = plan.kv_bytes + plan.compute_bytes + plan.tiers_bytes + plan.base_bytes
     extra = plan.draft_bytes + plan.adapter_bytes + plan.repacked_bytes
-    return max(0, min(plan.weights_bytes, plan.memory_request_bytes - parts - extra))
+    return max(0, min(_host_weights(plan), plan.memory_request_bytes - parts - extra))
+
+
+def _host_weights(plan: OffloadPlan) -> int:
+    return plan.weights_bytes if plan.device is None else plan.host_weights_bytes
 
 
 def _disk(plan: OffloadPlan) -> Place:
     weights = 0
     if plan.weights == "paged":
-        weights = plan.weights_bytes - _resident_pages(plan)
+        weights = _host_weights(plan) - _resident_pages(plan)
     return Place("disk", weights_bytes=weights, tiers_bytes=plan.disk_bytes)

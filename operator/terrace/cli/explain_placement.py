@@ -23,7 +23,7 @@ from terrace.controller.parse import InvalidSpecError, parse_spec
 from terrace.controller.placing import running_set
 from terrace.controller.plan_status import difference
 from terrace.planner.candidates import candidates
-from terrace.planner.inputs import Cluster, ModelInputs
+from terrace.planner.inputs import ModelInputs
 from terrace.planner.nodes import format_bytes
 from terrace.planner.placement import Placement, place
 from terrace.planner.sticky import inputs_digest
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from terrace.api.pool import Flavor
+    from terrace.planner.inputs import Cluster
     from terrace.planner.nodes import NodeFacts
 
 
@@ -54,8 +55,7 @@ def subject_of(scene: Scene) -> Subject | None:
         pool = parse_spec(PoolSpec, scene.seen.pool)
     except InvalidSpecError:
         return None
-    cluster = Cluster(tuple(scene.seen.nodes), scene.seen.used)
-    return Subject(ModelInputs(facts, spec, draft=known_facts(scene, "draft")), pool, cluster)
+    return Subject(ModelInputs(facts, spec, draft=known_facts(scene, "draft")), pool, scene.cluster)
 
 
 def placement_step(scene: Scene, about: About) -> Step:

@@ -50,7 +50,7 @@ def model_scene(reader: ClusterReader, key: Key, now: datetime) -> Scene:
         seen.one(POOL, Key(key.namespace, pool))
     for kind in CHILD_KINDS:
         seen.read(kind, key.namespace, labels=MANAGED)
-    seen.planner_cluster(key)
+    cluster = seen.planner_cluster(key)
     parts = _parts(seen)
     observed = observe(seen.cache, key)
     if observed is None:  # A name that the cache does not take for one of a model.
@@ -61,6 +61,7 @@ def model_scene(reader: ClusterReader, key: Key, now: datetime) -> Scene:
     return Scene(
         observed,
         now,
+        cluster,
         events,
         gateways=_component(parts, "gateway"),
         operators=_component(parts, "operator"),

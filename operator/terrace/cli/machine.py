@@ -40,7 +40,7 @@ def this_machine() -> Machine:
     if cpu_limit is not None and cpu_limit < cpus:
         cpus = cpu_limit
         notes.append("CPUs are the limit of this process's control group")
-    devices, why_none = nvidia_devices()
+    devices, why_none = metal_device() or nvidia_devices()
     notes.append(why_none)
     return Machine(NodeShape(cpus, memory, devices), tuple(note for note in notes if note))
 
@@ -63,6 +63,13 @@ def cgroup_limits(root: Path, own: Path) -> tuple[int | None, int | None]:
                 for group in _upwards(root / "memory", path):
                     memory += _number(group / "memory.limit_in_bytes")
     return min(cpu, default=None), min(memory, default=None)
+
+
+def metal_device() -> tuple[Devices, str] | None:
+    """The GPU of a Mac of Apple's own make, which computes in the host's memory."""
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        return Devices("metal", 1), ""
+    return None
 
 
 def nvidia_devices() -> tuple[Devices | None, str]:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,9 @@ from terrace.cli.errors import InputError, NoAnswerError
 from terrace_runtime.contract import EXIT_PERMANENT, ModelFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from terrace_runtime.contract import FileRole
 
 REMOTE: Final = ("hf://", "https://", "http://", "s3://", "oci://", "demo://")
 WALL_S: Final = 600.0
@@ -31,14 +34,35 @@ _MAX_ERROR: Final = 2000
 _NO_RUNTIME: Final = "No module named"
 
 
-def read_facts(source: str, option: str = "SOURCE", wall_s: float = WALL_S) -> ModelFacts:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How model files are read: what a pool says about sources, and what the user asks for."""
+
+    networks: tuple[str, ...] = ()
+    """CIDRs that addresses may resolve to although they are private."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Mirrors and stores, where our own environment does not name them."""
+    wants_digest: bool = False
+    """Read a local file whole, for its checksum."""
+
+
+def read_facts(
+    source: str,
+    option: str = "SOURCE",
+    role: FileRole = "model",
+    reading: Reading = Reading(),
+    wall_s: float = WALL_S,
+) -> ModelFacts:
     """Facts of the file at ``source``, a path or an address.
 
     Raises InputError for a file that cannot be used and NoAnswerError where it was not reached.
     """
     _check_path(source, option)
-    command = [sys.executable, "-P", "-m", "terrace_runtime", "inspect", "--", source]
-    with _child(command) as child:
+    command = [sys.executable, "-P", "-m", "terrace_runtime", "inspect", "--role", role]
+    command += ["--digest"] if reading.wants_digest and not source.startswith(REMOTE) else []
+    for network in reading.networks:
+        command += ["--allow-network", network]
+    with _child([*command, "--", source], {**reading.environment, **os.environ}) as child:
         try:
             output, errors = child.communicate(timeout=wall_s)
         except subprocess.TimeoutExpired:
@@ -82,6 +106,8 @@ def _failure(code: int, errors: bytes, what: str) -> InputError | NoAnswerError:
             f"{what} cannot be read: this installation of terrace is without the runtime "
             f"({last}); install it with: pip install 'terrace[cli,runtime]'"
         )
+    if last.startswith("AddressRefused"):
+        return InputError(f"{what}: {last}; here: --allow-network CIDR")
     if code == EXIT_PERMANENT:
         return InputError(f"{what}: {last}")
     if code < 0:
@@ -90,7 +116,7 @@ def _failure(code: int, errors: bytes, what: str) -> InputError | NoAnswerError:
 
 
 @contextmanager
-def _child(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _child(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a session of its own, of which nothing is left at the end.
 
     A Ctrl-C of the terminal reaches us alone; we take down the child and what it started.
@@ -101,6 +127,7 @@ def _child(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        env=environment,
     ) as child:
         try:
             yield child

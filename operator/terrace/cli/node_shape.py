@@ -16,7 +16,10 @@ EXAMPLE = "cpu=16,memory=64Gi or cpu=32,memory=128Gi,gpu=nvidia:2x24Gi"
 MAX_DEVICES = 16
 _DEVICES = re.compile(
     r"(?P<accelerator>[a-z0-9]([a-z0-9-]*[a-z0-9])?):((?P<count>[0-9]+)x)?(?P<what>[^:]+)"
+    r"(:(?P<memory>[^:]+))?"
 )
+_NAMED_SIZE = re.compile(r"(?<![0-9])([0-9]{1,4})GB(?![A-Za-z])")
+"""Vendors count a product's memory in decimal gigabytes, which is never more than it has."""
 _MEMORY = re.compile(r"[0-9.]+([KMGTPE]i?|k)?")
 
 
@@ -27,7 +30,7 @@ class Devices:
     accelerator: str
     count: int
     memory_bytes: int = 0
-    """Of one device; 0: as the table says of ``product``."""
+    """Of one device; 0: as the accelerator table says of ``product``."""
     product: str = ""
 
 
@@ -64,20 +67,24 @@ def parse_shape(text: str) -> NodeShape:
 
 
 def parse_devices(text: str) -> Devices:
-    """``nvidia:2x24Gi`` or ``nvidia:H100-80GB``."""
+    """``nvidia:2x24Gi``, ``nvidia:H100-80GB`` or ``nvidia:4xL4:24Gi``."""
     match = _DEVICES.fullmatch(text)
     if match is None:
         raise InputError(
             f"--node: gpu={text!r} is not ACCELERATOR:[COUNTx]MEMORY or "
-            "ACCELERATOR:[COUNTx]PRODUCT, such as nvidia:2x24Gi or nvidia:H100-80GB"
+            "ACCELERATOR:[COUNTx]PRODUCT[:MEMORY], such as nvidia:2x24Gi or nvidia:H100-80GB"
         )
     count = int(match["count"] or 1)
     if not 1 <= count <= MAX_DEVICES:
         raise InputError(f"--node: gpu={text!r}: a replica has 1 to {MAX_DEVICES} devices")
-    what = match["what"]
+    what, accelerator = match["what"], match["accelerator"]
+    if match["memory"] is not None:
+        return Devices(accelerator, count, _quantity("gpu", match["memory"], is_cpu=False), what)
     if _MEMORY.fullmatch(what):
-        return Devices(match["accelerator"], count, _quantity("gpu", what, is_cpu=False))
-    return Devices(match["accelerator"], count, product=what)
+        return Devices(accelerator, count, _quantity("gpu", what, is_cpu=False))
+    named = _NAMED_SIZE.search(what)
+    memory = int(named[1]) * 10**9 if named else 0
+    return Devices(accelerator, count, memory, what)
 
 
 def _quantity(name: str, text: str, *, is_cpu: bool) -> int:

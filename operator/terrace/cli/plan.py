@@ -25,12 +25,14 @@ from terrace.cli.plan_table import plan_lines
 from terrace.cli.plan_yaml import as_yaml, manifests
 from terrace.cli.profiles import Row, Target, chosen_row, plan_profiles
 from terrace.cli.screen import show, width_of
-from terrace.cli.target import cluster_target, machine_target, shape_target
+from terrace.cli.target import cluster_target, machine_target, reading_of, shape_target
+from terrace.planner.accelerators import BadTableError, built_in, read_table
 from terrace.planner.inputs import ModelInputs
 from terrace.planner.placement import Placement
 
 if TYPE_CHECKING:
     from terrace.api.model import ModelSpec
+    from terrace.planner.accelerators import AcceleratorTable
 
 
 class PlanOutput(StrEnum):
@@ -78,6 +80,14 @@ def plan(
             rich_help_panel=_WHERE,
         ),
     ] = None,
+    accelerators: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rows that add to the accelerator table. Default with --cluster: the operator's.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
     kubeconfig: Annotated[
         Path | None,
         typer.Option(help="Default: $KUBECONFIG or ~/.kube/config.", rich_help_panel=_WHERE),
@@ -122,6 +132,22 @@ def plan(
             metavar="SOURCE", help="A small model that guesses ahead.", rich_help_panel=_WHAT
         ),
     ] = None,
+    allow_network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CIDR",
+            help="Private network that SOURCE may be in. Default: the pool's allowedNetworks.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    wants_digest: Annotated[
+        bool,
+        typer.Option(
+            "--digest",
+            help="Read a local SOURCE whole for its checksum, which the plan's digest covers.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
     output: Annotated[
         PlanOutput,
         typer.Option("--output", "-o", help="yaml: the manifests.", rich_help_panel=_HOW),
@@ -172,9 +198,11 @@ def plan(
     )
     kind = PlanOutput.JSON if is_json else output
     _check_output(kind, source, uri, with_pool=with_pool)
-    target = _target(node, pool, kubeconfig, kube_context, is_cluster=is_cluster)
-    facts = read_facts(source)
-    draft_facts = read_facts(draft, "--draft") if draft is not None else None
+    table = _table(accelerators)
+    target = _target(node, pool, table, kubeconfig, kube_context, is_cluster=is_cluster)
+    reading = reading_of(target.pool, tuple(allow_network or ()), wants_digest=wants_digest)
+    facts = read_facts(source, reading=reading)
+    draft_facts = read_facts(draft, "--draft", "draft", reading) if draft is not None else None
     spec = model_spec(wanted, target.pool_key.name, facts)
     rows = plan_profiles(ModelInputs(facts, spec, draft=draft_facts), target)
     match kind:
@@ -197,9 +225,19 @@ def _check_output(kind: PlanOutput, source: str, uri: str | None, *, with_pool: 
         raise InputError(f"--uri is for a local SOURCE; {source} is its own address")
 
 
+def _table(path: Path | None) -> AcceleratorTable | None:
+    if path is None:
+        return None
+    try:
+        return read_table(path.read_text(encoding="utf-8"), built_in())
+    except (OSError, UnicodeDecodeError, BadTableError) as error:
+        raise InputError(f"--accelerators {path}: {error}") from error
+
+
 def _target(
     node: str | None,
     pool: str | None,
+    table: AcceleratorTable | None,
     kubeconfig: Path | None,
     kube_context: str | None,
     *,
@@ -209,14 +247,14 @@ def _target(
     if node is not None and is_cluster:
         raise InputError("--node is a node in words, --cluster and --pool a real one: drop one")
     if node is not None:
-        return shape_target(parse_shape(node), "a node")
+        return shape_target(parse_shape(node), "a node", table or built_in())
     if not is_cluster:
         if kubeconfig is not None or kube_context is not None:
             raise InputError("--kubeconfig and --kube-context have an effect with --cluster only")
-        return machine_target()
+        return machine_target(table or built_in())
     from terrace.cli.cluster import KubeReader  # noqa: PLC0415 - its client takes a second
 
-    return cluster_target(KubeReader.connect(kubeconfig, kube_context), pool)
+    return cluster_target(KubeReader.connect(kubeconfig, kube_context), pool, table)
 
 
 def _print_yaml(

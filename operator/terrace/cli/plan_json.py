@@ -57,6 +57,7 @@ def _profile(row: Row) -> dict[str, Any]:
     return {
         **head,
         "flavor": result.flavor.name,
+        "tokensPerSecond": round(result.tokens_per_second, 1) or None,
         "plan": plan,
         "places": [
             {

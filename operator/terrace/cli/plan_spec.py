@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
 from terrace.api.model import ModelSpec
 from terrace.api.names import MAX_NAME_LENGTH
-from terrace.api.offload import MIN_MAX_DISK, MIN_SPILL
+from terrace.api.offload import MIN_MAX_DISK, MIN_SPILL, Profile
 from terrace.api.quantity import parse_bytes
 from terrace.cli.errors import InputError
 from terrace.cli.model_file import REMOTE
@@ -62,7 +62,7 @@ def model_spec(wanted: Wanted, pool: str, facts: ModelFacts) -> ModelSpec:
         "source": _file(wanted.uri or source_uri(wanted.source), facts),
         "context": _written(length=wanted.context, parallel=wanted.parallel),
         "offload": _written(
-            profile=wanted.profile,
+            profile=_profile(wanted.profile),
             kvTypes=_kv_types(wanted.kv_types),
             maxDisk=wanted.max_disk,
             spillThreshold=wanted.spill_threshold,
@@ -109,6 +109,11 @@ def _file(uri: str, facts: ModelFacts) -> dict[str, str]:
     if facts.digest == _NO_DIGEST:
         raise InputError(f"{uri}: http:// can be tampered with on its way: use https://")
     return {"uri": uri, "sha256": facts.digest}
+
+
+def _profile(text: str | None) -> str | None:
+    known = {name.lower(): name for name in get_args(Profile)}
+    return text if text is None else known.get(text.lower(), text)
 
 
 def _kv_types(text: str | None) -> dict[str, str] | None:

@@ -16,11 +16,11 @@ from terrace.planner.placement import Placement
 
 if TYPE_CHECKING:
     from terrace.cli.profiles import Row, Target
-    from terrace.planner.plan import OffloadPlan
     from terrace_runtime.contract import ModelFacts
 
 TABLE_WIDTH = 80
 """Below, each profile is a paragraph."""
+_TEN = 10
 _MILLION, _BILLION, _TRILLION = 10**6, 10**9, 10**12
 _COLUMNS = ("WEIGHTS", "KV", "COMPUTE", "TIERS", "OTHER", "TOTAL")
 
@@ -65,6 +65,14 @@ def count_words(count: int) -> str:
     return f"{count / _MILLION:.1f} M"
 
 
+def speed_words(tokens_per_second: float) -> str:
+    """An estimate, so two digits."""
+    if tokens_per_second < _TEN:
+        return f"{tokens_per_second:.1f}"
+    digits = len(str(int(tokens_per_second)))
+    return f"{round(tokens_per_second, 2 - digits):,.0f}"
+
+
 def _heading() -> str:
     return "  PROFILE     WHERE " + "".join(f"{name:>10}" for name in _COLUMNS)
 
@@ -85,8 +93,8 @@ def _row_lines(row: Row, *, is_table: bool) -> list[Line]:
             Line(f"{head}{_cells(place)}", style, is_table=True)
             for head, place in zip(heads, found, strict=True)
         ]
-        return [*table, Line(f"{' ' * 14}{_size_words(result.plan)}", "dim", indent=14)]
-    paragraph = [Line(f"{mark} {row.profile}: {_size_words(result.plan)}", style, indent=4)]
+        return [*table, Line(f"{' ' * 14}{_size_words(result)}", "dim", indent=14)]
+    paragraph = [Line(f"{mark} {row.profile}: {_size_words(result)}", style, indent=4)]
     return paragraph + [Line(f"    {_place_words(place)}", indent=6) for place in found]
 
 
@@ -112,15 +120,23 @@ def _place_words(place: Place) -> str:
     return f"{place.name} {format_bytes(place.total_bytes)}: {parts}"
 
 
-def _size_words(plan: OffloadPlan) -> str:
+def _size_words(placement: Placement) -> str:
+    plan, speed = placement.plan, placement.tokens_per_second
+    device = plan.device
     types = {plan.kv_key_type, plan.kv_value_type}
     cells = f"{plan.kv_key_type} keys, {plan.kv_value_type} values"
     words = [
         f"{plan.parallel} x {plan.context_tokens:,} tokens",
+        *([f"about {speed_words(speed)} tokens/s"] if speed else []),
         f"{plan.kv_key_type} cells" if len(types) == 1 else cells,
         f"weights {plan.weights}",
         f"{plan.threads} threads" if plan.threads > 1 else "1 thread",
     ]
+    if device is not None:
+        experts = device.expert_layers_on_host
+        where = "device" if device.count == 1 else f"{device.count} devices"
+        words.insert(1, f"{device.device_layers - 1} of {device.layers} layers on the {where}")
+        words[1] += f" without {experts} layers' experts" if experts else ""
     return ", ".join(words)
 
 
@@ -131,8 +147,9 @@ def _problems(rows: tuple[Row, ...]) -> list[Line]:
         if not isinstance(row.result, Placement):
             seen.setdefault(row.result.message, []).append(row.profile)
     for message, profiles in seen.items():
-        words = f"{', '.join(profiles)} {'does' if len(profiles) == 1 else 'do'} not fit: {message}"
-        lines += [Line(), Line(words, indent=2)]
+        who = f"{', '.join(profiles)} {'does' if len(profiles) == 1 else 'do'} not fit"
+        who = "No profile fits" if len(profiles) == len(rows) else who
+        lines += [Line(), Line(f"{who}: {message}", indent=2)]
     return lines
 
 

@@ -14,7 +14,7 @@ from terrace.api import names
 from terrace.api.names import Key
 from terrace.cli.errors import InputError, NoAnswerError
 from terrace.controller.cache import Cache
-from terrace.controller.kinds import NODE, POD, STATEFULSET, Kind, Manifest
+from terrace.controller.kinds import CONFIGMAP, NODE, POD, STATEFULSET, Kind, Manifest
 from terrace.controller.observe import nodes_of
 from terrace.controller.port import (
     ClusterError,
@@ -24,11 +24,14 @@ from terrace.controller.port import (
     UnavailableError,
 )
 from terrace.controller.usage import used_by_others
+from terrace.planner.accelerators import BadTableError, built_in, read_table
 from terrace.planner.inputs import Cluster
 
 if TYPE_CHECKING:
     from terrace.cli.reader import ClusterReader
+    from terrace.planner.accelerators import AcceleratorTable
 
+OPERATOR = f"{names.NAME}=terrace,{names.COMPONENT}=operator"
 MANAGED = f"{names.MANAGED_BY}={names.MANAGED_BY_VALUE}"
 
 
@@ -87,16 +90,31 @@ class Snapshot:
         self._into_cache(kind, [found])
         return found
 
-    def planner_cluster(self, without: Key) -> Cluster:
-        """Nodes, and what replicas of all models but ``without`` have taken of them."""
+    def planner_cluster(self, without: Key, table: AcceleratorTable | None = None) -> Cluster:
+        """Nodes, and what replicas of all models but ``without`` have taken of them.
+
+        ``table``: instead of the one that the operator uses.
+        """
         self.read(NODE, None)
         for kind in (POD, STATEFULSET):
             self.read(kind, None, labels=MANAGED)
-        return self.known_cluster(without)
+        nodes = tuple(nodes_of(self.cache))
+        return Cluster(nodes, used_by_others(self.cache, without), table or self.operator_table())
 
-    def known_cluster(self, without: Key) -> Cluster:
-        """The same out of what was read before."""
-        return Cluster(tuple(nodes_of(self.cache)), used_by_others(self.cache, without))
+    def operator_table(self) -> AcceleratorTable:
+        """The accelerator table with the rows that the chart was given."""
+        try:
+            found = self._list(CONFIGMAP, None, OPERATOR, "")
+        except (ForbiddenError, NotFoundError):
+            self.gaps.append("the accelerators that the operator was given, if it was given any")
+            return built_in()
+        for config in found:
+            text = (config.get("data") or {}).get("accelerators.yaml")
+            try:
+                return read_table(text, built_in()) if text else built_in()
+            except BadTableError as error:
+                self.gaps.append(f"the operator's accelerators: the table {error}")
+        return built_in()
 
     def _list(self, kind: Kind, namespace: str | None, labels: str, fields: str) -> list[Manifest]:
         try:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from terrace.controller.kinds import Manifest
     from terrace.controller.observe import Observed
+    from terrace.planner.inputs import Cluster
 
 
 class State(StrEnum):
@@ -73,6 +74,8 @@ class Scene:
 
     seen: Observed
     now: datetime
+    cluster: Cluster
+    """Nodes, what other models take of them, and the operator's accelerators."""
     events: Mapping[str, tuple[Manifest, ...]] = field(default_factory=dict)
     """Of objects with these uids, the oldest first."""
     gateways: tuple[Manifest, ...] | None = None
