@@ -83,6 +83,42 @@ class TiersStatus(StatusValue):
     """Where the disk tier lies."""
 
 
+class DeviceBytes(StatusValue):
+    """Bytes on all devices of one replica together."""
+
+    weights: int
+    """Weights, adapters included."""
+    kv: int
+    """KV cells of the layers that lie there."""
+    compute: int
+    """Graph buffers."""
+
+
+class DevicePlanStatus(StatusValue):
+    """What lies on devices, and which devices each replica has."""
+
+    accelerator: str
+    """Kind of device."""
+    product: str = ""
+    """Product, as the nodes' label says."""
+    resource: str = ""
+    """Extended resource that is requested."""
+    count: int
+    """Devices of one replica."""
+    memory_per_device: int
+    """Memory of one device, or of this replica's share of it, in bytes."""
+    layers: int
+    """Layers on devices; the output head lies with them."""
+    layers_on_host: int
+    """The first so many layers lie in host memory."""
+    expert_layers_on_host: int = 0
+    """The first so many layers keep their routed experts in host memory."""
+    tensor_split: list[float] = Field(default_factory=list)
+    """Layers of each of several devices, the output head counted as one."""
+    bytes: DeviceBytes
+    """Bytes on all devices together."""
+
+
 class Requests(StatusValue):
     """What a replica requests."""
 
@@ -132,7 +168,9 @@ class PlanStatus(StatusValue):
     tiers: TiersStatus | None = None
     """The tiers below the KV cells."""
     bytes: PlanBytes
-    """Bytes of one replica."""
+    """Bytes of one replica in host memory; weights are all of the model's."""
+    device: DevicePlanStatus | None = None
+    """What lies on devices; absent without."""
     requests: Requests
     """What a replica requests."""
     limits: MemoryLimit
@@ -164,6 +202,21 @@ class LayerRunStatus(StatusValue):
     """Part of weightBytes that CPU kernels copy into another layout."""
     state_bytes: int = 0
     """Bytes of recurrent state of one conversation."""
+
+
+class WidthsStatus(StatusValue):
+    """Values per token inside a layer."""
+
+    query: int = 0
+    """All heads' queries together."""
+    expert: int = 0
+    """Feed-forward width of a routed expert."""
+    mixer: int = 0
+    """Of a recurrent layer."""
+    carried: int = 0
+    """What is carried beside the one vector."""
+    gated: bool = True
+    """Whether feed-forward blocks have a gate."""
 
 
 class ModelStatus(StatusValue):
@@ -223,6 +276,8 @@ class ModelStatus(StatusValue):
     """Those that one token goes through."""
     parts: int = 1
     """Files that the model is split into."""
+    widths: WidthsStatus = Field(default_factory=WidthsStatus)
+    """Values per token inside a layer, which decide the size of a step."""
 
 
 class AdapterStatus(StatusValue):

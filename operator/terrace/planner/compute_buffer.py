@@ -1,8 +1,8 @@
 """How many bytes llama.cpp's graph of the largest step takes, with logits and work space.
 
 Owns: the formula and its measured constants. Does not own: weights and cells (``footprint.py``).
-Pure. Constants marked *measured* come from ``no_alloc`` contexts shaped as Llama 3 8B and 1B, Qwen3
-0.6B, 8B, 30B-A3B, Gemma 3 4B. Next: ``footprint.py``.
+Pure. Constants marked *measured* come from ``no_alloc`` contexts of real shapes (``make
+bench-planner``). Next: ``activations.py`` says how many values the layers hold.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from terrace.planner.geometry import DeviceSplit, Shape, cells, padded, step_tokens
+from terrace.planner.activations import FLOAT, layers_bytes
+from terrace.planner.geometry import (
+    DeviceSplit,
+    Shape,
+    cells,
+    padded,
+    step_tokens,
+    window_cells,
+)
 
 if TYPE_CHECKING:
     from terrace_runtime.contract import ModelFacts
 
-FLOAT = 4
 MASK_BYTES = 2
 """The attention mask is f16."""
-WIDTHS_PER_TOKEN = 4
-FEED_FORWARDS_PER_TOKEN = 3
-"""*Measured*: the graph holds 3 feed-forward and 4 embedding vectors of f32 per token at its peak.
-Exact for Llama 3 8B (124 MiB) and Qwen3 8B (112 MiB), at most 13 % too much for the others."""
-EXPERT_WIDTHS_PER_TOKEN = 26
-"""*Measured* on Qwen3 30B-A3B (8 experts used: 22 widths); two more experts are allowed for."""
+PAIR_SCORES, PAIR_WIDTHS = 3, 6
+"""An encoder-decoder's attention: scores, with bias, and as shares; and six vectors."""
+EXACT_WIDTHS = 7
+"""Vectors held beside scores that are computed without flash attention."""
 EXACT_SCORE_BYTES = 64 << 20
 """Embeddings: the runtime scores tokens without flash attention up to so many bytes."""
 WORK_BYTES_PER_VALUE = 1.25
@@ -100,27 +105,52 @@ def _step(facts: ModelFacts, shape: Shape) -> Step:
     # The exact padding shrinks when one more sequence happens to divide the step; a bound does not.
     tokens = step_tokens(facts, shape) + shape.parallel - 1
     width, wide = facts.embedding_length, facts.feed_forward_length
-    floats = FEED_FORWARDS_PER_TOKEN * wide + WIDTHS_PER_TOKEN * width
-    if any(run.expert_bytes for run in facts.layers):
-        floats = max(floats, EXPERT_WIDTHS_PER_TOKEN * width)
-    masks = 2 if any(run.window for run in facts.layers) else 1
-    # Unified KV: each token's row of the mask spans the cells of all sequences.
-    rows = shape.parallel if shape.tiers.is_unified else 1
-    mask = masks * MASK_BYTES * tokens * cells(shape) * rows
-    logits = FLOAT * shape.parallel * (1 + shape.guessed_tokens) * facts.vocabulary
-    scores = 0
-    if facts.model_class == "encoder-decoder":
-        # Every token is an output, and positions are a bias to each score: no flash attention.
-        logits = FLOAT * tokens * facts.vocabulary
-        scores = 4 * FLOAT * facts.heads * tokens * max(tokens, cells(shape))
-    elif facts.pooling:
-        # Every token is an output, and short inputs are scored without flash attention.
-        if facts.model_class == "decoder":
-            logits = 2 * FLOAT * tokens * facts.vocabulary
-        logits += FLOAT * tokens * width
-        reach = tokens if facts.model_class == "encoder" else cells(shape) + padded(tokens)
-        mask = masks * MASK_BYTES * tokens * reach
-        scores = 2 * min(EXACT_SCORE_BYTES, FLOAT * facts.heads * tokens * reach)
-    graph = scores + max(FLOAT * tokens * floats, logits + FLOAT * tokens * 2 * width)
     work = int(WORK_BYTES_PER_VALUE * tokens * max(width, wide))
-    return Step(graph, mask, logits, work, FLOAT * tokens * width)
+    if facts.model_class == "decoder" and not facts.pooling:
+        logits = FLOAT * shape.parallel * (1 + shape.guessed_tokens) * facts.vocabulary
+        held = layers_bytes(facts, shape, tokens)
+        graph = max(held, logits + FLOAT * tokens * 2 * width)
+        return Step(graph, _masks(facts, shape, tokens), logits, work, FLOAT * tokens * width)
+    if facts.model_class == "encoder-decoder":
+        graph, mask = _pair_graph(facts, shape, tokens)
+    else:
+        graph, mask = _embedding_graph(facts, shape, tokens)
+    # Every token is an output: a row of logits, although nobody reads it, and one of values.
+    rows = FLOAT * tokens * (facts.vocabulary + width)
+    return Step(graph, mask, rows, work, FLOAT * tokens * width)
+
+
+def _masks(facts: ModelFacts, shape: Shape, tokens: int) -> int:
+    """Each token's row spans the cells of its sequence, in unified KV those of all."""
+    rows = shape.parallel if shape.tiers.is_unified else 1
+    full = any(run.kv_heads and not run.window for run in facts.layers) * cells(shape) * rows
+    window = max((run.window for run in facts.layers if run.kv_heads), default=0)
+    slid = window_cells(window, shape) // (1 if shape.tiers.is_unified else shape.parallel)
+    return MASK_BYTES * tokens * (full + (slid if window else 0))
+
+
+def _pair_graph(facts: ModelFacts, shape: Shape, tokens: int) -> tuple[int, int]:
+    """Positions are a bias to each score, so there is no flash attention. *Measured*: T5 base, XL.
+
+    Scores are held three times, or every token's row of logits.
+    """
+    width, reach = facts.embedding_length, max(tokens, cells(shape))
+    scores = PAIR_SCORES * facts.heads * reach + PAIR_WIDTHS * width
+    logits = facts.vocabulary + 2 * width
+    held = max(FLOAT * tokens * max(scores, logits), layers_bytes(facts, shape, tokens))
+    return held, 2 * FLOAT * tokens * reach
+
+
+def _embedding_graph(facts: ModelFacts, shape: Shape, tokens: int) -> tuple[int, int]:
+    """Short inputs are scored without flash attention. *Measured*: five encoders of 22M to 567M."""
+    reach = tokens if facts.model_class == "encoder" else cells(shape) + padded(tokens)
+    held = layers_bytes(facts, shape, tokens)
+    scores = FLOAT * facts.heads * tokens * reach
+    mask = MASK_BYTES * tokens * reach
+    if scores <= EXACT_SCORE_BYTES:
+        held = max(held, scores + FLOAT * tokens * EXACT_WIDTHS * facts.embedding_length)
+        mask *= 2  # As f32.
+    if facts.model_class == "decoder":
+        held = max(held, FLOAT * tokens * (facts.vocabulary + 2 * facts.embedding_length))
+        mask *= 1 + any(run.window for run in facts.layers)
+    return held, mask

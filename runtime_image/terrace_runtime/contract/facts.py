@@ -33,6 +33,21 @@ class LayerRun(Value):
     """Recurrent state of one sequence."""
 
 
+class Widths(Value):
+    """Values per token inside a layer: what decides how large a step's graph is."""
+
+    query: int = Field(default=0, ge=0)
+    """All heads' queries together, of the widest layer."""
+    expert: int = Field(default=0, ge=0)
+    """Feed-forward width of one routed expert."""
+    mixer: int = Field(default=0, ge=0)
+    """Of a recurrent layer; 0: there is none."""
+    carried: int = Field(default=0, ge=0)
+    """What is carried through all layers beside the one vector per token."""
+    gated: bool = True
+    """Feed-forward blocks have a gate beside what goes up."""
+
+
 class ModelFacts(Value):
     """What planning needs to know of a GGUF, from one bounded pass over its header."""
 
@@ -73,6 +88,7 @@ class ModelFacts(Value):
     """Those that one token goes through."""
     parts: int = Field(default=1, ge=1)
     """Files that the model is split into; its path is the first one's."""
+    widths: Widths = Widths()
 
     @field_validator("layers", mode="before")
     @classmethod

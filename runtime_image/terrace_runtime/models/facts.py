@@ -17,6 +17,7 @@ from terrace_runtime.models.layers import is_in_a_block, layer_runs, repacked_by
 from terrace_runtime.models.metadata import Keys, invalid_model
 from terrace_runtime.models.parts import joined
 from terrace_runtime.models.recurrent import MAX_STATE_BYTES
+from terrace_runtime.models.widths import widths_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -77,6 +78,7 @@ def _facts(header: Header, digest: str, parts: int) -> ModelFacts:
         experts=experts,
         experts_used=max(keys.per_layer("expert_used_count", 1, 0)) if experts else 0,
         parts=parts,
+        widths=widths_of(keys, header.tensors),
     )
 
 
