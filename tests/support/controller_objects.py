@@ -5,11 +5,19 @@ Builders: every argument says what the test is about; the rest is a plain, valid
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from terrace.api import names
 from terrace.planner.plan import OffloadPlan
-from terrace_runtime.contract import FetchFailure, FetchOutcome, LayerRun, ModelFacts
+from terrace_runtime.contract import (
+    FetchFailure,
+    FetchOutcome,
+    FetchSpec,
+    FileFacts,
+    LayerRun,
+    ModelFacts,
+)
 
 DIGEST = "d" * 64
 MODEL_PATH = f"/models/blobs/{DIGEST}.gguf"
@@ -63,6 +71,23 @@ def offload_plan(**values: Any) -> OffloadPlan:
 def fetched(**values: Any) -> FetchOutcome:
     """The outcome of a fetch that went well."""
     return FetchOutcome(path=MODEL_PATH, facts=facts(**values))
+
+
+def fetched_file(digest: str = "a" * 64) -> FetchOutcome:
+    """The outcome of an adapter's fetch that went well."""
+    file = FileFacts(digest=digest, file_bytes=500_000, architecture="llama")
+    return FetchOutcome(path=f"/models/blobs/{digest}.gguf", file=file)
+
+
+def fetched_for(spec: FetchSpec) -> FetchOutcome:
+    """What a fetch Job with that spec finds; a source has one content."""
+    digest = hashlib.sha256(spec.uri.encode()).hexdigest()
+    if spec.role == "adapter":
+        return fetched_file(digest)
+    path = f"/models/blobs/{digest}.gguf"
+    return (
+        fetched() if spec.role == "model" else FetchOutcome(path=path, facts=facts(digest=digest))
+    )
 
 
 def not_fetched(reason: str, message: str, *, permanent: bool) -> FetchOutcome:

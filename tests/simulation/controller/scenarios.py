@@ -57,7 +57,28 @@ async def kept(sim: Simulation) -> None:
     await sim.settle()
 
 
-SCENARIOS = {"kept": kept, "created": created, "changed": changed, "moved": moved}
+async def extended(sim: Simulation) -> None:
+    """A draft and adapters, of which one goes, one comes and one gets another file."""
+    sim.cluster.put_new(POOL, pool())
+    draft = {"draft": {"uri": "demo://draft"}, "speculation": {"mode": "Draft"}}
+    sim.cluster.put_new(MODEL, model(**draft, adapters=[adapter("a"), adapter("b")]))
+    await sim.settle()
+    kept = [adapter("a", "https://host/other.gguf"), adapter("c")]
+    sim.cluster.edit(MODEL, DEMO, lambda m: m["spec"].update(adapters=kept))
+    await sim.settle()
+
+
+def adapter(name: str, uri: str = "") -> Manifest:
+    return {"name": name, "source": {"uri": uri or f"https://host/{name}.gguf"}}
+
+
+SCENARIOS = {
+    "extended": extended,
+    "kept": kept,
+    "created": created,
+    "changed": changed,
+    "moved": moved,
+}
 
 
 def status(sim: Simulation, key: Key = DEMO) -> Manifest:

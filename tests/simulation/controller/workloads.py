@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from support.controller_objects import fetched
+from support.controller_objects import fetched, fetched_for
 from terrace.api import names
 from terrace.api.names import Key
 from terrace.controller.kinds import (
@@ -23,6 +23,7 @@ from terrace.controller.kinds import (
     labels_of,
     uid_of,
 )
+from terrace_runtime.contract import FetchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,9 @@ class Workloads:
         self._cluster = cluster
         self._now = now
         self.outcome: Callable[[], FetchOutcome] = fetched
+        """Of a model file."""
+        self.extra_outcome: Callable[[FetchSpec], FetchOutcome | None] = fetched_for
+        """Of a draft or an adapter; None: it goes on."""
         self.is_serving: Callable[[Manifest], bool] = lambda _pod: True
         """Whether a replica becomes ready."""
         self.most_unready = 0
@@ -112,15 +116,21 @@ class Workloads:
             return True
         pod = own[0]
         if pod["status"]["phase"] == "Running":
-            outcome = self.outcome()
-            self._end(pod, outcome)
-            return True
+            outcome = self._outcome_of(job)
+            if outcome is not None:
+                self._end(pod, outcome)
+            return outcome is not None
         word = "Complete" if pod["status"]["phase"] == "Succeeded" else "Failed"
         conditions = [{"type": word, "status": "True", "lastTransitionTime": self._now()}]
         self._cluster.edit(
             JOB, key_of(job), lambda live: live.update(status={"conditions": conditions})
         )
         return True
+
+    def _outcome_of(self, job: Manifest) -> FetchOutcome | None:
+        (variable,) = job["spec"]["template"]["spec"]["containers"][0]["env"]
+        spec = FetchSpec.model_validate_json(variable["value"])
+        return self.outcome() if spec.role == "model" else self.extra_outcome(spec)
 
     def _step_set(self, stateful_set: Manifest) -> bool:
         own = {
@@ -165,14 +175,15 @@ class Workloads:
         )
 
     def _end(self, pod: Manifest, outcome: FetchOutcome) -> None:
+        is_good = outcome.failure is None
         ended = {
-            "exitCode": 0 if outcome.facts else 1,
-            "reason": "Completed" if outcome.facts else "Error",
+            "exitCode": 0 if is_good else 1,
+            "reason": "Completed" if is_good else "Error",
             "message": outcome.model_dump_json(),
             "finishedAt": self._now(),
         }
         status = {
-            "phase": "Succeeded" if outcome.facts else "Failed",
+            "phase": "Succeeded" if is_good else "Failed",
             "containerStatuses": [{"name": "fetch", "state": {"terminated": ended}}],
         }
         self._cluster.edit(POD, key_of(pod), lambda live: live.update(status=status))
