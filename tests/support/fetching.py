@@ -40,7 +40,7 @@ def read_here(paths: Sequence[Path], role: FileRole) -> ModelFacts | FileFacts:
 
 async def get(spec: FetchSpec, limits: DownloadLimits = QUICK) -> FetchOutcome:
     """One fetch."""
-    return await fetch(Work(spec, ProgressReporter(lambda _: None), limits, read_here))
+    return await fetch(Work(spec, ProgressReporter(lambda _: None), limits, read_here, poll_s=0.02))
 
 
 def failure(outcome: FetchOutcome) -> FetchFailure:

@@ -137,6 +137,15 @@ class Download:
             )
 
 
+async def size_of(file: RemoteFile, access: Access, web: Web) -> int:
+    """Bytes of a file without fetching it; 0 when its server does not say. Raises FetchError."""
+    async for attempt in tries(web.limits):
+        with attempt:
+            async with web.get(file.url, access, {"Range": "bytes=0-0"}) as response:
+                return total_bytes(response)
+    raise AssertionError  # The last attempt raises.
+
+
 async def _pieces(web: Web, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The body; raises FetchError when it only trickles."""
     limits = web.limits

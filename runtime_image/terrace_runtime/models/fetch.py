@@ -17,7 +17,7 @@ from terrace_runtime.contract import MODEL_SOURCE_DIR, FetchOutcome, ModelFacts,
 from terrace_runtime.models.addresses import AddressRule
 from terrace_runtime.models.cache import ModelCache, content_key
 from terrace_runtime.models.disk import disk_errors
-from terrace_runtime.models.download import Download
+from terrace_runtime.models.download import Download, size_of
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.inspect_source import DEMO_DIR
 from terrace_runtime.models.proof import Proof, ReadHeaders, facts_of_files, read_all_headers
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from terrace_runtime.models.unfinished import Unfinished
     from terrace_runtime.models.web import Web
 
-_LOCK_POLL_S: Final = 1.0
 _BEAT_S: Final = 2.0
 
 
@@ -51,6 +50,8 @@ class Work:
     limits: DownloadLimits = field(default_factory=DownloadLimits)
     read_headers: ReadHeaders = read_all_headers
     """Reads headers in a child; tests of other things read them without one."""
+    poll_s: float = 1.0
+    """Between two looks whether another Job is done."""
 
 
 async def fetch(work: Work) -> FetchOutcome:
@@ -149,7 +150,7 @@ class _Filling:
                     known = await _known(self._work, self._cache)
                     return known or await self._fill()
             self._report_others()
-            await asyncio.sleep(_LOCK_POLL_S)
+            await asyncio.sleep(self._work.poll_s)
 
     def _report_others(self) -> None:
         parts = self._cache.unfinished(self._key, self._count)
@@ -205,16 +206,20 @@ class _Filling:
             await self._download(parts, self._web)
 
     async def _download(self, parts: Sequence[Unfinished], web: Web) -> None:
-        sizes = [file.size for file in self._remote.files]
-        for index, (file, part) in enumerate(zip(self._remote.files, parts, strict=True)):
+        files, access = self._remote.files, self._remote.access
+        sizes = [file.size for file in files]
+        if len(files) > 1:
+            # A part that is missing is told now, and the time left is that of all parts.
+            sizes = [file.size or await size_of(file, access, web) for file in files]
+        for index, (file, part) in enumerate(zip(files, parts, strict=True)):
             others = sum(other.size for other in parts if other is not part)
 
             def on_bytes(done: int, total: int, index: int = index, others: int = others) -> None:
-                sizes[index] = total
+                sizes[index] = total or sizes[index]
                 whole = sum(sizes) if all(sizes) else 0
                 self._work.reporter.report("download", others + done, whole)
 
-            download = Download(file, self._remote.access, part, self._cache.check_room, on_bytes)
+            download = Download(file, access, part, self._cache.check_room, on_bytes)
             await download.run(web)
             sizes[index] = part.size
 

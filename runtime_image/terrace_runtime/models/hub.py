@@ -2,7 +2,7 @@
 
 Owns: the two REST calls (``/api/models/REPO/revision/REV?blobs=true`` and
 ``/REPO/resolve/COMMIT/FILE``), which mirrors answer as well (HF_ENDPOINT). Does not own: which file
-is chosen (``choice``), requests (``web``). Why not huggingface-hub: docs/adr/0019. Next:
+is chosen (``choice``), requests (``web``). Why not huggingface-hub: docs/adr/0020. Next:
 ``download`` or ``remote_header``.
 """
 

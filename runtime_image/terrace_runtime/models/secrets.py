@@ -115,7 +115,9 @@ def _docker_logins(raw: str) -> dict[str, tuple[str, str]]:
 
 def _login(entry: Mapping[str, str]) -> tuple[str, str]:
     if entry.get("auth"):
-        name, _, password = base64.b64decode(str(entry["auth"])).decode().partition(":")
+        name, _, password = (
+            base64.b64decode(str(entry["auth"]), validate=True).decode().partition(":")
+        )
         return name, password
     return str(entry.get("username", "")), str(entry.get("password", ""))
 

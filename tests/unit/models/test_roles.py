@@ -1,0 +1,91 @@
+"""What a file is for: a draft is a whole model and an adapter is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from support.fetching import LOOPBACK, failure, get, sha, stored
+from support.lora_files import lora_file
+from support.origins import Hub, Registry
+from support.split_files import split_file
+from terrace_runtime.contract import FetchOutcome, FetchSpec, FileRole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LORA = "application/vnd.docker.ai.gguf.v3.lora"
+GGUF = "application/vnd.docker.ai.gguf.v3"
+
+
+async def fetched(hub: Hub, role: FileRole, file: str = "f.gguf") -> FetchOutcome:
+    return await get(
+        FetchSpec(
+            uri=f"hf://owner/repo/{file}",
+            role=role,
+            hf_endpoint=hub.url,
+            allowed_networks=LOOPBACK,
+        )
+    )
+
+
+async def test_an_adapter_is_a_file_with_the_architecture_that_it_fits(
+    pod: Path, tmp_path: Path
+) -> None:
+    content = lora_file(tmp_path / "a.gguf").read_bytes()
+    async with Hub(files={"f.gguf": content}).running() as hub:
+        outcome = await fetched(hub, "adapter")
+        assert outcome.facts is None
+        assert outcome.file is not None
+        assert (outcome.file.digest, outcome.file.file_bytes) == (sha(content), len(content))
+        assert outcome.file.architecture == "llama"
+        assert stored(pod, outcome) == content
+        before = len(hub.requests)
+        assert await fetched(hub, "adapter") == outcome
+        assert len(hub.requests) == before
+
+
+async def test_a_draft_is_a_whole_model(pod: Path, content: bytes) -> None:
+    async with Hub(files={"f.gguf": content}).running() as hub:
+        draft, model = await fetched(hub, "draft"), await fetched(hub, "model")
+        assert draft.facts is not None
+        assert draft == model
+
+
+async def test_a_model_is_no_adapter_and_an_adapter_no_model(
+    pod: Path, tmp_path: Path, content: bytes
+) -> None:
+    files = {"model.gguf": content, "lora.gguf": lora_file(tmp_path / "a.gguf").read_bytes()}
+    async with Hub(files=files).running() as hub:
+        wrong = failure(await fetched(hub, "adapter", "model.gguf"))
+        assert (wrong.reason, wrong.permanent) == ("UnsupportedFormat", True)
+        assert "a whole model and not a LoRA adapter" in wrong.message
+        for role in ("model", "draft"):
+            wrong = failure(await fetched(hub, role, "lora.gguf"))
+            assert (wrong.reason, wrong.permanent) == ("UnsupportedFormat", True)
+            assert "a LoRA adapter (name it under spec.adapters)" in wrong.message
+
+
+async def test_an_adapter_in_parts_is_refused(pod: Path, tmp_path: Path) -> None:
+    parts = split_file(lora_file(tmp_path / "a.gguf"), tmp_path / "a", 2)
+    files = {path.name: path.read_bytes() for path in parts}
+    async with Hub(files=files).running() as hub:
+        wrong = failure(await fetched(hub, "adapter", parts[0].name))
+        assert "split into parts" in wrong.message
+
+
+async def test_one_artifact_may_hold_a_model_and_its_adapter(
+    pod: Path, tmp_path: Path, content: bytes
+) -> None:
+    lora = lora_file(tmp_path / "a.gguf").read_bytes()
+    async with Registry().running() as registry:
+        registry.push("v1", [(GGUF, "", content), (LORA, "", lora)])
+        for role, wanted in (("model", content), ("adapter", lora)):
+            spec = FetchSpec.model_validate(
+                {
+                    "uri": "oci://r.example/ai/model:v1",
+                    "role": role,
+                    "oci_endpoint": registry.url,
+                    "allowed_networks": LOOPBACK,
+                }
+            )
+            assert stored(pod, await get(spec)) == wanted
