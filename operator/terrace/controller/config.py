@@ -63,6 +63,8 @@ class OperatorConfig(BaseModel):
     """Seconds between reads of a running download's progress."""
     fetch_retry_s: float = Field(default=60.0, gt=0)
     """Seconds before a failed fetch Job is made again, unless its failure is permanent."""
+    pending_s: float = Field(default=300.0, gt=0)
+    """Seconds that replicas wait for a node before the pool's other flavors are tried."""
     lease_s: float = Field(default=15.0, gt=0)
     """Seconds after which a silent leader is replaced."""
     renew_s: float = Field(default=10.0, gt=0)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from terrace.controller.contest import Contest
 from terrace.planner.accelerators import AcceleratorTable, built_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from terrace.api.names import Key
     from terrace.controller.cache import Cache
     from terrace.controller.config import OperatorConfig
     from terrace.controller.port import Cluster
@@ -36,6 +38,10 @@ class Context:
     """Public key for replicas; learned with each full list, so before the first reconcile."""
     accelerators: AcceleratorTable = field(default_factory=built_in)
     """What devices there are."""
+    count_plan: Callable[[], object] = int
+    """Called for each plan that is worked out."""
+    contest: Contest = field(default_factory=Contest)
+    """Who waits for whose devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +52,5 @@ class Outcome:
     """Look again after so many seconds, whatever happens."""
     is_placed: bool = True
     """False: a change of nodes or of other models may help."""
+    wake: tuple[Key, ...] = ()
+    """Models that are to be looked at now."""

@@ -16,6 +16,7 @@ from terrace.controller.kinds import Manifest, is_deleting
 
 if TYPE_CHECKING:
     from terrace.controller.claims import Claims
+    from terrace.controller.contending import Turn
     from terrace.controller.placing import Decision
     from terrace.controller.progress import Progress
     from terrace.planner.rooms import NoPlacement
@@ -44,6 +45,8 @@ class Findings:
     extras: Extras = field(default_factory=Extras)
     """Of draft and adapters."""
     decision: Decision | NoPlacement | None = None
+    turn: Turn | None = None
+    """How the decision came about, and what the model waits for."""
     foreign: str = ""
     """Which object of another owner is in the way."""
     refused: str = ""
