@@ -93,4 +93,4 @@ def plan_in(
     fit = fit_rooms(wanted, [where])
     if isinstance(fit, NoPlacement):
         return fit
-    return planned(wanted, fit.choice, fit.room, fit.size, inputs="", skipped=())
+    return planned(wanted, fit, inputs="", skipped=())

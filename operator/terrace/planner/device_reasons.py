@@ -13,29 +13,29 @@ from terrace.planner.nodes import format_bytes
 from terrace.planner.split import HOST_BYTES_PER_SECOND
 
 if TYPE_CHECKING:
+    from terrace.planner.device_sizes import Sized
     from terrace.planner.devices import DeviceRoom
     from terrace.planner.footprint import Footprint
     from terrace.planner.geometry import DeviceSplit
     from terrace.planner.room import Room
-    from terrace.planner.shapes import Choice, Wish
     from terrace_runtime.contract import ModelFacts
 
 GIGA = 1e9
 
 
-def device_reasons(wish: Wish, choice: Choice, room: Room, size: Footprint) -> tuple[str, ...]:
+def device_reasons(facts: ModelFacts, room: Room, sized: Sized, size: Footprint) -> tuple[str, ...]:
     """What is requested, what lies there and why no more; nothing without devices."""
-    split, device = choice.shape.split, room.device
+    split, device = sized.split, room.device
     if split is None or device is None:
         return ()
     return (
         _room_reason(device),
         *device.reasons,
-        _layers_reason(wish.facts, split, device),
+        _layers_reason(facts, split, device),
         *_cut_reasons(split),
         _bytes_reason(device, size),
         (
-            f"speed: about {_rounded(choice.speed)} tokens/s expected for one conversation, from "
+            f"speed: about {_rounded(sized.speed)} tokens/s expected for one conversation, from "
             f"the bytes each token reads, at {device.bytes_per_second / GIGA:,.0f} GB/s on the "
             f"device and {HOST_BYTES_PER_SECOND / GIGA:,.0f} GB/s on the host; status.performance "
             "has what was measured"

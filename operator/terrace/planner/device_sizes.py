@@ -31,9 +31,9 @@ class Sized:
     """A size of context with what then goes to the devices."""
 
     size: Size
-    split: DeviceSplit
+    split: DeviceSplit | None
     speed: float
-    """Expected tokens/s of one conversation."""
+    """Expected tokens/s of one conversation; 0: not estimated."""
 
 
 def preferred(wish: Wish, room: DeviceRoom, sizes: Sequence[Size]) -> Iterator[Sized]:
@@ -44,18 +44,17 @@ def preferred(wish: Wish, room: DeviceRoom, sizes: Sequence[Size]) -> Iterator[S
     """
     found: list[Sized] = []
     profile = wish.offload.profile or DEFAULT_PROFILE
+    default = next(size for size in sizes if not size.is_extra)
     for size in sizes:
-        one = searched(wish, room, size, read_tokens=sizes[0].context_tokens // 2)
+        one = searched(wish, room, size, read_tokens=default.context_tokens // 2)
         split = pick(one, profile)
-        if split is None:
+        if split is None or (size.is_extra and not is_whole(split, one.layer_count)):
             continue
         sized = Sized(size, split, one.speed(split))
-        found.append(sized)
-        if is_whole(split, one.layer_count):
-            break  # Nothing is faster, and smaller sizes gain nothing.
-    if profile != "Auto":
-        yield from found
-        return
+        if not found and (profile != "Auto" or is_whole(split, one.layer_count)):
+            yield sized  # Nothing is faster.
+        else:
+            found.append(sized)
     least = max((each.speed for each in found), default=0.0) * (1 - GIVEN_UP)
     for good in (True, False):
         for each in found:
@@ -108,16 +107,23 @@ def _host_heavy(one: Search) -> DeviceSplit | None:
 
 def _traded(chosen: Sized, first: Sized) -> Sized:
     """``chosen`` with the reason why it is not the larger ``first``."""
-    size, gain = chosen.size, chosen.speed / first.speed
+    size, large = chosen.size, first.size
+    what = []
+    if size.parallel != large.parallel:
+        what.append(f"parallel {size.parallel} instead of {large.parallel}")
+    if size.context_tokens != large.context_tokens:
+        what.append(f"context {size.context_tokens:,} instead of {large.context_tokens:,} tokens")
     why = (
-        f"{size} instead of {first.size}: the cells that are saved make room for "
-        f"{_more(chosen.split, first.split)} on the device, and tokens about {gain:.2f} x as fast; "
-        "set spec.context to keep your own numbers"
+        f"{' and '.join(what)}: fewer cells leave room for {_more(chosen.split, first.split)} on "
+        f"the device, which makes tokens about {chosen.speed / first.speed:.1f} x as fast; set "
+        "spec.context to decide yourself"
     )
-    return replace(chosen, size=replace(size, reasons=(*first.size.reasons, why)))
+    return replace(chosen, size=replace(size, reasons=(*large.reasons, why)))
 
 
-def _more(chosen: DeviceSplit, first: DeviceSplit) -> str:
+def _more(chosen: DeviceSplit | None, first: DeviceSplit | None) -> str:
+    if chosen is None or first is None:
+        return "more layers"
     layers = chosen.device_layers - first.device_layers
     if layers:
         return f"{layers} more layers" if layers > 1 else "1 more layer"

@@ -7,7 +7,7 @@ Owns: LayerSums. Does not own: which layers lie where (``geometry.places``), whi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING
 
 from terrace.planner.geometry import cells, padded, row_bytes, step_tokens, window_cells
@@ -67,8 +67,8 @@ def layer_sums(facts: ModelFacts, shape: Shape, read_tokens: int = 0) -> LayerSu
 
 
 def _sums(runs: Iterable[LayerRun], per_layer: Iterable[int]) -> Sums:
-    each = [size for run, size in zip(runs, per_layer, strict=True) for _ in range(run.count)]
-    return tuple(accumulate(each, initial=0))
+    each = (repeat(size, run.count) for run, size in zip(runs, per_layer, strict=True))
+    return tuple(accumulate(chain.from_iterable(each), initial=0))
 
 
 def whole_cells(facts: ModelFacts, shape: Shape) -> int:

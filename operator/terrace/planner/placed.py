@@ -102,7 +102,7 @@ def _split(
     left = experts[-1] - experts[host]
     kept = sums.repacked[host] + min(left, _between(sums.repacked_experts, host, len(experts) - 1))
     return Placed(
-        weights_bytes=sums.weights[host] + left + facts.token_embedding_bytes,
+        weights_bytes=sums.weights[host] + left + _host_input_bytes(facts),
         repacked_bytes=0 if split.is_pinned else kept,
         kv_bytes=sums.kv[-1] - sum(each.kv_bytes for each in devices),
         adapter_bytes=adapter * host,
@@ -113,8 +113,8 @@ def _split(
 
 def expert_sums(sums: LayerSums, layers_on_host: int) -> tuple[int, ...]:
     """Running sums of the experts that stay on the host, whatever lies on devices."""
-    most = sums.experts[min(layers_on_host, len(sums.experts) - 1)]
-    return tuple(min(each, most) for each in sums.experts)
+    first = sums.experts[: layers_on_host + 1]
+    return first + first[-1:] * (len(sums.experts) - len(first))
 
 
 def adapter_layer_bytes(facts: ModelFacts, adapter_bytes: int) -> int:
@@ -128,8 +128,15 @@ def is_tied(facts: ModelFacts) -> bool:
 
 
 def device_head_bytes(facts: ModelFacts) -> int:
-    """The output head on a device."""
-    return facts.output_bytes + facts.token_embedding_bytes * is_tied(facts)
+    """The output head on a device. Of encoders a bound: what they have is partly inputs."""
+    copied = is_tied(facts) and facts.model_class != "encoder"
+    return facts.output_bytes + facts.token_embedding_bytes * copied
+
+
+def _host_input_bytes(facts: ModelFacts) -> int:
+    """What lies on the host whatever goes to devices: an encoder's positions are inputs too."""
+    positions = facts.output_bytes if facts.model_class == "encoder" else 0
+    return facts.token_embedding_bytes + positions
 
 
 def _between(sums: tuple[int, ...], start: int, stop: int) -> int:

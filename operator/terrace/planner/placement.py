@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
 from terrace.api.offload import overridden
-from terrace.planner.footprint import Footprint, footprint
-from terrace.planner.planned import planned
+from terrace.planner.footprint import footprint
+from terrace.planner.planned import Fit, planned
 from terrace.planner.refusals import refusal_in, refusal_of
 from terrace.planner.rooms import NoPlacement, Room, rooms_of
-from terrace.planner.shapes import Choice, Wish
+from terrace.planner.shapes import Wish
 from terrace.planner.shortage import too_small
 from terrace.planner.sticky import inputs_digest
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from terrace.api.pool import Flavor, PoolSpec
+    from terrace.planner.device_sizes import Sized
+    from terrace.planner.geometry import Shape
     from terrace.planner.inputs import Cluster, ModelInputs
     from terrace.planner.plan import OffloadPlan
 
@@ -36,15 +38,6 @@ class Placement:
     plan: OffloadPlan
     tokens_per_second: float = 0.0
     """Expected of one conversation on devices; 0: nothing is expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """What fits a room, and its bytes."""
-
-    room: Room
-    choice: Choice
-    size: Footprint
 
 
 def place(model: ModelInputs, pool_spec: PoolSpec, cluster: Cluster) -> Placement | NoPlacement:
@@ -63,9 +56,8 @@ def place(model: ModelInputs, pool_spec: PoolSpec, cluster: Cluster) -> Placemen
             continue
         inputs = inputs_digest(facts, model_spec, pool_spec, flavor.name, model.extra_digests)
         skipped = tuple(each.message for each in failures)
-        placed = wish.in_room(fit.room)
-        plan = planned(placed, fit.choice, fit.room, fit.size, inputs=inputs, skipped=skipped)
-        return Placement(flavor, plan, fit.choice.speed)
+        plan = planned(wish.in_room(fit.room), fit, inputs=inputs, skipped=skipped)
+        return Placement(flavor, plan, fit.sized.speed)
     return _together(failures)
 
 
@@ -79,7 +71,7 @@ def fit_rooms(wish: Wish, rooms: Sequence[Room]) -> Fit | NoPlacement:
         else:
             failures.append(fit)
     if fits:
-        return max(fits, key=lambda each: each.choice.speed)
+        return max(fits, key=lambda each: each.sized.speed)
     return min(failures, key=lambda each: each.missing_bytes)
 
 
@@ -88,11 +80,19 @@ def _first_fit(wish: Wish, room: Room) -> Fit | NoPlacement:
     if refusal:
         return refusal
     wish = wish.in_room(room)
-    for choice in wish.shapes(room):
-        size = footprint(wish.facts, choice.shape, wish.extras_of(choice.size))
-        if size.limit_bytes <= room.memory_bytes:
-            return Fit(room, choice, size)
+    for sized in wish.sized(room):
+        for shape in _fitting(wish, room, sized):
+            size = footprint(wish.facts, shape, wish.extras_of(sized.size))
+            if size.limit_bytes <= room.memory_bytes:
+                return Fit(room, sized, shape, size)
     return too_small(wish, room)
+
+
+def _fitting(wish: Wish, room: Room, sized: Sized) -> list[Shape]:
+    """The shapes of one size, in order of preference; none where not even the least fits."""
+    shapes = list(wish.choices(sized.size, sized.split))
+    least = footprint(wish.facts, shapes[-1], wish.extras_of(sized.size))
+    return shapes if least.limit_bytes <= room.memory_bytes else []
 
 
 def _together(failures: Sequence[NoPlacement]) -> NoPlacement:

@@ -7,6 +7,7 @@ Owns: OffloadPlan's numbers from shape, bytes and room. Does not own: the choice
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from terrace.api.offload import Disk, Offload
@@ -22,25 +23,28 @@ from terrace.planner.reasons import byte_reasons
 from terrace.planner.tiers import volume_bytes
 
 if TYPE_CHECKING:
+    from terrace.planner.device_sizes import Sized
     from terrace.planner.footprint import Footprint
     from terrace.planner.geometry import DeviceSplit, Shape
     from terrace.planner.room import Room
-    from terrace.planner.shapes import Choice, Wish
+    from terrace.planner.shapes import Wish
 
 
-def planned(
-    wish: Wish,
-    choice: Choice,
-    room: Room,
-    size: Footprint,
-    *,
-    inputs: str,
-    skipped: tuple[str, ...],
-) -> OffloadPlan:
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What fits a room, and its bytes."""
+
+    room: Room
+    sized: Sized
+    shape: Shape
+    size: Footprint
+
+
+def planned(wish: Wish, fit: Fit, *, inputs: str, skipped: tuple[str, ...]) -> OffloadPlan:
     """The plan; ``skipped`` says why flavors before this one were not taken."""
-    shape, tiers = choice.shape, choice.shape.tiers
-    limit = _limit(size, shape, room)
-    extras = wish.extras_of(choice.size)
+    room, shape, size = fit.room, fit.shape, fit.size
+    tiers, limit = shape.tiers, _limit(size, shape, room)
+    extras = wish.extras_of(fit.sized.size)
     return OffloadPlan(
         inputs=inputs,
         flavor=room.flavor.name,
@@ -79,10 +83,10 @@ def planned(
         preferred_nodes=room.device.preferred_nodes if room.device else (),
         reasons=(
             *skipped,
-            *choice.size.reasons,
+            *fit.sized.size.reasons,
             *tiers.reasons,
             *wish.speculation_reasons,
-            *device_reasons(wish, choice, room, size),
+            *device_reasons(wish.facts, room, fit.sized, size),
             *byte_reasons(wish.facts, shape, size, limit, extras),
             f"threads {room.threads}: {room.cpu_words}",
         ),

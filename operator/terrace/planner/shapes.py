@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from terrace.api.offload import KvTypes, Offload
 from terrace.planner.classes import class_tiers, reuse_of
 from terrace.planner.correction import device_class, joined
-from terrace.planner.device_sizes import preferred
+from terrace.planner.device_sizes import Sized, preferred
 from terrace.planner.footprint import Extras, draft_bytes, kv_bytes
 from terrace.planner.geometry import KV_BLOCK, Shape, kv_bytes_per_cell
 from terrace.planner.plan import UBATCH_TOKENS
@@ -29,16 +29,6 @@ if TYPE_CHECKING:
     from terrace.planner.inputs import ModelInputs
     from terrace.planner.room import Room
     from terrace_runtime.contract import ModelFacts
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One shape that a replica may take, and the reasons for its size."""
-
-    size: Size
-    shape: Shape
-    speed: float = 0.0
-    """Expected tokens/s of one conversation; 0: not estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +92,26 @@ class Wish:
             return ()
         return ("no speculation: this model's last tokens cannot be dropped alone",)
 
-    def shapes(self, room: Room) -> Iterator[Choice]:
-        """All choices for ``room`` in order of preference; none where no layer fits its devices.
+    def sized(self, room: Room) -> Iterator[Sized]:
+        """Sizes of context for ``room`` in order of preference, each with what goes to devices.
 
-        Tiers shrink before the context does.
+        None where not one layer fits its devices.
         """
         if room.device is None:
-            for size in self.sizes(room):
-                yield from (Choice(size, shape) for shape in self.choices(size))
-            return
-        for sized in preferred(self, room.device, list(self.sizes(room))):
-            for shape in self.choices(sized.size, sized.split):
-                yield Choice(sized.size, shape, sized.speed)
+            return (Sized(size, None, 0.0) for size in self.sizes(room))
+        return preferred(self, room.device, list(self.sizes(room)))
 
     def sizes(self, room: Room) -> Iterator[Size]:
         """Sizes of context in order of preference, as far as the room's kernels take them."""
-        most = room.device.max_parallel if room.device else None
-        return sizes(self.facts, self.spec.context, most_parallel=most)
+        device = room.device
+        # A pooled model's sequences share one input's cells and a step's: more cost nothing.
+        is_idle = device is not None and not device.is_unified and not self.facts.pooling
+        return sizes(
+            self.facts,
+            self.spec.context,
+            most_parallel=device.max_parallel if device else None,
+            with_extra=is_idle,
+        )
 
     def choices(self, size: Size, split: DeviceSplit | None = None) -> Iterator[Shape]:
         """The shapes of one size, the one that takes least last."""

@@ -19,6 +19,8 @@ DEFAULT_CONTEXT_TOKENS = 8192
 MIN_CONTEXT_TOKENS = 2048
 """A default does not shrink below this; a chat does not fit into less."""
 DEFAULT_PARALLEL = 4
+MAX_DEFAULT_PARALLEL = 16
+"""A device that has room for the cells of more sequences gets so many at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +30,29 @@ class Size:
     context_tokens: int
     parallel: int
     reasons: tuple[str, ...]
+    is_extra: bool = False
+    """Larger than the default: for devices that would lie idle otherwise."""
 
     def __str__(self) -> str:
         return f"context.length {self.context_tokens:,} with context.parallel {self.parallel}"
 
 
 def sizes(
-    facts: ModelFacts, context: Context, *, most_parallel: int | None = None
+    facts: ModelFacts,
+    context: Context,
+    *,
+    most_parallel: int | None = None,
+    with_extra: bool = False,
 ) -> Iterator[Size]:
     """Sizes in order of preference: first fewer sequences, then less context, halving.
 
     At least one; only numbers that ``context`` leaves out change. ``most_parallel``: sequences that
-    a device's kernels take.
+    a device's kernels take. ``with_extra``: those above the default come first.
     """
     tokens, why_tokens = _context(facts, context)
     parallel, why_parallel = _parallel(context, most_parallel)
+    if with_extra and context.parallel is None:
+        yield from _extra(tokens, why_tokens, most_parallel or MAX_DEFAULT_PARALLEL)
     steps: tuple[str, ...] = (why_tokens, why_parallel)
     yield Size(tokens, parallel, steps)
     while context.parallel is None and parallel > 1:
@@ -55,6 +65,17 @@ def sizes(
         steps = (*steps, f"context {tokens:,} tokens do not fit: {smaller:,}")
         tokens = smaller
         yield Size(tokens, parallel, steps)
+
+
+def _extra(tokens: int, why_tokens: str, most: int) -> Iterator[Size]:
+    parallel = min(most, MAX_DEFAULT_PARALLEL)
+    while parallel > DEFAULT_PARALLEL:
+        why = (
+            f"parallel {parallel}: the device has room for the cells of so many beside the whole "
+            f"model, {MAX_DEFAULT_PARALLEL} at most by default"
+        )
+        yield Size(tokens, parallel, (why_tokens, why), is_extra=True)
+        parallel //= 2
 
 
 def smaller_sizes(size: Size) -> Iterator[Size]:

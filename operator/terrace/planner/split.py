@@ -47,8 +47,11 @@ class Search:
     room: DeviceRoom
     extras: Extras
     sums: LayerSums
-    share: float
-    """Of each device's memory: what the profile may take."""
+    costs: list[int]
+    """Running sums of what each layer takes on a device, with all of its experts."""
+    capacities: tuple[int, int]
+    """Bytes of layers and head that one device takes, beside the compute buffers of a model that
+    lies there in part, and of one that lies there whole."""
 
     @property
     def layer_count(self) -> int:
@@ -134,26 +137,17 @@ class Search:
 
     def _capacity(self, *, is_whole: bool) -> int:
         """Bytes of layers and head that one device takes."""
-        shape = replace(self.shape, split=self._split(0, self.layer_count + is_whole))
-        compute = max(device_compute_bytes(self.facts, shape))
-        taken = compute + compute // HEADROOM + self.extras.correction.device_bytes
-        return int(self.room.memory_bytes * self.share) - self.room.margin_bytes - taken
+        return self.capacities[is_whole]
 
     def _costs(self, experts_on_host: int) -> list[int]:
         """Running sums of what each layer takes on a device."""
-        adapter = adapter_layer_bytes(self.facts, self.extras.adapter_bytes)
+        if not experts_on_host:
+            return self.costs
         experts = expert_sums(self.sums, experts_on_host)
-        rows = zip(self.sums.weights, experts, self.sums.kv, strict=True)
-        return [w - e + kv + n * adapter for n, (w, e, kv) in enumerate(rows)]
+        return [cost - each for cost, each in zip(self.costs, experts, strict=True)]
 
     def _split(self, experts_on_host: int, device_layers: int) -> DeviceSplit:
-        return DeviceSplit(
-            device_layers=device_layers,
-            devices=self.room.count,
-            expert_layers_on_host=experts_on_host,
-            is_pinned=self.room.backend not in UNPINNED_BACKENDS,
-            is_unified=self.room.is_unified,
-        )
+        return _bare_split(self.room, experts_on_host, device_layers)
 
     def _fitted(self, split: DeviceSplit) -> DeviceSplit | None:
         """``split`` with the cut that leaves the fullest device the most room."""
@@ -180,7 +174,26 @@ def search(
     ``read_tokens``: how long the conversation is whose speed is expected.
     """
     sums = layer_sums(facts, shape, read_tokens)
-    return Search(facts, shape, room, extras, sums, share)
+    adapter = adapter_layer_bytes(facts, extras.adapter_bytes)
+    rows = zip(sums.weights, sums.kv, strict=True)
+    costs = [weights + kv + n * adapter for n, (weights, kv) in enumerate(rows)]
+    left = int(room.memory_bytes * share) - room.margin_bytes - extras.correction.device_bytes
+    taken = []
+    for device_layers in (facts.layer_count, facts.layer_count + 1):
+        with_split = replace(shape, split=_bare_split(room, 0, device_layers))
+        compute = max(device_compute_bytes(facts, with_split))
+        taken.append(compute + compute // HEADROOM)
+    return Search(facts, shape, room, extras, sums, costs, (left - taken[0], left - taken[1]))
+
+
+def _bare_split(room: DeviceRoom, experts_on_host: int, device_layers: int) -> DeviceSplit:
+    return DeviceSplit(
+        device_layers=device_layers,
+        devices=room.count,
+        expert_layers_on_host=experts_on_host,
+        is_pinned=room.backend not in UNPINNED_BACKENDS,
+        is_unified=room.is_unified,
+    )
 
 
 def _plain(sums: LayerSums, count: int) -> float:
