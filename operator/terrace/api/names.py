@@ -39,6 +39,9 @@ ANNOTATION_PLAN = f"{GROUP}/plan"
 """On the StatefulSet: the OffloadPlan it was made from, as JSON (plans are sticky)."""
 ANNOTATION_INPUTS = f"{GROUP}/plan-inputs"
 """On the StatefulSet: digest of the inputs whose change restarts replicas."""
+ANNOTATION_GIVEN_UP = f"{GROUP}/given-up"
+"""On the StatefulSet: where its plan was too small at the last try (host or device); it has no
+replicas then."""
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 """On every child: digest of the manifest we applied; equal and undrifted means no write."""
 

@@ -329,6 +329,25 @@ class PerformanceStatus(StatusValue):
     """Highest anonymous and shared memory of a replica so far."""
 
 
+class MeasuredStatus(StatusValue):
+    """What a replica took against its plan; plans of this file on such devices count with it."""
+
+    build: str = ""
+    """Versions of the runtime and of llama.cpp."""
+    image: str
+    """Image of the runtime; another one may take other amounts."""
+    device_class: str
+    """Kind of devices: cpu, or the accelerator and its product."""
+    planned_host_bytes: int
+    """Anonymous memory that the plan counted, corrections aside."""
+    host_bytes: int
+    """The most that a replica took of it so far."""
+    planned_device_bytes: int = 0
+    """What the plan counted on each device, corrections aside."""
+    device_bytes: int = 0
+    """What a replica took there."""
+
+
 class TierUseStatus(StatusValue):
     """How one tier of a replica is used."""
 
@@ -384,6 +403,8 @@ class InferenceModelStatus(StatusValue):
     """The running download; absent when none runs."""
     performance: PerformanceStatus | None = None
     """What replicas measured."""
+    measured: MeasuredStatus | None = None
+    """What a replica took against its plan; plans to come count with it."""
     cache: CacheStatus | None = None
     """The prefix cache of a replica."""
 

@@ -168,6 +168,8 @@ def _stalled(found: Findings) -> Condition:
     elif any(fetch.failure and fetch.failure.permanent for _, fetch in found.fetches):
         cached = _cached(found)
         why = (cached.reason, cached.message)
+    elif isinstance(refusal, Decision) and refusal.given_up is not None:
+        why = (Reason.DEGRADED, refusal.given_up_words)
     elif isinstance(refusal, NoPlacement) and refusal.reason in _FINAL_REFUSALS:
         why = (refusal.reason, refusal.message)
     elif found.claims.lost:

@@ -34,6 +34,8 @@ class Findings:
     wanted_plan: str = ""
     """Plan label of the set that should run; empty while none should."""
     stateful_set: str = ""
+    image: str = ""
+    """Runtime image that replicas of that plan get."""
     invalid_spec: str = ""
     """Why the stored spec does not parse."""
     pool_problem: str = ""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from terrace.api.model import File, ModelSpec
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.controller.model_volumes import ModelVolume
+    from terrace.planner.correction import Place
     from terrace.planner.plan import OffloadPlan
     from terrace_runtime.contract import FileRole
 
@@ -70,6 +71,8 @@ class Subject:
     trust_key: str
     backend_images: Mapping[str, str] = field(default_factory=dict)
     accelerators: AcceleratorTable = field(default_factory=built_in)
+    given_up: Place | None = None
+    """Where the plan is too small, with no further try: no replica is wanted then."""
 
     @property
     def installation(self) -> Installation:
@@ -84,6 +87,8 @@ class Subject:
     @property
     def replicas(self) -> int:
         """Wanted replicas; absent means one."""
+        if self.given_up is not None:
+            return 0
         return 1 if self.spec.replicas is None else self.spec.replicas
 
 
@@ -223,6 +228,8 @@ def stateful_set(
     pod_labels = {**labels, names.LABEL_PLAN: plan_label(plan, subject.trust_key)}
     head = _head(STATEFULSET, subject, names.statefulset_name(name, plan.flavor), labels)
     head["metadata"]["annotations"] = _plan_annotations(plan)
+    if subject.given_up is not None:
+        head["metadata"]["annotations"][names.ANNOTATION_GIVEN_UP] = subject.given_up
     return {
         **head,
         "spec": {

@@ -6,7 +6,7 @@ Does not own: numbers (``planner``), manifests. Pure. Next: ``manifests.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -15,15 +15,17 @@ from terrace.api import names
 from terrace.controller import pods
 from terrace.controller.diff import mounted_configs
 from terrace.controller.kinds import Manifest, annotations_of, is_controlled_by, uid_of
+from terrace.controller.shortfall import given_up_words, noted_place, shortage
 from terrace.planner.placement import place
 from terrace.planner.plan import OffloadPlan
 from terrace.planner.rooms import NoPlacement
 from terrace.planner.sticky import Change, decide, inputs_digest
-from terrace_runtime.contract import RUNTIME_CONFIG_FILE, RUNTIME_CONTAINER, RuntimeConfig
+from terrace_runtime.contract import RUNTIME_CONFIG_FILE, RuntimeConfig
 
 if TYPE_CHECKING:
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.controller.manifests import Subject
+    from terrace.planner.correction import Place
     from terrace.planner.inputs import Cluster, ModelInputs
 
 
@@ -34,8 +36,14 @@ class Decision:
     flavor: Flavor
     plan: OffloadPlan
     pending: OffloadPlan | None = None
+    evicted: str = ""
+    """A flavor whose replicas go at once: a stronger model waits for their devices."""
     held: RuntimeConfig | None = None
     """What replicas go on with while a file is fetched that they will need; None: no such wait."""
+    given_up: Place | None = None
+    """Where the plan is too small, with no further try: the set is left without replicas."""
+    given_up_words: str = ""
+    """Why, with numbers and the way out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,17 @@ def hold(running: Running | None, config: Manifest | None, subject: Subject) -> 
     except (KeyError, ValidationError):
         return None
     told = told.model_copy(update={"trust_key": subject.trust_key})
-    return Decision(flavors[running.plan.flavor], running.plan, held=told)
+    flavor, noted = flavors[running.plan.flavor], noted_place(running.carrier)
+    decision = Decision(flavor, running.plan)
+    if noted is not None:
+        decision = give_up(decision, noted)
+    return replace(decision, held=told)
+
+
+def give_up(decision: Decision, where: Place, *, has_room: bool = True) -> Decision:
+    """The plan stays, without replicas; ``has_room``: there was room for the next try."""
+    words = given_up_words(decision.plan, where, has_room=has_room)
+    return replace(decision, pending=None, given_up=where, given_up_words=words)
 
 
 def decide_placement(
@@ -129,11 +147,9 @@ def decide_placement(
 
 
 def _fits(running: Running, replicas: list[Manifest]) -> bool:
-    own = [pod for pod in replicas if is_controlled_by(pod, uid_of(running.carrier))]
-    if any(
-        pods.was_out_of_memory(pod, RUNTIME_CONTAINER) and not pods.is_ready(pod) for pod in own
-    ):
+    if shortage(running.carrier, running.plan, replicas) is not None:
         return False
+    own = [pod for pod in replicas if is_controlled_by(pod, uid_of(running.carrier))]
     # Nothing healthy is at stake where no replica has found a node.
     is_homeless = bool(own) and all(pods.unschedulable(pod) is not None for pod in own)
     return not is_homeless

@@ -6,10 +6,14 @@ follows from them (``status.py``, ``rollout.py``, ``facts.py``). Pure.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terrace.api import names
 from terrace.controller.kinds import Manifest, is_deleting, labels_of
+from terrace_runtime.contract import EXIT_DEVICE_MEMORY, EXIT_HOST_MEMORY
+
+if TYPE_CHECKING:
+    from terrace.planner.correction import Place
 
 _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
@@ -50,6 +54,19 @@ def unschedulable(pod: Manifest) -> str | None:
     if condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
         return str(condition.get("message", ""))[:MAX_MESSAGE]
     return None
+
+
+def ready_since(pod: Manifest) -> str:
+    """When the pod began to take requests; empty when it does not."""
+    return str(_condition(pod, "Ready").get("lastTransitionTime") or "") if is_ready(pod) else ""
+
+
+def homeless_since(pod: Manifest) -> str:
+    """Since when kube-scheduler finds no node; empty when it does not say so."""
+    if unschedulable(pod) is None:
+        return ""
+    moment = _condition(pod, "PodScheduled").get("lastTransitionTime")
+    return str(moment or pod["metadata"].get("creationTimestamp") or "")
 
 
 def terminated(pod: Manifest, container: str) -> dict[str, Any] | None:
@@ -101,10 +118,12 @@ def crash(pod: Manifest, container: str) -> str | None:
     return f"{words}: {said}"[:MAX_MESSAGE] if said else words
 
 
-def was_out_of_memory(pod: Manifest, container: str) -> bool:
-    """Whether the container was killed for its memory."""
-    ended = terminated(pod, container)
-    return ended is not None and ended.get("reason") == "OOMKilled"
+def memory_shortage(pod: Manifest, container: str) -> Place | None:
+    """Whose memory was too small when the container last ended, if that was why."""
+    ended = terminated(pod, container) or {}
+    if ended.get("reason") == "OOMKilled" or ended.get("exitCode") == EXIT_HOST_MEMORY:
+        return "host"
+    return "device" if ended.get("exitCode") == EXIT_DEVICE_MEMORY else None
 
 
 def _condition(pod: Manifest, kind: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from terrace.api.status import (
 )
 from terrace.controller.cache import adapter_names
 from terrace.controller.conditions import model_conditions
+from terrace.controller.corrections import measured_status
 from terrace.controller.download_status import download_status
 from terrace.controller.facts import model_status as facts_status
 from terrace.controller.files import adapter_statuses, draft_status
@@ -55,6 +56,7 @@ def model_status(model: Manifest, found: Findings, url: str, now: datetime) -> M
         adapters=adapter_statuses(found.extras),
         download=download_status(found, before, now),
         performance=performance_status(found.report, before),
+        measured=measured_status(found.report, decision, found.image, before),
         cache=cache_status(found.report, before),
     )
     shown = as_json(status)

@@ -38,6 +38,10 @@ EXIT_BACKEND = 13
 """llama.cpp could not start, load the model or decode its first batch."""
 EXIT_ENGINE = 14
 """The engine died while serving (an abort inside llama.cpp, or a step over its bound)."""
+EXIT_HOST_MEMORY = 15
+"""The replica's memory limit was too small for what was planned."""
+EXIT_DEVICE_MEMORY = 16
+"""A device was too small for what was planned on it."""
 
 # HTTP headers ---------------------------------------------------------------------------------
 IDENTITY_HEADER = "x-terrace-identity"
@@ -80,6 +84,15 @@ METRIC_KV_REJECTED = "terrace_runtime_kv_rejected_blocks"
 METRIC_KV_FAILURES = "terrace_runtime_kv_spill_failures"
 METRIC_DRAFTED = "terrace_runtime_drafted_tokens"
 METRIC_ACCEPTED = "terrace_runtime_accepted_tokens"
+METRIC_DEVICES = "terrace_runtime_devices"
+METRIC_DEVICE_FAILURES = "terrace_runtime_device_read_failures"
+METRIC_DEVICE_USE = "terrace_runtime_device_utilization_ratio"
+METRIC_DEVICE_USED = "terrace_runtime_device_memory_used_bytes"
+METRIC_DEVICE_TOTAL = "terrace_runtime_device_memory_total_bytes"
+METRIC_DEVICE_HEAT = "terrace_runtime_device_temperature_celsius"
+METRIC_DEVICE_POWER = "terrace_runtime_device_power_watts"
+METRIC_DEVICE_POWER_LIMIT = "terrace_runtime_device_power_limit_watts"
+METRIC_DEVICE_THROTTLED = "terrace_runtime_device_throttled"
 
 
 def pod_path(path: str) -> Path:
