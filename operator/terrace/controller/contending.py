@@ -50,6 +50,7 @@ def take_turn(
 ) -> Turn:
     """Place a model, or say for whom it makes room or whom it waits for."""
     key, now, contest = subject.key, context.now(), context.contest
+    context.count_plan()
     priority = model.spec.priority or 0
     used = contest.reserved(seen.used, key, subject.pool_name, priority)
     cluster = Cluster(tuple(seen.nodes), used, subject.accelerators)
