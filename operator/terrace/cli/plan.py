@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from terrace.api.names import Key
+from terrace.api.names import MAX_NAME_LENGTH, Key
 from terrace.cli.errors import EXIT_NO, InputError
 from terrace.cli.model_file import read_facts
 from terrace.cli.node_shape import EXAMPLE, parse_shape
 from terrace.cli.plan_json import plan_document
-from terrace.cli.plan_spec import Wanted, is_local, model_name, model_spec, source_uri
+from terrace.cli.plan_spec import (
+    NO_DIGEST,
+    Wanted,
+    is_local,
+    is_name,
+    model_name,
+    model_spec,
+    source_uri,
+)
 from terrace.cli.plan_table import plan_lines
 from terrace.cli.plan_yaml import as_yaml, manifests
 from terrace.cli.profiles import Row, Target, chosen_row, plan_profiles
@@ -197,13 +205,15 @@ def plan(
         draft=draft,
     )
     kind = PlanOutput.JSON if is_json else output
-    _check_output(kind, source, uri, with_pool=with_pool)
+    _check_output(kind, source, uri, name, with_pool=with_pool)
     table = _table(accelerators)
     target = _target(node, pool, table, kubeconfig, kube_context, is_cluster=is_cluster)
+    # Before anything is downloaded, what was written is checked.
+    model_spec(wanted, target.pool_key.name)
     reading = reading_of(target.pool, tuple(allow_network or ()), wants_digest=wants_digest)
     facts = read_facts(source, reading=reading)
     draft_facts = read_facts(draft, "--draft", "draft", reading) if draft is not None else None
-    spec = model_spec(wanted, target.pool_key.name, facts)
+    spec = model_spec(wanted, target.pool_key.name, facts.digest)
     rows = plan_profiles(ModelInputs(facts, spec, draft=draft_facts), target)
     match kind:
         case PlanOutput.TABLE:
@@ -218,9 +228,16 @@ def plan(
         raise typer.Exit(EXIT_NO)
 
 
-def _check_output(kind: PlanOutput, source: str, uri: str | None, *, with_pool: bool) -> None:
+def _check_output(
+    kind: PlanOutput, source: str, uri: str | None, name: str | None, *, with_pool: bool
+) -> None:
     if with_pool and kind is not PlanOutput.YAML:
         raise InputError("--with-pool has an effect with -o yaml only")
+    if name is not None and not is_name(name):
+        raise InputError(
+            f"--name {name}: must be at most {MAX_NAME_LENGTH} lower-case letters, digits and "
+            "dashes, and start with a letter"
+        )
     if uri is not None and not is_local(source):
         raise InputError(f"--uri is for a local SOURCE; {source} is its own address")
 
@@ -270,6 +287,8 @@ def _print_yaml(
     if not isinstance(row.result, Placement):
         typer.echo(f"error: {row.profile} does not fit: {row.result.message}", err=True)
         return
+    if spec.source.sha256 == NO_DIGEST:
+        raise InputError(f"-o yaml: {spec.source.uri} needs a checksum: use https://")
     plan = row.result.plan
     comments = [
         f"Plan {plan.digest[:12]} on flavor {plan.flavor} of {target.title}",

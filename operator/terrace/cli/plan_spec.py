@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -19,9 +19,6 @@ from terrace.api.offload import MIN_MAX_DISK, MIN_SPILL, Profile
 from terrace.api.quantity import parse_bytes
 from terrace.cli.errors import InputError
 from terrace.cli.model_file import REMOTE
-
-if TYPE_CHECKING:
-    from terrace_runtime.contract import ModelFacts
 
 _OPTIONS = {
     "context.length": "--context",
@@ -34,7 +31,8 @@ _OPTIONS = {
     "draft": "--draft",
 }
 _LEAST = {"--max-disk": MIN_MAX_DISK, "--spill-threshold": MIN_SPILL}
-_NO_DIGEST = "0" * 64
+NO_DIGEST = "0" * 64
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +51,16 @@ class Wanted:
     draft: str | None = None
 
 
-def model_spec(wanted: Wanted, pool: str, facts: ModelFacts) -> ModelSpec:
-    """The spec that the plan is for. Raises InputError, which names the option."""
+def model_spec(wanted: Wanted, pool: str, digest: str = NO_DIGEST) -> ModelSpec:
+    """The spec that the plan is for. Raises InputError, which names the option.
+
+    ``digest``: of the file, once it is known; only http:// has to be told with it.
+    """
     _check_least("--max-disk", wanted.max_disk)
     _check_least("--spill-threshold", wanted.spill_threshold)
     values: dict[str, Any] = {
         "poolRef": {"name": pool},
-        "source": _file(wanted.uri or source_uri(wanted.source), facts),
+        "source": _file(wanted.uri or source_uri(wanted.source), digest),
         "context": _written(length=wanted.context, parallel=wanted.parallel),
         "offload": _written(
             profile=_profile(wanted.profile),
@@ -103,12 +104,13 @@ def model_name(source: str) -> str:
     return clean[:MAX_NAME_LENGTH].rstrip("-")
 
 
-def _file(uri: str, facts: ModelFacts) -> dict[str, str]:
-    if not uri.startswith("http://"):
-        return {"uri": uri}
-    if facts.digest == _NO_DIGEST:
-        raise InputError(f"{uri}: http:// can be tampered with on its way: use https://")
-    return {"uri": uri, "sha256": facts.digest}
+def is_name(text: str) -> bool:
+    """Whether Kubernetes takes ``text`` as the name of an InferenceModel."""
+    return bool(_NAME.fullmatch(text)) and len(text) <= MAX_NAME_LENGTH
+
+
+def _file(uri: str, digest: str) -> dict[str, str]:
+    return {"uri": uri, "sha256": digest} if uri.startswith("http://") else {"uri": uri}
 
 
 def _profile(text: str | None) -> str | None:

@@ -127,16 +127,16 @@ def _size_words(placement: Placement) -> str:
     cells = f"{plan.kv_key_type} keys, {plan.kv_value_type} values"
     words = [
         f"{plan.parallel} x {plan.context_tokens:,} tokens",
-        *([f"about {speed_words(speed)} tokens/s"] if speed else []),
+        *([f"at most {speed_words(speed)} tokens/s"] if speed else []),
         f"{plan.kv_key_type} cells" if len(types) == 1 else cells,
         f"weights {plan.weights}",
         f"{plan.threads} threads" if plan.threads > 1 else "1 thread",
     ]
     if device is not None:
         experts = device.expert_layers_on_host
-        where = "device" if device.count == 1 else f"{device.count} devices"
-        words.insert(1, f"{device.device_layers - 1} of {device.layers} layers on the {where}")
-        words[1] += f" without {experts} layers' experts" if experts else ""
+        where = "the device" if device.count == 1 else f"{device.count} devices"
+        words.insert(1, f"{device.device_layers - 1} of {device.layers} layers on {where}")
+        words[1] += f" (the experts of {experts} on the host)" if experts else ""
     return ", ".join(words)
 
 

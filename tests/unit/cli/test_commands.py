@@ -1,0 +1,76 @@
+"""``terrace plan`` and ``terrace explain`` as commands: options, output, and what is bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from terrace.cli.__main__ import app
+from terrace.cli.errors import InputError
+
+ROOT = Path(__file__).parents[3]
+DEMO = ROOT / "runtime_image/terrace_runtime/demo/chat.gguf"
+NODE = ("--node", "cpu=16,memory=64Gi")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments])
+
+
+def test_json_is_one_document() -> None:
+    answer = run("plan", str(DEMO), *NODE, "--json", "--profile", "hostheavy")
+    document = json.loads(answer.stdout)
+    chosen = [each["profile"] for each in document["profiles"] if each["chosen"]]
+    assert chosen == ["HostHeavy"]
+    assert document["model"]["architecture"] == "llama"
+
+
+def test_yaml_is_what_kubectl_takes() -> None:
+    answer = run("plan", str(DEMO), *NODE, "-o", "yaml", "--with-pool", "--name", "mine")
+    pool, model = yaml.safe_load_all(answer.stdout)
+    assert (pool["kind"], model["kind"]) == ("InferencePool", "InferenceModel")
+    assert model["metadata"] == {"name": "mine", "namespace": "default"}
+    assert model["spec"]["source"]["uri"] == "pvc://models/chat.gguf"
+
+
+def test_a_model_that_does_not_fit_says_what_is_missing() -> None:
+    answer = run("plan", str(DEMO), "--node", "cpu=1,memory=64Mi")
+    assert answer.exit_code == 1
+    assert "are missing" in answer.stdout
+    answer = run("plan", str(DEMO), "--node", "cpu=1,memory=64Mi", "-o", "yaml")
+    assert (answer.exit_code, answer.stdout) == (1, "")
+    assert "are missing" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("plan", "nowhere.gguf"), "SOURCE nowhere.gguf: there is no such file"),
+        (("plan", str(ROOT / "docs")), "is a folder; name a .gguf file in it"),
+        (("plan", str(ROOT / "README.md"), *NODE), "not a GGUF"),
+        (("plan", "pvc://claim/m.gguf"), "plan a local copy"),
+        (("plan", "ftp://host/m.gguf"), "must be the path of a GGUF file"),
+        (("plan", str(DEMO), "--node", "cpu=1"), "--node: memory is missing"),
+        (("plan", str(DEMO), *NODE, "--context", "1"), "--context 1: Input should be"),
+        (("plan", str(DEMO), *NODE, "--kv-types", "f32"), "--kv-types f32: Input should"),
+        (("plan", str(DEMO), *NODE, "--max-disk", "1Ki"), "at least 64Mi, or 0 for none"),
+        (("plan", str(DEMO), *NODE, "--cluster"), "drop one"),
+        (("plan", str(DEMO), *NODE, "--with-pool"), "with -o yaml only"),
+        (("plan", str(DEMO), *NODE, "--name", "Not A Name", "-o", "yaml"), "--name Not A Name"),
+        (("plan", str(DEMO), *NODE, "--draft", "nowhere"), "--draft nowhere: there is no"),
+        (("plan", str(DEMO), *NODE, "--accelerators", "no.yaml"), "--accelerators no.yaml"),
+        (("plan", "https://127.0.0.1:9/m.gguf"), "--allow-network CIDR"),
+        (("explain", "pod/x"), "must be im/NAME or ipool/NAME"),
+        (("explain", "im/x", "--kubeconfig", "nowhere"), "there is no such file"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(arguments: tuple[str, ...], said: str) -> None:
+    answer = run(*arguments)
+    assert answer.stdout == ""
+    assert isinstance(answer.exception, InputError)
+    assert said in str(answer.exception)
+    assert answer.exception.code == 2
