@@ -35,23 +35,26 @@ def device_reasons(facts: ModelFacts, room: Room, sized: Sized, size: Footprint)
         *_cut_reasons(split),
         _bytes_reason(device, size),
         (
-            f"speed: about {_rounded(sized.speed)} tokens/s expected for one conversation, from "
-            f"the bytes each token reads, at {device.bytes_per_second / GIGA:,.0f} GB/s on the "
-            f"device and {HOST_BYTES_PER_SECOND / GIGA:,.0f} GB/s on the host; status.performance "
-            "has what was measured"
+            f"speed: about {_rounded(sized.speed)} tokens/s for one conversation, estimated from "
+            f"the bytes that each token reads ({device.bytes_per_second / GIGA:,.0f} GB/s on the "
+            f"device, {HOST_BYTES_PER_SECOND / GIGA:,.0f} GB/s on the host); what was measured "
+            "stands in status.performance"
         ),
     )
 
 
 def _room_reason(device: DeviceRoom) -> str:
     what = device.product or device.accelerator
-    asked = device.resource or f"claim template {device.claim_template}"
-    memory = f"{format_bytes(device.memory_bytes)} of memory"
+    claim = f"claim template {device.claim_template}" if device.claim_template else ""
+    asked = device.resource or claim
+    memory = format_bytes(device.memory_bytes)
     if device.shares > 1:
-        memory += f" for this replica, one of {device.shares} shares"
+        memory += f" as its share, one of {device.shares}"
+    each = "each " if device.count > 1 else ""
+    name = f"{what} ({asked})" if asked else what
     return (
-        f"device: {device.count} x {what} ({asked}) with {memory} each, of which "
-        f"{format_bytes(device.margin_bytes)} stay free for its driver and estimates"
+        f"device: {device.count} x {name} {each}with {memory}, of which "
+        f"{format_bytes(device.margin_bytes)} stay free for its driver and for estimates"
     )
 
 

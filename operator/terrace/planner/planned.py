@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from terrace.planner.shapes import Wish
 
 
+MAX_REASONS, MAX_REASON = 48, 600
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """What fits a room, and its bytes."""
@@ -81,16 +84,33 @@ def planned(wish: Wish, fit: Fit, *, inputs: str, skipped: tuple[str, ...]) -> O
         memory_limit_bytes=limit,
         cpu_millis=room.cpu_millis,
         preferred_nodes=room.device.preferred_nodes if room.device else (),
-        reasons=(
-            *skipped,
-            *fit.sized.size.reasons,
-            *tiers.reasons,
-            *wish.speculation_reasons,
-            *device_reasons(wish.facts, room, fit.sized, size),
-            *byte_reasons(wish.facts, shape, size, limit, extras),
-            f"threads {room.threads}: {room.cpu_words}",
+        reasons=bounded(
+            (
+                *skipped,
+                *fit.sized.size.reasons,
+                *tiers.reasons[:1],
+                *device_reasons(wish.facts, room, fit.sized, size),
+                *tiers.reasons[1:],
+                *wish.speculation_reasons,
+                *byte_reasons(wish.facts, shape, size, limit, extras),
+                _steps_reason(shape),
+                f"threads {room.threads}: {room.cpu_words}",
+            )
         ),
     )
+
+
+def bounded(reasons: tuple[str, ...]) -> tuple[str, ...]:
+    """``reasons`` as far as a status has room for them; other flavors may have had much to say."""
+    short = [one if len(one) <= MAX_REASON else f"{one[: MAX_REASON - 4]} ..." for one in reasons]
+    return tuple(short[:MAX_REASONS])
+
+
+def _steps_reason(shape: Shape) -> str:
+    words = f"steps: {BATCH_TOKENS} tokens at most"
+    if shape.ubatch_tokens != BATCH_TOKENS:
+        words += f", computed {shape.ubatch_tokens} at a time"
+    return f"{words}, {PREFILL_TOKENS} of them of prompts while other conversations answer"
 
 
 def _device(room: Room, split: DeviceSplit, size: Footprint, layers: int) -> DevicePlan | None:

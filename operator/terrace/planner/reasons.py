@@ -27,12 +27,14 @@ def byte_reasons(
 ) -> tuple[str, ...]:
     """One sentence for each part of the host's memory, then one each for request and limit."""
     fixed, floor = format_bytes(size.anonymous_bytes), format_bytes(size.page_cache_bytes)
+    here = " in host memory" if shape.split else ""
     return (
         _weights_reason(shape, size),
-        _cells_reason(facts, shape, size),
+        _cells_reason(facts, shape),
         *_class_reasons(facts, shape, size),
+        *_cell_places(shape, size),
         (
-            f"compute: {format_bytes(size.compute_bytes)} for steps of {shape.ubatch_tokens} "
+            f"compute: {format_bytes(size.compute_bytes)}{here} for steps of {shape.ubatch_tokens} "
             f"tokens and logits of {facts.vocabulary:,} values"
         ),
         f"programs: {format_bytes(size.base_bytes)} for server, engine and vocabulary"
@@ -51,17 +53,23 @@ def byte_reasons(
     )
 
 
-def _cells_reason(facts: ModelFacts, shape: Shape, size: Footprint) -> str:
+def _cells_reason(facts: ModelFacts, shape: Shape) -> str:
     per_cell = kv_bytes_per_cell(facts, shape)
     all_cells = format_bytes(shape.parallel * cells(shape) * per_cell)
     sequences = "1 sequence" if shape.parallel == 1 else f"{shape.parallel} sequences"
-    there = sum(each.kv_bytes for each in size.devices)
-    where = f", {format_bytes(there)} of it on the device" if there else ""
+    layout = ", one pool for all" if shape.tiers.is_unified else ""
     return (
-        f"KV cells: {sequences} x {cells(shape):,} tokens x {per_cell:,} B = {all_cells}{where} "
-        f"(keys {shape.kv_key_type}, values {shape.kv_value_type}), "
+        f"KV cells: {sequences} x {cells(shape):,} tokens x {per_cell:,} B = {all_cells} "
+        f"(keys {shape.kv_key_type}, values {shape.kv_value_type}{layout}), "
         f"and {CELL_OVERHEAD_BYTES} B of notes on each"
     )
+
+
+def _cell_places(shape: Shape, size: Footprint) -> tuple[str, ...]:
+    if shape.split is None:
+        return ()
+    there = format_bytes(sum(each.kv_bytes for each in size.devices))
+    return (f"KV places: {there} on the device, {format_bytes(size.kv_bytes)} in host memory",)
 
 
 def _extra_reasons(extras: Extras) -> tuple[str, ...]:
@@ -90,9 +98,10 @@ def _class_reasons(facts: ModelFacts, shape: Shape, size: Footprint) -> tuple[st
     window = max(run.window for run in facts.layers)
     if window:
         kept = window_cells(window, shape)
+        taken = size.kv_bytes + sum(each.kv_bytes for each in size.devices)
         found.append(
             f"layers with a window of {window:,} tokens keep {kept:,} cells of "
-            f"{shape.parallel * cells(shape):,}: the KV cache takes {format_bytes(size.kv_bytes)}"
+            f"{shape.parallel * cells(shape):,}: the KV cache takes {format_bytes(taken)}"
         )
     if facts.recurrent_bytes:
         state = format_bytes(facts.recurrent_bytes)
@@ -128,7 +137,7 @@ def _tiers_reasons(shape: Shape, size: Footprint) -> tuple[str, ...]:
         return ()
     if size.tiers_bytes == shape.tiers.host_bytes:
         return (f"tiers: {format_bytes(size.tiers_bytes)} for whole states in host memory",)
-    moved = "16 blocks" if shape.tiers.is_unified else "one sequence"
+    moved = "32 blocks" if shape.tiers.is_unified else "one sequence"
     parts = f"the host tier, {moved} on the way to or from it, "
     parts += "landing buffers, " if shape.tiers.disk_bytes else ""
     return (f"tiers: {format_bytes(size.tiers_bytes)} for {parts}and the index of the blocks",)

@@ -106,4 +106,4 @@ def _parallel(context: Context, most: int | None) -> tuple[int, str]:
         return context.parallel, f"parallel {context.parallel}: spec.context.parallel"
     if most is not None and most < DEFAULT_PARALLEL:
         return most, f"parallel {most}: the device's kernels take no more"
-    return DEFAULT_PARALLEL, f"parallel {DEFAULT_PARALLEL}: the default"
+    return DEFAULT_PARALLEL, f"parallel {DEFAULT_PARALLEL}: conversations at a time by default"

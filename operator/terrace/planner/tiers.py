@@ -64,6 +64,13 @@ DEVICE_PROFILES: dict[Profile, Meaning] = {
     "DeviceOnly": Meaning("loaded", 0, 0),
 }
 """On devices: what leaves their cells goes to the host tier, which is the second."""
+_ON_DEVICES: dict[Profile, str] = {
+    "Auto": "; the split over device and host that is expected to be fastest",
+    "Balanced": "; a quarter of the device stays free, and the host tier is larger",
+    "HostHeavy": "; most weights in host memory, with the largest host tier",
+    "DiskHeavy": "; weights that do not fit the device are paged from disk",
+    "DeviceOnly": "; all weights and KV cells on the device",
+}
 _SHARES = {
     1: "a quarter of the KV cells",
     4: "as much as the KV cells",
@@ -110,7 +117,10 @@ def tier_choices(
     block_bytes = block_tokens * bytes_per_token
     disk_bytes, why_disk = _disk(offload, profile)
     for host_bytes, why_host in _host(offload, meaning, kv_bytes, has_disk=disk_bytes > 0):
-        reasons = [_profile_reason(offload, profile), _host_reason(host_bytes, why_host)]
+        reasons = [
+            _profile_reason(offload, profile, has_device=has_device),
+            _host_reason(host_bytes, why_host),
+        ]
         prefetch_bytes = 0
         if host_bytes:
             count = f"{host_bytes // max(1, block_bytes):,} blocks"
@@ -232,8 +242,9 @@ def _prefetch(offload: Offload, host_bytes: int) -> tuple[int, str]:
     return min(MAX_PREFETCH_BYTES, host_bytes // 4), why
 
 
-def _profile_reason(offload: Offload, profile: Profile) -> str:
-    return f"profile {profile}: {'offload.profile' if offload.profile else 'the default'}"
+def _profile_reason(offload: Offload, profile: Profile, *, has_device: bool) -> str:
+    whose = "offload.profile" if offload.profile else "the default"
+    return f"profile {profile}: {whose}{_ON_DEVICES[profile] if has_device else ''}"
 
 
 def _host_reason(host_bytes: int, why: str) -> str:
