@@ -81,7 +81,9 @@ async def readyz(http: Request) -> Response:
 async def metrics(http: Request) -> Response:
     """Prometheus metrics in the form that the scraper asks for."""
     encode, kind = choose_encoder(http.headers.get("accept", ""))
-    return Response(encode(_state(http).metrics.registry), headers={"content-type": kind})
+    state = _state(http)
+    await state.devices.refresh()
+    return Response(encode(state.metrics.registry), headers={"content-type": kind})
 
 
 def _state(http: Request) -> ServerState:

@@ -15,6 +15,8 @@ from terrace_runtime.api.errors import ApiError, unavailable
 from terrace_runtime.api.identity import PRIORITIES, IdentityVerifier
 from terrace_runtime.api.memory import MemoryMeter
 from terrace_runtime.contract import IDENTITY_HEADER, Capabilities, MemoryReport, RuntimeReport
+from terrace_runtime.device_telemetry.metrics import DeviceMetrics
+from terrace_runtime.device_telemetry.sampler import DeviceSampler
 from terrace_runtime.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class ServerState:
         self.config = config
         self.metrics = Metrics(registry)
         self.memory = MemoryMeter()
+        self.devices = DeviceSampler()
+        registry.register(DeviceMetrics(self.devices))
         self.phase: Phase = "loading"
         self.created = int(clock())
         self.template_note = ""
