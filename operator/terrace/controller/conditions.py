@@ -113,6 +113,8 @@ def _available(found: Findings) -> Condition:
         return Condition(T.AVAILABLE, True, Reason.REPLICAS_READY, count)
     if found.wanted_replicas == 0:
         return Condition(T.AVAILABLE, False, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
+    if isinstance(found.decision, Decision) and found.decision.given_up is not None:
+        return Condition(T.AVAILABLE, False, Reason.DEGRADED, count)
     reason, message = _trouble(found)
     return Condition(T.AVAILABLE, False, reason, f"{count}; {message}" if message else count)
 

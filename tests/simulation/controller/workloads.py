@@ -44,6 +44,10 @@ class Workloads:
         """Of a draft or an adapter; None: it goes on."""
         self.is_serving: Callable[[Manifest], bool] = lambda _pod: True
         """Whether a replica becomes ready."""
+        self.shortage: Callable[[Manifest], str] = lambda _pod: ""
+        """Why a replica is killed instead, as the kubelet says; empty: it is not."""
+        self.exit_code = 137
+        self.num_killed = 0
         self.most_unready = 0
         """Most replicas of one set that were missing at once after they had all been ready."""
 
@@ -151,7 +155,12 @@ class Workloads:
                 self._claim(stateful_set, name)
                 self._add_pod(STATEFULSET, stateful_set, name, "Pending")
                 moved = True
-            elif own[name]["status"]["phase"] == "Pending" and self.is_serving(own[name]):
+            elif own[name]["status"]["phase"] != "Pending":
+                continue
+            elif why := self.shortage(own[name]):
+                self._kill(own[name], why)
+                moved = True
+            elif self.is_serving(own[name]):
                 self._make_ready(own[name])
                 moved = True
         return moved
@@ -185,6 +194,19 @@ class Workloads:
         status = {
             "phase": "Succeeded" if is_good else "Failed",
             "containerStatuses": [{"name": "fetch", "state": {"terminated": ended}}],
+        }
+        self._cluster.edit(POD, key_of(pod), lambda live: live.update(status=status))
+
+    def _kill(self, pod: Manifest, why: str) -> None:
+        """It ended, and waits for its restart."""
+        self.num_killed += 1
+        ended = {"exitCode": self.exit_code, "reason": why, "finishedAt": self._now()}
+        state = {"waiting": {"reason": "CrashLoopBackOff"}}
+        container = {"name": "runtime", "ready": False, "state": state}
+        status = {
+            "phase": "Running",
+            "podIP": "10.0.0.1",
+            "containerStatuses": [{**container, "lastState": {"terminated": ended}}],
         }
         self._cluster.edit(POD, key_of(pod), lambda live: live.update(status=status))
 
