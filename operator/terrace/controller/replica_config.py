@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from terrace.controller.model_volumes import replica_path
+from terrace.controller.replica_offload import replica_offload
 from terrace_runtime.contract import (
     KV_DIR,
     Adapter,
     KvTiers,
-    Offload,
     RuntimeConfig,
     SamplingDefaults,
     Speculation,
@@ -58,7 +58,7 @@ def runtime_config(
         kv_value_type=plan.kv_value_type,
         kv_unified=plan.kv_unified,
         kv=_kv_tiers(subject, plan),
-        offload=Offload(weights=plan.weights),
+        offload=replica_offload(plan),
         speculation=_speculation(subject, extras),
         adapters=_adapters(subject, extras),
         max_waiting=subject.pool.queue.max_requests,
