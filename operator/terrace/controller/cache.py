@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from terrace.api import names
+from terrace.controller.inventory import Inventory
 from terrace.controller.kinds import (
     CLAIM,
     MODEL,
-    NODE,
     POD,
     Kind,
     Manifest,
@@ -56,6 +56,8 @@ def index_keys(kind: Kind, manifest: Manifest) -> Iterator[Hashable]:
         pool_ref = (manifest.get("spec") or {}).get("poolRef")
         if isinstance(pool_ref, dict):
             yield ("pool", namespace, str(pool_ref.get("name")))
+        if digest := _exceeded_digest(manifest.get("status") or {}):
+            yield ("exceeded", digest)
 
 
 def claimed_names(model: Manifest) -> tuple[str, ...]:
@@ -72,6 +74,17 @@ def adapter_names(model: Manifest) -> tuple[str, ...]:
     return tuple(name for name in called if isinstance(name, str))
 
 
+def _exceeded_digest(status: Manifest) -> str:
+    """Digest of the model's file where a replica took more than its plan counted; else empty."""
+    one, model = status.get("measured"), status.get("model")
+    if not isinstance(one, dict) or not isinstance(model, dict):
+        return ""
+    places = ("Host", "Device")
+    pairs = [(one.get(f"{p.lower()}Bytes"), one.get(f"planned{p}Bytes")) for p in places]
+    more = any(isinstance(a, int) and isinstance(b, int) and a > b for a, b in pairs)
+    return str(model.get("digest", "")) if more else ""
+
+
 class Cache:
     """Objects by kind and key; ``put`` and ``drop`` say what changed."""
 
@@ -81,6 +94,8 @@ class Cache:
         self._index: dict[Hashable, dict[tuple[Kind, Key], None]] = {}
         self._tombstones: OrderedDict[tuple[Kind, Key], int] = OrderedDict()
         self._doomed: OrderedDict[str, None] = OrderedDict()
+        self.inventory = Inventory()
+        """Nodes, and what replicas take of them: told of every change."""
 
     def put(self, kind: Kind, manifest: Manifest) -> Change | None:
         """Store an object; None when it is older than, or reads the same as, what is stored."""
@@ -99,6 +114,7 @@ class Cache:
         self._objects.setdefault(kind, {})[key] = new
         for index_key in index_keys(kind, new):
             self._index.setdefault(index_key, {})[kind, key] = None
+        self.inventory.see(kind, old, new)
         return Change(kind, key, old, new)
 
     def drop(self, kind: Kind, key: Key, version: int) -> Change | None:
@@ -114,6 +130,7 @@ class Cache:
         if old is None:
             return None
         self._unindex(kind, key, old)
+        self.inventory.see(kind, old, None)
         return Change(kind, key, old, None)
 
     def replace(self, kind: Kind, listing: Listing, namespace: str | None) -> list[Change]:
@@ -171,14 +188,13 @@ class Cache:
         """Models that refer to the pool, whether it exists or not."""
         return [model for _, model in self._found(("pool", *pool))]
 
+    def models_exceeding(self, digest: str) -> list[Manifest]:
+        """Models of the file ``digest`` whose replicas took more than their plans counted."""
+        return [model for _, model in self._found(("exceeded", digest))]
+
     def models_named(self, served_name: str) -> list[Manifest]:
         """Models that ask for a served name, in any namespace."""
         return [model for _, model in self._found(("name", served_name))]
-
-    def nodes(self) -> list[Manifest]:
-        """All nodes, by name, so that equal clusters give equal plans."""
-        nodes = self._objects.get(NODE, {})
-        return [nodes[key] for key in sorted(nodes)]
 
     def _expected(self, manifest: Manifest) -> Manifest:
         metadata = manifest["metadata"]

@@ -69,6 +69,7 @@ class Controller:
         self.context = context
         self.queue: WorkQueue[Item] = WorkQueue(clock, rng)
         self.metrics = metrics
+        context.count_plan = metrics.plans.inc
         self.is_synced = False
         self._clock = clock
         self._rng = rng
@@ -176,6 +177,8 @@ class Controller:
             self.queue.add_after(item, done.requeue_s)
         if item.kind == MODEL:
             (self._unplaced.discard if done.is_placed else self._unplaced.add)(item.key)
+        for key in done.wake:
+            self.queue.add(Item(MODEL, key))
 
     def _concern(self, change: Change) -> None:
         """Queue what a change concerns: the object itself, its owner, and what depends on it."""

@@ -21,15 +21,16 @@ from terrace.controller.kinds import (
     Manifest,
     controller_of,
     is_deleting,
+    key_of,
     labels_of,
     uid_of,
 )
-from terrace.controller.usage import used_by_others
-from terrace.planner.nodes import NodeFacts, node_facts
 
 if TYPE_CHECKING:
     from terrace.controller.diff import Children
+    from terrace.controller.inventory import Inventory
     from terrace.planner.inputs import Usage
+    from terrace.planner.nodes import NodeFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,20 @@ class Observed:
     pods: list[Manifest]
     kv_claims: list[Manifest]
     """Claims of the disk tiers of its replicas."""
-    nodes: list[NodeFacts]
-    used: Usage
+    inventory: Inventory
     claims: Claims
+
+    @property
+    def nodes(self) -> tuple[NodeFacts, ...]:
+        """All nodes."""
+        return self.inventory.nodes
+
+    @property
+    def used(self) -> Usage:
+        """What other models' replicas take, and what waits for nodes of the pool's flavors."""
+        flavors = ((self.pool or {}).get("spec") or {}).get("flavors") or ()
+        selectors = {str(f.get("name")): f.get("nodeSelector") or {} for f in flavors}
+        return self.inventory.used_by_others(key_of(self.model), selectors)
 
     @property
     def replicas(self) -> list[Manifest]:
@@ -81,6 +93,11 @@ class Observed:
         return [child for (kind, _), child in self.children.items() if kind == STATEFULSET]
 
     @property
+    def live_sets(self) -> list[Manifest]:
+        """Those of them that are not on their way out."""
+        return [child for child in self.sets if not is_deleting(child)]
+
+    @property
     def jobs(self) -> dict[str, Manifest]:
         """Fetch Jobs by name."""
         return {name: child for (kind, name), child in self.children.items() if kind == JOB}
@@ -101,15 +118,14 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         },
         pods=cache.pods_of_model(key),
         kv_claims=cache.claims_of_model(key),
-        nodes=nodes_of(cache),
-        used=used_by_others(cache, key),
+        inventory=cache.inventory,
         claims=settle_claims(model, wanted, {name: cache.models_named(name) for name in wanted}),
     )
 
 
-def nodes_of(cache: Cache) -> list[NodeFacts]:
+def nodes_of(cache: Cache) -> tuple[NodeFacts, ...]:
     """All nodes as the planner sees them."""
-    return [node_facts(node) for node in cache.nodes()]
+    return cache.inventory.nodes
 
 
 def pool_name(model: Manifest) -> str:

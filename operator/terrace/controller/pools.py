@@ -6,6 +6,8 @@ are queued by ``controller.py`` when the pool changes. Level-triggered.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from terrace.api.conditions import Condition, ConditionType, Reason
 from terrace.api.names import Key
 from terrace.api.pool import Flavor, PoolSpec
@@ -16,12 +18,14 @@ from terrace.controller.context import Context, Outcome
 from terrace.controller.diff import diff
 from terrace.controller.kinds import CLAIM, POOL, Manifest, is_deleting, uid_of
 from terrace.controller.manifests import model_cache_claim
-from terrace.controller.observe import nodes_of
 from terrace.controller.parse import InvalidSpecError, parse_spec
 from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
 from terrace.controller.reconcile import BLOCKED_RETRY_S
 from terrace.controller.status import status_patch, with_times
-from terrace.planner.nodes import NodeFacts, format_bytes
+from terrace.planner.nodes import format_bytes
+
+if TYPE_CHECKING:
+    from terrace.controller.inventory import Inventory
 
 T = ConditionType
 _MILLIS = 1000
@@ -36,7 +40,7 @@ async def reconcile_pool(context: Context, key: Key) -> Outcome:
     problem: tuple[Reason, str] | None = None
     try:
         spec = parse_spec(PoolSpec, pool)
-        flavors = flavor_statuses(spec, nodes_of(context.cache))
+        flavors = flavor_statuses(spec, context.cache.inventory)
         await _apply_claim(context, pool, spec)
     except InvalidSpecError as error:
         problem = (Reason.INVALID_SPEC, str(error))
@@ -48,9 +52,9 @@ async def reconcile_pool(context: Context, key: Key) -> Outcome:
     return Outcome(BLOCKED_RETRY_S if problem else None)
 
 
-def flavor_statuses(spec: PoolSpec, nodes: list[NodeFacts]) -> list[FlavorStatus]:
+def flavor_statuses(spec: PoolSpec, inventory: Inventory) -> list[FlavorStatus]:
     """Ready nodes of each flavor and what they have together."""
-    return [_flavor_status(flavor, nodes) for flavor in spec.flavors]
+    return [_flavor_status(flavor, inventory) for flavor in spec.flavors]
 
 
 def pool_conditions(
@@ -116,9 +120,8 @@ async def _report(
     await events.post(context.cluster, POOL, after, pool, now)
 
 
-def _flavor_status(flavor: Flavor, nodes: list[NodeFacts]) -> FlavorStatus:
-    wanted = flavor.node_selector.items()
-    own = [node for node in nodes if node.ready and wanted <= node.labels.items()]
+def _flavor_status(flavor: Flavor, inventory: Inventory) -> FlavorStatus:
+    own = [node for node in inventory.matching(flavor.node_selector) if node.ready]
     return FlavorStatus(
         name=flavor.name,
         nodes=len(own),

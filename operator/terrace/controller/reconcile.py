@@ -10,12 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from terrace.api import names
+from terrace.api.conditions import Reason
 from terrace.api.model import ModelSpec
 from terrace.api.names import Key, statefulset_name
 from terrace.api.pool import Flavor, PoolSpec
 from terrace.controller import events
 from terrace.controller.apply import ForeignObjectError, carry_out, remove
+from terrace.controller.contending import Turn, take_turn
 from terrace.controller.context import Context, Outcome
+from terrace.controller.corrections import corrections_for
 from terrace.controller.diff import diff, leftovers, mounted_configs
 from terrace.controller.facts import Fetch, KnownModel, known_model, persisted_model, read_fetch
 from terrace.controller.files import read_extras
@@ -27,22 +30,27 @@ from terrace.controller.kinds import (
     STATEFULSET,
     Manifest,
     is_deleting,
+    labels_of,
     uid_of,
 )
 from terrace.controller.kv_claims import claim_steps
 from terrace.controller.manifests import Subject, model_children, plan_label
 from terrace.controller.observe import Observed, observe, pool_name
 from terrace.controller.parse import InvalidSpecError, parse_spec
-from terrace.controller.placing import Decision, decide_placement, hold, running_set
+from terrace.controller.placing import Decision, hold, running_set
 from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
 from terrace.controller.replica_config import runtime_config
 from terrace.controller.rollout import rollout_step
+from terrace.controller.second_try import second_try
 from terrace.controller.status import model_status, status_patch
-from terrace.planner.inputs import Cluster, ModelInputs
+from terrace.planner.inputs import ModelInputs
+from terrace.planner.room import NoPlacement
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from terrace.planner.inputs import Correction
     from terrace.planner.plan import OffloadPlan
-    from terrace.planner.rooms import NoPlacement
     from terrace_runtime.contract import RuntimeConfig
 
 BLOCKED_RETRY_S = 60.0
@@ -53,8 +61,10 @@ async def reconcile_model(context: Context, key: Key) -> Outcome:
     """Bring one model closer to its spec and say where it stands."""
     seen = observe(context.cache, key)
     if seen is None or is_deleting(seen.model):
+        context.contest.settle(key, None)
         return Outcome()  # Owner references clean up.
     found = await _converge(context, seen)
+    context.contest.settle(key, found.turn.claim if found.turn else None)
     if found.download is not None:
         _, pod = found.download
         found = replace(found, progress=await context.progress.read(pod))
@@ -94,12 +104,18 @@ async def _converge(context: Context, seen: Observed) -> Findings:
         context.config.runtime_images,
         context.accelerators,
     )
-    found = replace(found, decision=_place(seen, subject, found))
+    turn = _place(context, seen, subject, found)
+    found = replace(found, turn=turn, decision=turn.decision if turn else None)
+    if isinstance(found.decision, Decision):
+        subject = replace(subject, given_up=found.decision.given_up)
+    _reserve(context, subject, found.decision)
     try:
         return await _write(context, seen, subject, found)
     except ForeignObjectError as error:
+        context.cache.inventory.release(subject.key)
         return replace(found, foreign=str(error))
     except (InvalidError, ForbiddenError) as error:
+        context.cache.inventory.release(subject.key)
         return replace(found, refused=str(error))
 
 
@@ -115,7 +131,7 @@ def _model_fetch(context: Context, seen: Observed) -> Fetch[KnownModel]:
     )
 
 
-def _place(seen: Observed, subject: Subject, found: Findings) -> Decision | NoPlacement | None:
+def _place(context: Context, seen: Observed, subject: Subject, found: Findings) -> Turn | None:
     known, extras = found.fetch.known, found.extras
     if known is None:
         return None
@@ -124,20 +140,35 @@ def _place(seen: Observed, subject: Subject, found: Findings) -> Decision | NoPl
     running = running_set(seen.sets, placed_set, _orphaned_configs(seen))
     if not extras.are_known:
         config = seen.children.get((CONFIGMAP, running.config)) if running else None
-        return hold(running, config, subject)
-    return decide_placement(
-        ModelInputs(
-            known.facts,
-            subject.spec,
-            draft=extras.draft_facts,
-            adapter_bytes=sum(file.file_bytes for file in extras.adapter_facts),
-            adapter_digests=tuple(file.digest for file in extras.adapter_facts),
-        ),
-        subject.pool,
-        Cluster(tuple(seen.nodes), seen.used, subject.accelerators),
-        running,
-        seen.replicas,
+        held = hold(running, config, subject)
+        return Turn(held) if held is not None else None
+    model = ModelInputs(
+        known.facts,
+        subject.spec,
+        draft=extras.draft_facts,
+        adapter_bytes=sum(file.file_bytes for file in extras.adapter_facts),
+        adapter_digests=tuple(file.digest for file in extras.adapter_facts),
+        corrections=_corrections(context, subject, known.facts.digest),
     )
+    tried = second_try(subject, model, running, seen.replicas)
+    if tried.final is not None:
+        return Turn(tried.final)
+    turn = take_turn(context, seen, subject, tried.inputs(model), running)
+    return replace(turn, decision=tried.judged(turn.decision))
+
+
+def _corrections(context: Context, subject: Subject, digest: str) -> Mapping[str, Correction]:
+    """What plans of this file must add, by what replicas of any model took."""
+    return corrections_for(context.cache.models_exceeding(digest), digest, subject)
+
+
+def _reserve(context: Context, subject: Subject, decision: Decision | NoPlacement | None) -> None:
+    """Before anything is awaited: two workers must not both take the last device."""
+    inventory = context.cache.inventory
+    if isinstance(decision, Decision):
+        inventory.reserve(subject.key, decision.flavor, decision.plan, subject.replicas)
+    else:
+        inventory.release(subject.key)
 
 
 def _orphaned_configs(seen: Observed) -> list[Manifest]:
@@ -160,6 +191,8 @@ async def _write(context: Context, seen: Observed, subject: Subject, found: Find
         await _keep_claims(context, seen, set_name, plan)
     await carry_out(cluster, cache, owner, steps)
     await carry_out(cluster, cache, owner, [*leftovers(wanted, seen.children, seen.pods)])
+    for stateful_set in _evicted(seen, found):
+        await remove(cluster, cache, STATEFULSET, stateful_set)
     if plan is None:
         return found
     set_name = statefulset_name(subject.key.name, plan.flavor)
@@ -171,7 +204,18 @@ async def _write(context: Context, seen: Observed, subject: Subject, found: Find
     for stateful_set in step.sets:
         await remove(cluster, cache, STATEFULSET, stateful_set)
     label = plan_label(plan, subject.trust_key)
-    return replace(found, stateful_set=set_name, wanted_plan=label)
+    image = subject.installation.image_of(decision.flavor, plan.device) if decision else ""
+    return replace(found, stateful_set=set_name, wanted_plan=label, image=image)
+
+
+def _evicted(seen: Observed, found: Findings) -> list[Manifest]:
+    """Sets whose devices a stronger model waits for; their replicas drain as they go."""
+    decision = found.decision
+    if isinstance(decision, NoPlacement):
+        # Without a flavor that fits, the model has nothing but what it lost.
+        return [*seen.live_sets] if decision.reason == Reason.PREEMPTED else []
+    lost = decision.evicted if decision is not None else ""
+    return [each for each in seen.live_sets if labels_of(each).get(names.LABEL_FLAVOR) == lost]
 
 
 def _config(subject: Subject, found: Findings, decision: Decision | None) -> RuntimeConfig | None:
@@ -225,5 +269,7 @@ def _outcome(context: Context, found: Findings) -> Outcome:
         waits.append(context.config.report_s)
     if found.foreign or found.refused:
         waits.append(BLOCKED_RETRY_S)
-    is_placed = isinstance(found.decision, Decision)
-    return Outcome(min(waits, default=None), is_placed)
+    turn, is_placed = found.turn, isinstance(found.decision, Decision)
+    if turn is not None and turn.look_in_s is not None:
+        waits.append(max(1.0, turn.look_in_s))
+    return Outcome(min(waits, default=None), is_placed, turn.wake if turn else ())
