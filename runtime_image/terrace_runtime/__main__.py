@@ -1,17 +1,13 @@
 """The command line of the runtime image: ``serve``, ``fetch``, ``inspect``, ``prune``, ``engine``.
 
-Owns: arguments, exit codes and the termination log. Does not own: any work. Next: ``api.serve``,
-``models.fetch``, ``models.inspect_source``, ``models.prune``.
+Owns: arguments. Does not own: any work, last words (``ending``). Next: ``api.server``,
+``models.commands``.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import os
-import signal
 import sys
-import time
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -20,19 +16,12 @@ from terrace_runtime.contract import (
     CONFIG_DIR,
     EXIT_BAD_CONFIG,
     EXIT_MODEL_MISSING,
-    EXIT_PERMANENT,
-    MAX_TERMINATION_BYTES,
     RUNTIME_CONFIG_FILE,
     RUNTIME_PORT,
-    TERMINATION_LOG,
-    FetchOutcome,
-    FetchProgress,
-    FetchSpec,
-    PruneOutcome,
-    PruneSpec,
     RuntimeConfig,
     pod_path,
 )
+from terrace_runtime.ending import fail, first_error
 
 
 def main() -> None:
@@ -123,11 +112,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     try:
         config = RuntimeConfig.model_validate_json(path.read_bytes())
     except OSError as error:
-        return _fail(EXIT_BAD_CONFIG, f"{path} cannot be read: {error.strerror}")
+        return fail(EXIT_BAD_CONFIG, f"{path} cannot be read: {error.strerror}")
     except ValidationError as error:
-        return _fail(EXIT_BAD_CONFIG, f"{path}: {_first_error(error)}")
+        return fail(EXIT_BAD_CONFIG, f"{path}: {first_error(error)}")
     if not pod_path(config.model_path).is_file():
-        return _fail(EXIT_MODEL_MISSING, f"the model file {config.model_path} is missing")
+        return fail(EXIT_MODEL_MISSING, f"the model file {config.model_path} is missing")
     from terrace_runtime.api.app import create_app  # noqa: PLC0415 - slow to import
     from terrace_runtime.api.server import run_server  # noqa: PLC0415 - as above
     from terrace_runtime.engine.process import ChildEngine  # noqa: PLC0415 - as above
@@ -135,12 +124,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     try:
         app = create_app(ChildEngine(config), config)
     except ValueError as error:
-        return _fail(EXIT_BAD_CONFIG, f"{path}: trust_key: {error}")
+        return fail(EXIT_BAD_CONFIG, f"{path}: trust_key: {error}")
     try:
         ending = run_server(app, arguments.host, arguments.port)
     except OSError as error:
-        return _fail(1, f"cannot listen on {arguments.host}:{arguments.port}: {error.strerror}")
-    return _fail(ending.code, ending.reason) if ending.code else 0
+        return fail(1, f"cannot listen on {arguments.host}:{arguments.port}: {error.strerror}")
+    return fail(ending.code, ending.reason) if ending.code else 0
 
 
 def _engine(arguments: argparse.Namespace) -> int:
@@ -149,106 +138,27 @@ def _engine(arguments: argparse.Namespace) -> int:
     return run_child(arguments.fd)
 
 
-def _fail(code: int, message: str) -> int:
-    _terminate(message)
-    sys.stderr.write(message + "\n")
-    return code
-
-
 def _fetch(_: argparse.Namespace) -> int:
-    import stamina  # noqa: PLC0415 - each command loads its own
-    from stamina.instrumentation import RetryDetails  # noqa: PLC0415, TC002 - as above
+    from terrace_runtime.models.commands import run_fetch  # noqa: PLC0415 - own imports only
 
-    from terrace_runtime.models.fetch import Work, fetch  # noqa: PLC0415 - as above
-    from terrace_runtime.models.progress import ProgressReporter  # noqa: PLC0415 - as above
-
-    try:
-        spec = FetchSpec.model_validate_json(os.environ.get("TERRACE_FETCH", ""))
-    except ValidationError as error:
-        return _fail(EXIT_BAD_CONFIG, f"TERRACE_FETCH is not a FetchSpec: {_first_error(error)}")
-    reporter = ProgressReporter(_print_progress)
-
-    def on_retry(details: RetryDetails) -> None:
-        sys.stderr.write(f"{details.caused_by}; next try in {details.wait_for:.0f} s\n")
-        sys.stderr.flush()
-        reporter.repeat()
-
-    stamina.instrumentation.set_on_retry_hooks([on_retry])
-    # As process 1 of a container we get no default action. What is downloaded so far is kept.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    outcome = asyncio.run(fetch(Work(spec, reporter)))
-    _terminate(_outcome_json(outcome))
-    return _said(outcome)
-
-
-def _inspect(arguments: argparse.Namespace) -> int:
-    from terrace_runtime.models.inspect_source import (  # noqa: PLC0415 - each command loads its own
-        Question,
-        inspect_source,
-    )
-
-    question = Question(
-        arguments.source,
-        arguments.role,
-        arguments.digest,
-        tuple(arguments.allow_network),
-        os.environ,
-    )
-    outcome = asyncio.run(inspect_source(question))
-    facts = outcome.facts or outcome.file
-    if facts is not None:
-        sys.stdout.write(facts.model_dump_json(indent=2) + "\n")
-        return 0
-    sys.stdout.write(outcome.model_dump_json(exclude_defaults=True) + "\n")
-    return _said(outcome)
+    return run_fetch()
 
 
 def _prune(_: argparse.Namespace) -> int:
-    from terrace_runtime.models.prune import prune  # noqa: PLC0415 - each command loads its own
+    from terrace_runtime.models.commands import run_prune  # noqa: PLC0415 - own imports only
 
-    try:
-        spec = PruneSpec.model_validate_json(os.environ.get("TERRACE_PRUNE", ""))
-    except ValidationError as error:
-        return _fail(EXIT_BAD_CONFIG, f"TERRACE_PRUNE is not a PruneSpec: {_first_error(error)}")
-    outcome = prune(spec, time.time())
-    line = outcome.model_dump_json(exclude_defaults=True)
-    sys.stdout.write(line + "\n")
-    _terminate(line)
-    return _said(outcome)
+    return run_prune()
 
 
-def _said(outcome: FetchOutcome | PruneOutcome) -> int:
-    """The exit code of an outcome, its failure told."""
-    if outcome.failure is None:
-        return 0
-    sys.stderr.write(f"{outcome.failure.reason}: {outcome.failure.message}\n")
-    return EXIT_PERMANENT if outcome.failure.permanent else 1
+def _inspect(arguments: argparse.Namespace) -> int:
+    from terrace_runtime.models.commands import run_inspect  # noqa: PLC0415 - own imports only
 
-
-def _print_progress(progress: FetchProgress) -> None:
-    sys.stdout.write(progress.model_dump_json() + "\n")
-    sys.stdout.flush()
-
-
-def _outcome_json(outcome: FetchOutcome) -> str:
-    """``outcome`` within the bytes of a termination message."""
-    from terrace_runtime.models.fit import message  # noqa: PLC0415 - each command loads its own
-
-    return message(outcome, MAX_TERMINATION_BYTES)
-
-
-def _terminate(message: str) -> None:
-    """Leave the last word where Kubernetes looks for it."""
-    try:
-        pod_path(TERMINATION_LOG).write_bytes(message.encode()[:MAX_TERMINATION_BYTES])
-    except OSError as error:
-        sys.stderr.write(f"{TERMINATION_LOG} cannot be written: {error}\n{message}\n")
-
-
-def _first_error(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "(document)"
-    return f"{field}: {first['msg']}"
+    return run_inspect(
+        arguments.source,
+        arguments.role,
+        with_digest=arguments.digest,
+        allowed_networks=tuple(arguments.allow_network),
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from terrace_runtime.models.unfinished import Unfinished
     from terrace_runtime.models.web import Web
 
-_BEAT_S: Final = 2.0
+_BEAT_S: Final = 1.0
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 DEMO_DIR: Final = Path(__file__).parent.parent / "demo"
 _NO_DIGEST: Final = "0" * 64
+_SECRETS: Final = {
+    "hf": {"token": "HF_TOKEN"},
+    "s3": {
+        name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    },
+}
 _QUICK: Final = DownloadLimits(attempts=3)
 """Somebody waits at a terminal."""
 
@@ -47,11 +53,18 @@ class Question:
     allowed_networks: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    def secrets(self) -> Secrets:
+        """Those of the source's own kind: a token of the hub is for the hub."""
+        names = _SECRETS.get(self.what.partition("://")[0].lower(), {})
+        found = {key: self.environment.get(name, "").strip() for key, name in names.items()}
+        return Secrets({key: value for key, value in found.items() if value})
+
 
 async def inspect_source(question: Question) -> FetchOutcome:
     """Facts, file facts or a failure; never raises FetchError."""
     secrets = Secrets()
     try:
+        secrets = question.secrets()
         if "://" not in question.what:
             return _outcome(await asyncio.to_thread(_local, Path(question.what), question))
         spec = _spec(question)
@@ -62,7 +75,6 @@ async def inspect_source(question: Question) -> FetchOutcome:
         if isinstance(source, DemoSource):
             path = DEMO_DIR / f"{source.name}.gguf"
             return _outcome(await asyncio.to_thread(_local, path, question))
-        secrets = _secrets(question)
         async with open_web(AddressRule(spec.allowed_networks), _QUICK) as web:
             remote = await resolve(source, spec, web, secrets)
             return _outcome(await remote_facts(remote, spec.role, web))
@@ -102,17 +114,3 @@ def _spec(question: Question) -> FetchSpec:
         s3_region=get("AWS_REGION") or get("AWS_DEFAULT_REGION", ""),
         allowed_networks=question.allowed_networks,
     )
-
-
-def _secrets(question: Question) -> Secrets:
-    """Those of the source's own kind: a token of the hub is for the hub."""
-    scheme = question.what.partition("://")[0].lower()
-    names = {
-        "hf": {"token": "HF_TOKEN"},
-        "s3": {
-            name: name
-            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-        },
-    }.get(scheme, {})
-    found = {key: question.environment.get(name, "") for key, name in names.items()}
-    return Secrets({key: value.strip() for key, value in found.items() if value})

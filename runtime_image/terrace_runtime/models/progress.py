@@ -34,11 +34,12 @@ class ProgressReporter:
         self._stage: Stage | None = None
         self._last = float("-inf")
         self._samples: deque[tuple[float, int]] = deque()
+        self._heard: tuple[Stage, int, int] | None = None
         self._latest: FetchProgress | None = None
 
     def report(self, stage: Stage, done: int, total: int) -> None:
         """Note ``done`` of ``total`` bytes (0: unknown); a new stage is told at once."""
-        now = self._clock()
+        now, self._heard = self._clock(), (stage, done, total)
         if stage != self._stage:
             self._stage = stage
             self._samples.clear()
@@ -48,9 +49,9 @@ class ProgressReporter:
 
     def beat(self) -> None:
         """Say how things stand where nothing was heard lately: a stalled download must show."""
-        now, latest = self._clock(), self._latest
-        if latest is not None and now - self._last >= self._interval_s:
-            self._say(latest.stage, latest.done_bytes, latest.total_bytes, now)
+        now = self._clock()
+        if self._heard is not None and now - self._last >= self._interval_s:
+            self._say(*self._heard, now)
 
     def _say(self, stage: Stage, done: int, total: int, now: float) -> None:
         self._last = now
