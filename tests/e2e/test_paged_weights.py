@@ -16,7 +16,7 @@ from support.large_model import LAYER_BYTES, large_model
 from support.memory_limit import drop_from_page_cache, limited_memory, unavailable
 from support.replicas import last_words, pod_folder, serving
 from support.waiting import wait_for
-from terrace_runtime.contract import EXIT_BACKEND, EXIT_ENGINE
+from terrace_runtime.contract import EXIT_HOST_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ def test_the_same_replica_is_killed_when_its_weights_are_in_memory(
     pod, config = pod_of(tmp_path, model, weights)
     drop_from_page_cache(model)
     with limited_memory(LIMIT_BYTES) as limit, serving(pod, config, wrapper=limit.wrapper) as one:
-        assert one.process.wait(120) in {EXIT_BACKEND, EXIT_ENGINE}
+        assert one.process.wait(120) == EXIT_HOST_MEMORY
     words = last_words(pod)
     assert "SIGKILL" in words
     assert "out of memory" in words

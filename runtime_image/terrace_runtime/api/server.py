@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from terrace_runtime.api.shortage import OutOfMemoryKills, memory_exit
 from terrace_runtime.backend import BackendError
 from terrace_runtime.backend.selfcheck import check_build
 from terrace_runtime.contract import EXIT_BACKEND, EXIT_ENGINE
@@ -101,6 +102,7 @@ async def serve(app: FastAPI, listener: socket.socket) -> Ending:
 
 async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None]) -> Ending:
     _log.info("loading", model=state.config.model, path=state.config.model_path)
+    kills = OutOfMemoryKills()
     loading = asyncio.create_task(state.start())
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -110,14 +112,17 @@ async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None
         try:
             loading.result()
         except EngineError as error:
-            verdict = await _verdict_on_the_build()
-            return Ending(EXIT_BACKEND, f"the model cannot be loaded: {error}; {verdict}")
+            words = f"the model cannot be loaded: {error}"
+            if code := memory_exit(str(error), kills.count):
+                return Ending(code, words)
+            return Ending(EXIT_BACKEND, f"{words}; {await _verdict_on_the_build()}")
         _log.info("ready", build=state.build, note=state.template_note)
         while not (stopping.done() or http.done()):
             if state.engine.error:
                 _log.error("engine failed", reason=state.engine.error)
                 await asyncio.sleep(_LAST_WORDS_SECONDS)
-                return Ending(EXIT_ENGINE, f"the engine failed: {state.engine.error}")
+                code = memory_exit(state.engine.error, kills.count) or EXIT_ENGINE
+                return Ending(code, f"the engine failed: {state.engine.error}")
             await asyncio.wait({stopping, http}, timeout=_WATCH_SECONDS)
         _log.info("draining", seconds=state.config.drain_timeout_s)
         await asyncio.gather(state.drain(), asyncio.sleep(_FAREWELL_SECONDS))
