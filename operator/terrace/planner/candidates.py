@@ -10,12 +10,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from terrace.planner.memo import NodesMemo
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from terrace.api.pool import Flavor, Toleration
     from terrace.planner.nodes import NodeFacts, Taint
 
+_MEMO: NodesMemo[Candidates] = NodesMemo()
 _HARD_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 
 
@@ -36,8 +39,20 @@ class Free:
     node: str
 
 
-def candidates(flavor: Flavor, nodes: Iterable[NodeFacts]) -> Candidates:
-    """Sort ``nodes`` into those of ``flavor`` and the reasons why the rest is not."""
+def lane_of(flavor: Flavor) -> Hashable:
+    """All of ``flavor`` that decides which nodes are its own."""
+    return (
+        tuple(sorted(flavor.node_selector.items())),
+        tuple((each.key, each.operator, each.value, each.effect) for each in flavor.tolerations),
+    )
+
+
+def candidates(flavor: Flavor, nodes: Sequence[NodeFacts]) -> Candidates:
+    """Sort ``nodes``, which never change, into those of ``flavor`` and why the rest is not."""
+    return _MEMO.get(nodes, lane_of(flavor), lambda: _sorted_out(flavor, nodes))
+
+
+def _sorted_out(flavor: Flavor, nodes: Iterable[NodeFacts]) -> Candidates:
     good: list[NodeFacts] = []
     refused = Counter[str]()
     for node in nodes:
@@ -56,11 +71,14 @@ def largest_free(nodes: Sequence[NodeFacts], flavor: str, used: Mapping[str, int
     Bytes in ``used`` under the flavor's name belong to pods that no node has yet. They may go to
     any of the nodes, so they count against all of them together.
     """
-    free = {node.name: max(0, node.memory_bytes - used.get(node.name, 0)) for node in nodes}
-    # By name where equal, so that a plan does not depend on the order of nodes.
-    name = min(free, key=lambda each: (-free[each], each))
-    together = max(0, sum(free.values()) - used.get(flavor, 0))
-    return Free(min(free[name], together), name)
+    best, most, together = nodes[0].name, -1, -used.get(flavor, 0)
+    for node in nodes:
+        free = max(0, node.memory_bytes - used.get(node.name, 0))
+        together += free
+        # By name where equal, so that a plan does not depend on the order of nodes.
+        if free > most or (free == most and node.name < best):
+            best, most = node.name, free
+    return Free(min(most, max(0, together)), best)
 
 
 def _refusal(flavor: Flavor, node: NodeFacts) -> str:

@@ -7,7 +7,8 @@ a class (``device_rooms.py``). Pure. Next: ``device_rooms.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from heapq import nsmallest
+from typing import TYPE_CHECKING, NamedTuple
 
 from terrace.planner.device_labels import NodeDevices, bytes_per_second, read_devices
 
@@ -35,13 +36,12 @@ class DeviceClass:
     node_labels: NodeLabels = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FreeNode:
+class FreeNode(NamedTuple):
     """A node of a class and the devices nobody has asked for yet."""
 
-    node: NodeFacts
     free: int
     allocatable: int
+    node: NodeFacts
 
 
 def classes_of(
@@ -75,15 +75,14 @@ def classes_of(
 def free_nodes(found: DeviceClass, used: Mapping[str, int]) -> list[FreeNode]:
     """The nodes of a class with their free devices; ``used``: node -> devices."""
     return [
-        FreeNode(node, max(0, devices.allocatable - used.get(node.name, 0)), devices.allocatable)
+        FreeNode(max(0, devices.allocatable - used.get(node.name, 0)), devices.allocatable, node)
         for node, devices in found.nodes
     ]
 
 
-def least_left_over(nodes: Sequence[FreeNode], count: int) -> list[FreeNode]:
-    """Nodes that have ``count`` devices free, the one that keeps fewest idle first."""
-    fitting = [each for each in nodes if each.free >= count]
-    return sorted(fitting, key=lambda each: (each.free - count, each.node.name))
+def least_left_over(nodes: Sequence[FreeNode], most: int) -> list[FreeNode]:
+    """At most so many of ``nodes``, the one that has fewest devices free first."""
+    return nsmallest(most, nodes, key=lambda each: (each.free, each.node.name))
 
 
 def _is_alike(one: int, other: int) -> bool:

@@ -44,7 +44,16 @@ class NodeDevices:
 
 
 def read_devices(row: Accelerator, resource: str, node: NodeFacts) -> NodeDevices:
-    """What ``node`` says about the devices behind ``resource``."""
+    """What ``node`` says about the devices behind ``resource``; read once per node."""
+    key = (row.name, resource)
+    known: tuple[Accelerator, NodeDevices] | None = node.memo.get(key)
+    # Another table may have another row of that name.
+    if known is None or known[0] is not row:
+        known = node.memo[key] = (row, _read(row, resource, node))
+    return known[1]
+
+
+def _read(row: Accelerator, resource: str, node: NodeFacts) -> NodeDevices:
     labels, product, product_label, used = node.labels, "", "", []
     for template in row.product:
         key = template.replace("{resource}", resource)

@@ -14,9 +14,11 @@ from terrace.api.conditions import Reason
 from terrace.api.offload import KvTypes, Offload
 from terrace.api.quantity import parse_bytes
 from terrace.planner.accelerators import missing_weight_types, runs_kv
+from terrace.planner.candidates import lane_of
 from terrace.planner.device_classes import DeviceClass, classes_of, free_nodes, least_left_over
 from terrace.planner.device_labels import matches
 from terrace.planner.devices import DeviceRoom
+from terrace.planner.memo import NodesMemo
 from terrace.planner.nodes import format_bytes
 from terrace.planner.room import NoPlacement
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from terrace_runtime.contract import ModelFacts
 
 PREFERRED_NODES = 4
+_CLASSES: NodesMemo[list[DeviceClass]] = NodesMemo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,9 @@ def row_of(
 
 
 def device_offers(
-    flavor: Flavor, row: Accelerator, nodes: Sequence[NodeFacts], cluster: Cluster
+    flavor: Flavor, row: Accelerator, nodes: tuple[NodeFacts, ...], cluster: Cluster
 ) -> tuple[DeviceOffer, ...] | NoPlacement:
-    """Offers of the flavor's nodes, the fastest class first; at least one."""
+    """Offers of ``nodes``, the flavor's own of the cluster's, the fastest class first."""
     table = cluster.accelerators
     if row.is_standalone:
         return _standalone(flavor, table, row, nodes)
@@ -88,8 +91,10 @@ def device_offers(
             "plugin does not run there, or set resourceName to what it offers",
             missing_devices=flavor.count or 1,
         )
-    found = classes_of(row, resource, nodes, _own_memory(flavor))
-    found, why = _usable(flavor, found)
+    memory = _own_memory(flavor)
+    key = (table, row.name, resource, memory, lane_of(flavor))
+    classes = _CLASSES.get(cluster.nodes, key, lambda: classes_of(row, resource, nodes, memory))
+    found, why = _usable(flavor, classes)
     if not found:
         return why or NoPlacement(Reason.NO_NODE_FITS, f"flavor {flavor.name}: no device")
     used = cluster.used.devices.get(resource, {})
@@ -109,14 +114,15 @@ def _offers(
     waiting = -(-used.get(flavor.name, 0) // count)
     offers, seen = [], []
     for each in found:
-        free = free_nodes(each, used)
-        seen += free
-        slots = sum(node.free // count for node in free)
+        nodes = free_nodes(each, used)
+        seen += nodes
+        fitting = [node for node in nodes if node.free >= count]
+        slots = sum(node.free // count for node in fitting)
         mine, waiting = max(0, slots - waiting), max(0, waiting - slots)
         if mine:
-            best = least_left_over(free, count)
+            best = least_left_over(fitting, PREFERRED_NODES)
             device = _device(flavor, table, row, resource, each, best)
-            offers.append(DeviceOffer(device, tuple(node.node for node in best)))
+            offers.append(DeviceOffer(device, tuple(node.node for node in fitting)))
     return tuple(offers) or _all_taken(flavor, resource, count, seen)
 
 
@@ -141,7 +147,7 @@ def _device(
         is_unified=row.is_unified,
         max_parallel=row.max_parallel,
         node_labels=found.node_labels,
-        preferred_nodes=tuple(each.node.name for each in best[:PREFERRED_NODES]),
+        preferred_nodes=tuple(each.node.name for each in best),
         reasons=tuple(_reasons(flavor, row, found, best[0].node)),
     )
 

@@ -40,6 +40,8 @@ class NodeFacts:
     memory_bytes: int
     resources: Mapping[str, int] = field(default_factory=dict)
     """Allocatable extended resources: names with a slash, whole devices."""
+    memo: dict[object, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What was read out of these labels before: the facts never change, and are read a lot."""
 
 
 def format_bytes(count: int) -> str:

@@ -64,7 +64,7 @@ def rooms_of(
 
 
 def _device_rooms(
-    flavor: Flavor, row: Accelerator, nodes: Sequence[NodeFacts], cluster: Cluster
+    flavor: Flavor, row: Accelerator, nodes: tuple[NodeFacts, ...], cluster: Cluster
 ) -> tuple[Room, ...] | NoPlacement:
     offers = device_offers(flavor, row, nodes, cluster)
     if isinstance(offers, NoPlacement):
