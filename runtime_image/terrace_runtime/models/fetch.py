@@ -120,6 +120,12 @@ async def _fetch_remote(
 ) -> FetchOutcome:
     async with open_web(AddressRule(work.spec.allowed_networks), work.limits) as web:
         remote = await resolve(source, work.spec, web, secrets)
+        told, wanted = remote.files[0].sha256, work.spec.sha256
+        if told is not None and wanted not in {None, told}:
+            raise FetchError(
+                "ChecksumMismatch",
+                f"the source says that the file's sha256 is {told}; source.sha256 says {wanted}",
+            )
         return await _Filling(work, cache, remote, web).run()
 
 
@@ -161,7 +167,7 @@ class _Filling:
         ]
         self._work.reporter.report("download", done, sum(sizes) if all(sizes) else 0)
 
-    async def _fill(self) -> FetchOutcome:
+    async def _fill(self, *, is_retry: bool = False) -> FetchOutcome:
         known = await self._same_content()
         if known is not None:
             return known
@@ -173,10 +179,10 @@ class _Filling:
                 facts_of_files, [part.path for part in parts], self._proof, self._work.reporter
             )
         except FetchError as error:
-            self._cache.discard(parts)
-            if was_resumed and self._copied is None:
-                # The old part may be at fault and not the source: once more from the start.
-                return await self._fill()
+            self._cache.discard(self._proof.spoilt(parts) or parts)
+            if was_resumed and self._copied is None and not is_retry:
+                # The old bytes may be at fault and not the source: once more without them.
+                return await self._fill(is_retry=True)
             raise error from None
         self._cache.commit(parts, facts.digest)
         return self._recorded(facts)
@@ -211,6 +217,7 @@ class _Filling:
         if len(files) > 1:
             # A part that is missing is told now, and the time left is that of all parts.
             sizes = [file.size or await size_of(file, access, web) for file in files]
+        self._cache.check_room(sum(sizes) - sum(part.size for part in parts))
         for index, (file, part) in enumerate(zip(files, parts, strict=True)):
             others = sum(other.size for other in parts if other is not part)
 

@@ -19,6 +19,7 @@ from terrace_runtime.models.remote import digest_of
 
 if TYPE_CHECKING:
     from terrace_runtime.models.progress import ProgressReporter
+    from terrace_runtime.models.unfinished import Unfinished
 
 ReadHeaders = Callable[[Sequence[Path], FileRole], ModelFacts | FileFacts]
 
@@ -34,7 +35,12 @@ class Proof:
     """What the source says of each."""
     read_headers: ReadHeaders
     digests: list[str] = field(default_factory=list)
-    """What each turned out to be, once the files are proved."""
+    """What each turned out to be, once they were read."""
+
+    def spoilt(self, parts: Sequence[Unfinished]) -> list[Unfinished]:
+        """Those of ``parts`` that are not what the source says; empty where it says nothing."""
+        wanted = zip(parts, self.digests, self.part_sha256, strict=False)
+        return [part for part, found, told in wanted if told not in {None, found}]
 
 
 def read_all_headers(paths: Sequence[Path], role: FileRole) -> ModelFacts | FileFacts:

@@ -341,3 +341,14 @@ async def test_a_cache_that_cannot_be_written_is_said(pod: Path) -> None:
     found = failure(await get(FetchSpec(uri="demo://chat")))
     assert (found.reason, found.permanent) == ("DownloadFailed", False)
     assert "cannot be written" in found.message
+
+
+async def test_proxies_and_logins_of_the_environment_are_not_used(
+    pod: Path, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password netrc-secret")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    async with FileServer(content).running() as server:
+        assert stored(pod, await fetch_http(server)) == content
+        assert "Authorization" not in server.requests[0]

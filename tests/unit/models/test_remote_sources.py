@@ -104,6 +104,14 @@ async def test_bytes_that_are_not_what_the_hub_says_are_refused(pod: Path, conte
         assert list((pod / "models" / "blobs").iterdir()) == []
 
 
+async def test_a_checksum_at_odds_with_the_hub_costs_no_download(pod: Path, content: bytes) -> None:
+    async with Hub(files={"m.gguf": content}).running() as hub:
+        found = failure(await fetched(hub, "hf://owner/repo", sha256="0" * 64))
+        assert (found.reason, found.permanent) == ("ChecksumMismatch", True)
+        assert sha(content) in found.message
+        assert hub.asked("/resolve/") == []
+
+
 async def test_a_hub_that_talks_nonsense_is_no_hub(pod: Path) -> None:
     async with Cdn(files={"api/models/owner/repo/revision/main": b"<html>"}).running() as hub:
         found = failure(await fetched(hub, "hf://owner/repo"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ import llama_cpp
 import pytest
 
 import terrace_runtime
-from support.fetching import LOOPBACK, failure, get, leftovers, sha
+from support.fetching import LOOPBACK, QUICK, failure, get, leftovers, sha
 from support.origins import Cdn, Hub, Registry, S3Store, cut
 from support.split_files import split_file, split_model
 from terrace_runtime.contract import FetchOutcome, FetchSpec
@@ -147,6 +149,49 @@ async def test_parts_of_another_model_are_refused(
         )
         assert (found.reason, found.permanent) == ("InvalidModel", True)
         assert list((pod / "models" / "blobs").iterdir()) == []
+
+
+async def test_a_spoilt_part_alone_is_fetched_again(pod: Path, parts: list[bytes]) -> None:
+    async with Hub(files=of(parts)).running() as hub:
+        spec = FetchSpec(uri="hf://owner/repo", hf_endpoint=hub.url, allowed_networks=LOOPBACK)
+        hub.faults = [*[hub.answer] * 3, *[cut(parts[2], 700)] * 3]
+        failure(await get(spec, replace(QUICK, attempts=1)))
+        (second,) = (pod / "models" / "partial").rglob(NAMES[1])
+        second.write_bytes(parts[1][:-1] + b"x")
+        before = len(hub.requests)
+        check(pod, await get(spec), parts)
+        asked = [(r.path[-21:], r.headers.get("Range")) for r in hub.requests[before + 1 :]]
+        assert asked[-1] == (f"{NAMES[1]}"[-21:], None)
+        assert [name for name, _ in asked].count(f"{NAMES[0]}"[-21:]) == 0
+
+
+async def test_a_source_at_odds_with_itself_is_not_asked_for_ever(
+    pod: Path, parts: list[bytes]
+) -> None:
+    async with Hub(files=of(parts), lies={NAMES[1]: "0" * 64}).running() as hub:
+        spec = FetchSpec(uri="hf://owner/repo", hf_endpoint=hub.url, allowed_networks=LOOPBACK)
+        for requests in (4, 2, 2):
+            before = len(hub.requests)
+            found = failure(await get(spec))
+            assert (found.reason, found.permanent) == ("ChecksumMismatch", False)
+            assert len(hub.requests) - before <= requests + 1
+
+
+async def test_parts_that_the_disk_cannot_hold_stay_and_go_on(
+    pod: Path, parts: list[bytes]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with Hub(files=of(parts)).running() as hub:
+        spec = FetchSpec(uri="hf://owner/repo", hf_endpoint=hub.url, allowed_networks=LOOPBACK)
+        sizes = sorted(map(len, parts))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[-1] - 100, hard))
+        try:
+            found = failure(await get(spec))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (found.reason, found.permanent) == ("DiskFull", False)
+        assert any(name.endswith(".json") for name in leftovers(pod))
+        check(pod, await get(spec), parts)
 
 
 @pytest.mark.parametrize("is_first_empty", [True, False])
