@@ -74,7 +74,7 @@ async def _apply_round(sizes: Sizes, number: int, rounds: int) -> Line:
         await world.add_namespace(OURS)
         operator = await started(world)
         say(f"round {number + 1} of {rounds}: {sizes.models} models")
-        await fill(world, OURS)
+        await fill(world, OURS, operator)
         peak, cpu = peak_bytes(operator), _cpu_s(operator)
         run = run_of(AuditLog(world.audit_path).news(), OURS, sizes.models)
         operator.kill()
@@ -97,17 +97,19 @@ async def _apply_round(sizes: Sizes, number: int, rounds: int) -> Line:
         }
 
 
-async def fill(world: World, namespace: str) -> None:
+async def fill(world: World, namespace: str, operator: Operator) -> None:
     """Create all models; returns when every model has its last child."""
     num = world.sizes.models
     await in_parallel(
         [lambda index=index: world.add_model(namespace, index) for index in range(num)], IN_FLIGHT
     )
-    deadline = time.monotonic() + max(300.0, num / 5)
+    limit_s = 60 + num / 5
+    deadline = time.monotonic() + limit_s
     for kind in (BUDGET, STATEFULSET):
         while (count := await world.admin.count(kind.path(namespace))) < num:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{count} of {num} {kind.plural} after {deadline:g} s")
+                said = operator.log.read_text()[-2000:]
+                raise TimeoutError(f"{count} of {num} {kind.plural} in {limit_s:g} s: {said}")
             await asyncio.sleep(0.5)
 
 
@@ -140,7 +142,7 @@ async def at_rest(sizes: Sizes, wanted: set[str], idle_s: float) -> AsyncIterato
     async with running(sizes) as world:
         await world.add_namespace(OURS)
         operator = await started(world)
-        await fill(world, OURS)
+        await fill(world, OURS, operator)
         await world.settled()
         ready = await world.num_ready(OURS)
         say(f"{ready} of {sizes.models} models are ready")

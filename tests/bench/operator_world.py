@@ -322,7 +322,14 @@ def _stages() -> Sequence[Manifest]:
         "{exitCode: 0, reason: Completed, startedAt: {{ Now | Quote }}, "
         f"finishedAt: {{{{ Now | Quote }}}}, message: {message}}}"
     )
+    running_node = {
+        "resourceRef": {"apiGroup": "v1", "kind": "Node"},
+        "selector": {"matchExpressions": [_when(".status.phase", "NotIn", "Running")]},
+        "next": {"statusTemplate": "phase: Running\n"},
+    }
     return [
+        # Without a stage for nodes kwok takes care of none, nor of their pods.
+        {**_head("node"), "spec": running_node},
         _stage("fetched", [alive, pending, of_job], "Succeeded", "fetch", "terminated", ended),
         _stage(
             "serving",

@@ -168,6 +168,7 @@ async def _reconcile(controller: Controller, synced: asyncio.Event) -> None:
     synced.set()
     async with asyncio.TaskGroup() as workers:
         workers.create_task(controller.run_resync())
+        workers.create_task(controller.context.events.run())
         for _ in range(controller.context.config.workers):
             workers.create_task(controller.run_worker())
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from terrace.controller.contest import Contest
+from terrace.controller.events import Recorder
 from terrace.planner.accelerators import AcceleratorTable, built_in
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ class Context:
     """Called for each plan that is worked out."""
     contest: Contest = field(default_factory=Contest)
     """Who waits for whose devices."""
+    events: Recorder = field(init=False)
+    """Tells transitions."""
+
+    def __post_init__(self) -> None:
+        """Events go to the same cluster."""
+        self.events = Recorder(self.cluster)
 
 
 @dataclass(frozen=True, slots=True)

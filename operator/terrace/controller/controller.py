@@ -50,14 +50,20 @@ log = structlog.get_logger()
 SELECTOR = f"{names.MANAGED_BY}={names.MANAGED_BY_VALUE}"
 DEBOUNCE_S = 1.0
 """Nodes come and change in bursts; what they concern waits for the end of one."""
+COUNT_DEBOUNCE_S = 5.0
+"""How far the number of models in a pool's status may lag behind."""
 _RECONCILERS = {MODEL: reconcile_model, POOL: reconcile_pool}
 
 
 class Item(NamedTuple):
-    """A model or a pool to reconcile."""
+    """A model or a pool to reconcile; a node without a name stands for all of them."""
 
     kind: Kind
     key: Key
+
+
+CAPACITY = Item(NODE, Key("", ""))
+"""Stands for what a change of nodes, or of what is bound to them, concerns."""
 
 
 class Controller:
@@ -74,6 +80,7 @@ class Controller:
         self._clock = clock
         self._rng = rng
         self._unplaced: set[Key] = set()
+        self._nodes_changed = False
         self._listed_at: dict[Kind, float] = {}
         self._event_at: dict[Kind, float] = {}
 
@@ -124,12 +131,14 @@ class Controller:
         """Reconcile what the queue hands out, for ever."""
         while True:
             await self.process(await self.queue.get())
+            # A reconcile that has nothing to write awaits nothing, and many are queued at once.
+            await asyncio.sleep(0)
 
     async def process(self, item: Item) -> None:
         """One reconcile; a failure is logged and tried again, never raised."""
         started_at, outcome = time.monotonic(), "error"
         try:
-            outcome = await self._attempt(item)
+            outcome = await self._attempt(item) if item != CAPACITY else self._look_again()
         finally:
             self.queue.done(item)
             seconds = time.monotonic() - started_at
@@ -187,9 +196,8 @@ class Controller:
         elif change.kind == POOL:
             self._concern_pool(change)
         elif change.kind == NODE:
+            self._nodes_changed = True
             self._concern_unplaced()
-            for key in self.context.cache.keys(POOL):
-                self.queue.add_after(Item(POOL, key), DEBOUNCE_S)
         else:
             self._concern_owner(change)
 
@@ -200,7 +208,8 @@ class Controller:
         for model in (change.old, change.new):
             if model is None:
                 continue
-            self.queue.add(Item(POOL, Key(change.key.namespace, pool_name(model))))
+            pool = Key(change.key.namespace, pool_name(model))
+            self.queue.add_after(Item(POOL, pool), COUNT_DEBOUNCE_S)
             for name in claimed_names(model):
                 for rival in self.context.cache.models_named(name):
                     self.queue.add(Item(MODEL, key_of(rival)))
@@ -230,8 +239,18 @@ class Controller:
             self._concern_unplaced()
 
     def _concern_unplaced(self) -> None:
+        # One item for all of them: a thousand nodes may change while a thousand models wait.
+        if self._unplaced or self._nodes_changed:
+            self.queue.add_after(CAPACITY, DEBOUNCE_S)
+
+    def _look_again(self) -> str:
+        """Queue what the cluster's capacity concerns: models without a place, pools' statuses."""
         for key in self._unplaced:
-            self.queue.add_after(Item(MODEL, key), DEBOUNCE_S)
+            self.queue.add(Item(MODEL, key))
+        for key in self.context.cache.keys(POOL) if self._nodes_changed else ():
+            self.queue.add(Item(POOL, key))
+        self._nodes_changed = False
+        return "success"
 
 
 def _same_intent(old: Manifest | None, new: Manifest | None) -> bool:

@@ -1,10 +1,13 @@
 """Events: one per transition of a condition, and nothing else.
 
-Owns: which transitions are told, and how. Does not own: conditions. Pure but for ``post``.
+Owns: which transitions are told, how, and that nothing waits for the telling. Does not own:
+conditions. Pure but for ``Recorder.drain``.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 import structlog
@@ -40,6 +43,7 @@ _CALM = frozenset(
 )
 """Reasons of a False condition that nobody needs to worry about."""
 MAX_MESSAGE = 1000
+MAX_WAITING = 20_000
 
 
 def transitions(before: Manifest, after: Manifest) -> Iterator[Manifest]:
@@ -94,13 +98,40 @@ def event(kind: Kind, about: Manifest, condition: Manifest, now: datetime) -> Ma
     }
 
 
-async def post(
-    cluster: Cluster, kind: Kind, after: Manifest, before: Manifest, now: datetime
-) -> None:
-    """Tell the transitions. An event that cannot be written is logged and not missed."""
-    for condition in transitions(before.get("status") or {}, after.get("status") or {}):
-        try:
-            await cluster.create(EVENT, event(kind, after, condition, now))
-        except ClusterError as error:
-            log.warning("event not written", object=str(key_of(after)), error=str(error))
-            return
+class Recorder:
+    """Posts events behind the reconciles, one at a time: what they tell has happened already.
+
+    An event that cannot be written, or that too many others wait before, is logged and not missed.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._waiting: deque[Manifest] = deque()
+        self._wake = asyncio.Event()
+
+    def tell(self, kind: Kind, after: Manifest, before: Manifest, now: datetime) -> None:
+        """Post the transitions between two states of an object soon."""
+        for condition in transitions(before.get("status") or {}, after.get("status") or {}):
+            if len(self._waiting) >= MAX_WAITING:
+                log.warning("event not written", object=str(key_of(after)), error="too many wait")
+                return
+            self._waiting.append(event(kind, after, condition, now))
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Post for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Post what waits now."""
+        while self._waiting:
+            told = self._waiting.popleft()
+            try:
+                await self._cluster.create(EVENT, told)
+            except ClusterError as error:
+                about = told["involvedObject"]
+                name = f"{about['namespace']}/{about['name']}"
+                log.warning("event not written", object=name, error=str(error))

@@ -76,7 +76,7 @@ class Inventory:
     def __init__(self) -> None:
         self._nodes: dict[str, NodeFacts] = {}
         self._sorted: tuple[NodeFacts, ...] | None = ()
-        self._matching: dict[tuple[tuple[str, str], ...], tuple[NodeFacts, ...]] = {}
+        self._labelled: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._bound: dict[str, Counter[str]] = defaultdict(Counter)
         self._pods: dict[Key, dict[str, tuple[str, Amounts]]] = {}
         self._num_bound: Counter[str] = Counter()
@@ -93,13 +93,10 @@ class Inventory:
 
     def matching(self, selector: Mapping[str, str]) -> tuple[NodeFacts, ...]:
         """The nodes that have all labels of ``selector``, by name."""
-        wanted = tuple(sorted(selector.items()))
-        found = self._matching.get(wanted)
-        if found is None:
-            labels = selector.items()
-            found = tuple(node for node in self.nodes if labels <= node.labels.items())
-            self._matching[wanted] = found
-        return found
+        if not selector:
+            return self.nodes
+        names_of = sorted((self._labelled.get(label, set()) for label in selector.items()), key=len)
+        return tuple(self._nodes[name] for name in sorted(set.intersection(*names_of)))
 
     def see(self, kind: Kind, old: Manifest | None, new: Manifest | None) -> None:
         """Take over one change of a projected object."""
@@ -154,12 +151,18 @@ class Inventory:
         self._wait(model, "", None)
 
     def _see_node(self, old: Manifest | None, new: Manifest | None) -> None:
+        was = self._nodes.pop(old["metadata"]["name"], None) if old is not None else None
+        if was is not None:
+            for label in was.labels.items():
+                self._labelled[label].discard(was.name)
+                if not self._labelled[label]:
+                    del self._labelled[label]
         if new is not None:
-            self._nodes[new["metadata"]["name"]] = node_facts(new)
-        elif old is not None:
-            self._nodes.pop(old["metadata"]["name"], None)
+            now = node_facts(new)
+            self._nodes[now.name] = now
+            for label in now.labels.items():
+                self._labelled[label].add(now.name)
         self._sorted = None
-        self._matching.clear()
 
     def _see_pod(self, old: Manifest | None, new: Manifest | None) -> None:
         was, now = _held(old), _held(new)

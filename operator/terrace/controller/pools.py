@@ -12,7 +12,6 @@ from terrace.api.conditions import Condition, ConditionType, Reason
 from terrace.api.names import Key
 from terrace.api.pool import Flavor, PoolSpec
 from terrace.api.status import FlavorStatus, InferencePoolStatus
-from terrace.controller import events
 from terrace.controller.apply import ForeignObjectError, carry_out
 from terrace.controller.context import Context, Outcome
 from terrace.controller.diff import diff
@@ -117,7 +116,7 @@ async def _report(
     except NotFoundError:
         return  # Deleted meanwhile.
     context.cache.put(POOL, after)
-    await events.post(context.cluster, POOL, after, pool, now)
+    context.events.tell(POOL, after, pool, now)
 
 
 def _flavor_status(flavor: Flavor, inventory: Inventory) -> FlavorStatus:

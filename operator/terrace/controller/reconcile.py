@@ -14,7 +14,6 @@ from terrace.api.conditions import Reason
 from terrace.api.model import ModelSpec
 from terrace.api.names import Key, statefulset_name
 from terrace.api.pool import Flavor, PoolSpec
-from terrace.controller import events
 from terrace.controller.apply import ForeignObjectError, carry_out, remove
 from terrace.controller.contending import Turn, take_turn
 from terrace.controller.context import Context, Outcome
@@ -258,7 +257,7 @@ async def _report(context: Context, seen: Observed, found: Findings) -> None:
     except NotFoundError:
         return  # Deleted meanwhile.
     context.cache.put(MODEL, after)
-    await events.post(context.cluster, MODEL, after, seen.model, context.now())
+    context.events.tell(MODEL, after, seen.model, context.now())
 
 
 def _outcome(context: Context, found: Findings) -> Outcome:

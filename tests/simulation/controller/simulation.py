@@ -109,6 +109,7 @@ class Simulation:
         item = self.controller.queue.take()
         if item is not None:
             await self.controller.process(item)
+            await self.controller.context.events.drain()
             return True
         if any(move() for move in moves):
             return True
