@@ -72,7 +72,7 @@ async def resolve_oci(source: OciSource, spec: FetchSpec, web: Web, secrets: Sec
     registry = source.registry.lower()
     is_docker_hub = registry in {"docker.io", "index.docker.io", "registry-1.docker.io"}
     host = "registry-1.docker.io" if is_docker_hub else registry
-    base = endpoint_url(spec.oci_endpoint or f"https://{host}", "ociEndpoint")
+    base = endpoint_url(spec.oci_endpoint or f"https://{host}", "sources.ociEndpoint")
     name = f"library/{source.name}" if is_docker_hub and "/" not in source.name else source.name
     access = RegistryAccess(base, name, registry, secrets)
     manifest = await _manifest(web, access, f"{base}/v2/{name}", source.reference)

@@ -35,8 +35,10 @@ _PLAIN_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 def resolve_s3(source: S3Source, spec: FetchSpec, secrets: Secrets) -> Remote:
     """The object, or all parts by their names; nothing is asked yet. Raises FetchError."""
     if spec.s3_region and not _REGION.fullmatch(spec.s3_region):
-        raise FetchError("DownloadFailed", f"s3Region: {spec.s3_region!r} is not a region's name")
-    endpoint = endpoint_url(spec.s3_endpoint, "s3Endpoint") if spec.s3_endpoint else ""
+        raise FetchError(
+            "DownloadFailed", f"sources.s3Region: {spec.s3_region!r} is not a region's name"
+        )
+    endpoint = endpoint_url(spec.s3_endpoint, "sources.s3Endpoint") if spec.s3_endpoint else ""
     access = _S3Access(source.bucket, endpoint, spec.s3_region or _DEFAULT_REGION, _key(secrets))
     files = tuple(RemoteFile(access.url(key)) for key in part_paths(source.key))
     return Remote(files, access)
