@@ -40,6 +40,8 @@ MB = 1e6
 OURS, PEER = "ours", "peer"
 IDLE_S = 60.0
 CHANGES, BURSTS, BURST = 100, 5, 30
+PAUSE_S = 0.5
+"""After each change: what it caused (a pod, its node, its start) is over by then."""
 PLANS, LAG = "terrace_operator_plans_total", "terrace_operator_loop_lag_seconds"
 
 
@@ -183,6 +185,7 @@ async def change(world: World) -> Line:
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(seen.run())
         await seen.started.wait()
+        await asyncio.sleep(1.0)
         one = [await _change(world, seen, index, 2) for index in range(_some(world, CHANGES))]
         back: list[float] = []
         for burst in range(BURSTS):
@@ -194,7 +197,7 @@ async def change(world: World) -> Line:
                 began = await _patch(world, index, 3)
                 waits.append(seen.wait(model_name(index), 3, began))
             back += await asyncio.gather(*waits)
-            await asyncio.sleep(1.0)
+            await world.settled(1.0)
         watching.cancel()
     figures = {
         "p50_ms": percentile(one, 50),
@@ -242,7 +245,7 @@ class SetWatch:
 async def _change(world: World, seen: SetWatch, index: int, replicas: int) -> float:
     began = await _patch(world, index, replicas)
     seconds = await seen.wait(model_name(index), replicas, began)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(PAUSE_S)
     return seconds
 
 

@@ -8,7 +8,6 @@ Bodies are plain dicts both ways: typed models drop fields they do not know.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import aiohttp
+import orjson
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_kube_config
 from kubernetes.aio.config.config_exception import ConfigException
@@ -195,7 +195,7 @@ class HttpCluster:
     ) -> Manifest:
         data = await self._call(verb, method, kind, path, query, body)
         try:
-            parsed: Manifest = json.loads(data)
+            parsed: Manifest = orjson.loads(data)
         except ValueError as error:
             raise UnavailableError(f"{verb} {path}: the answer is not JSON") from error
         return parsed
@@ -246,7 +246,7 @@ def _path(kind: Kind, key: Key) -> str:
 
 def _error(verb: str, path: str, status: int, data: bytes) -> ClusterError:
     try:
-        message = str(json.loads(data).get("message", ""))
+        message = str(orjson.loads(data).get("message", ""))
     except (ValueError, AttributeError):
         message = data[:200].decode(errors="replace")
     error = _ERRORS.get(status, UnavailableError)

@@ -55,8 +55,9 @@ def candidates(flavor: Flavor, nodes: Sequence[NodeFacts]) -> Candidates:
 def _sorted_out(flavor: Flavor, nodes: Iterable[NodeFacts]) -> Candidates:
     good: list[NodeFacts] = []
     refused = Counter[str]()
+    selector = sorted(flavor.node_selector.items())
     for node in nodes:
-        why = _refusal(flavor, node)
+        why = _refusal(flavor, selector, node)
         if why:
             refused[why] += 1
         else:
@@ -81,9 +82,9 @@ def largest_free(nodes: Sequence[NodeFacts], flavor: str, used: Mapping[str, int
     return Free(min(most, max(0, together)), best)
 
 
-def _refusal(flavor: Flavor, node: NodeFacts) -> str:
+def _refusal(flavor: Flavor, selector: Sequence[tuple[str, str]], node: NodeFacts) -> str:
     """Why ``node`` is not of ``flavor``; empty when it is."""
-    for key, value in sorted(flavor.node_selector.items()):
+    for key, value in selector:
         if node.labels.get(key) != value:
             return f"without label {key}={value}"
     if not node.ready:
