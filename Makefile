@@ -140,6 +140,15 @@ plots: init
 bench-gateway: init ## What the gateway adds to a request (QUICK=1 for a glance)
 	@$(BENCH).gateway_overhead $(if $(filter-out 0,$(QUICK)),--quick)
 
+# The device case runs on the Vulkan build, made once (see test-device); CASES='estimate-*' runs some.
+.PHONY: bench-planner
+bench-planner: init ## Plans against llama.cpp's own report and real replicas (REPORT=DIR)
+	@$(BENCH).planner $(if $(CASES),--cases '$(CASES)') $(if $(REPORT),--report $(REPORT))
+
+.PHONY: fuzz
+fuzz: init ## Hostile model headers for SECONDS (60)
+	PYTHONPATH=tests $(PY) -m support.header_fuzz $(or $(SECONDS),60)
+
 .PHONY: clean
 clean: ## Remove what the tools made here; .venv/ and the cache of builds stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .local dist

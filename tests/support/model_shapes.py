@@ -11,7 +11,9 @@ from __future__ import annotations
 import io
 import struct
 import sys
+from dataclasses import replace
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +40,7 @@ SHAPES: Final[dict[str, ModelShape]] = {
 }
 _I32, _F32 = 5, 6
 _ALIGNMENT = 32
+_MOST_TOKENS = 270_000
 _NUMBERS: Final = {kind.name: number for number, kind in TENSOR_TYPES.items()}
 _SMALL_BLOCKS: Final = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
 """Types of matrices whose rows are no multiple of 256, as llama-quantize chooses them."""
@@ -62,8 +65,16 @@ def facts(name: str, quantization: str = "") -> ModelFacts:
     return model_facts(read_header(io.BytesIO(head), length), "5" * 64)
 
 
+def head_of(name: str, vocabulary: int) -> bytes:
+    """The header of the shape ``name`` with another vocabulary."""
+    return _bytes_of(replace(SHAPES[name], vocabulary=vocabulary), "")[0]
+
+
 def _file(name: str, quantization: str) -> tuple[bytes, int]:
-    shape = SHAPES[name]
+    return _bytes_of(SHAPES[name], quantization)
+
+
+def _bytes_of(shape: ModelShape, quantization: str) -> tuple[bytes, int]:
     wanted = quantization or shape.quantization
     entries, offset = [], 0
     for item in all_tensors(shape):
@@ -149,17 +160,25 @@ def _expert_keys(shape: ModelShape) -> dict[str, Any]:
 
 
 def _vocabulary(count: int) -> list[bytes]:
-    """Tokens of which no two join; the reference tokenizer of GPT-2 takes them."""
-    names = [*"abcdefghijklmnopqrstuvwxyz\u0120\u010a", *(f"t{i}" for i in range(count))][:count]
+    """Tokens of which no two join; llama.cpp's tokenizer of GPT-2 takes them."""
+    tokens, ends = _tokens()
     return [
         _pair("tokenizer.ggml.model", "gpt2"),
         _pair("tokenizer.ggml.pre", "default"),
-        _pair("tokenizer.ggml.tokens", names),
+        pair("tokenizer.ggml.tokens", ARR, struct.pack("<IQ", STR, count) + tokens[: ends[count]]),
         _pair("tokenizer.ggml.merges", ["a b"]),
         _pair("tokenizer.ggml.bos_token_id", 0),
         _pair("tokenizer.ggml.eos_token_id", 1),
         _pair("tokenizer.ggml.token_type_count", 2),
     ]
+
+
+@cache
+def _tokens() -> tuple[bytes, list[int]]:
+    """All that a vocabulary may have, as they lie in a file, and where each of them starts."""
+    names = [*"abcdefghijklmnopqrstuvwxyz\u0120\u010a", *(f"t{i}" for i in range(_MOST_TOKENS))]
+    items = [text(name) for name in names]
+    return b"".join(items), [0, *accumulate(map(len, items))]
 
 
 def _pair(key: str, value: Any) -> bytes:

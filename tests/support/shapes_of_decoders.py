@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from support.shape_tensors import (
     ModelShape,
@@ -44,10 +44,13 @@ def _set(*traits: str) -> frozenset[str]:
     return frozenset(traits)
 
 
-_QWEN2 = {"architecture": "qwen2", "traits": _set("attention bias")}
-_QWEN3 = {"architecture": "qwen3", "norms": "head", "head": 128}
-_PHI3 = {"architecture": "phi3", "traits": _set("fused attention", "fused gate")}
-_STARCODER2 = {
+_QWEN2: Final[dict[str, Any]] = {"architecture": "qwen2", "traits": _set("attention bias")}
+_QWEN3: Final[dict[str, Any]] = {"architecture": "qwen3", "norms": "head", "head": 128}
+_PHI3: Final[dict[str, Any]] = {
+    "architecture": "phi3",
+    "traits": _set("fused attention", "fused gate"),
+}
+_STARCODER2: Final[dict[str, Any]] = {
     "architecture": "starcoder2",
     "traits": _set("attention bias", "output bias", "feed-forward bias", "norm bias", "no gate"),
 }
@@ -201,9 +204,18 @@ DENSE: Final[dict[str, ModelShape]] = {
     ),
 }
 
-_GEMMA2 = {"architecture": "gemma2", "is_tied": True, "traits": _set("post-norms")}
-_GEMMA3 = {"architecture": "gemma3", "is_tied": True, "norms": "head", "traits": _set("post-norms")}
-_GPT_OSS = {
+_GEMMA2: Final[dict[str, Any]] = {
+    "architecture": "gemma2",
+    "is_tied": True,
+    "traits": _set("post-norms"),
+}
+_GEMMA3: Final[dict[str, Any]] = {
+    "architecture": "gemma3",
+    "is_tied": True,
+    "norms": "head",
+    "traits": _set("post-norms"),
+}
+_GPT_OSS: Final[dict[str, Any]] = {
     "architecture": "gpt-oss",
     "head": 64,
     "quantization": "MXFP4",
@@ -321,7 +333,7 @@ SLIDING: Final[dict[str, ModelShape]] = {
 }
 
 
-def _latent(rank: int, queries: int = 0) -> dict[str, float]:
+def _latent(rank: int, queries: int = 0) -> dict[str, Any]:
     keys = {
         "attention.kv_lora_rank": rank,
         "attention.key_length": rank + 64,

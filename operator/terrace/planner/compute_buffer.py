@@ -104,8 +104,7 @@ def _step(facts: ModelFacts, shape: Shape) -> Step:
     """
     # The exact padding shrinks when one more sequence happens to divide the step; a bound does not.
     tokens = step_tokens(facts, shape) + shape.parallel - 1
-    width, wide = facts.embedding_length, facts.feed_forward_length
-    work = int(WORK_BYTES_PER_VALUE * tokens * max(width, wide))
+    width, work = facts.embedding_length, work_bytes(facts, shape)
     if facts.model_class == "decoder" and not facts.pooling:
         logits = FLOAT * shape.parallel * (1 + shape.guessed_tokens) * facts.vocabulary
         held = layers_bytes(facts, shape, tokens)
@@ -118,6 +117,14 @@ def _step(facts: ModelFacts, shape: Shape) -> Step:
     # Every token is an output: a row of logits, although nobody reads it, and one of values.
     rows = FLOAT * tokens * (facts.vocabulary + width)
     return Step(graph, mask, rows, work, FLOAT * tokens * width)
+
+
+def work_bytes(facts: ModelFacts, shape: Shape) -> int:
+    """The threads' own space, which llama.cpp does not report."""
+    tokens = step_tokens(facts, shape) + shape.parallel - 1
+    return int(
+        WORK_BYTES_PER_VALUE * tokens * max(facts.embedding_length, facts.feed_forward_length)
+    )
 
 
 def _masks(facts: ModelFacts, shape: Shape, tokens: int) -> int:
