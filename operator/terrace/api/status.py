@@ -113,6 +113,8 @@ class DevicePlanStatus(StatusValue):
     """The first so many layers lie in host memory."""
     expert_layers_on_host: int = 0
     """The first so many layers keep their routed experts in host memory."""
+    feed_forward_on_host: bool = False
+    """Those layers keep their dense feed-forward weights there, for they have no experts."""
     tensor_split: list[float] = Field(default_factory=list)
     """Layers of each of several devices, the output head counted as one."""
     bytes: DeviceBytes
@@ -190,6 +192,8 @@ class LayerRunStatus(StatusValue):
     """Bytes of weights per layer."""
     expert_bytes: int = 0
     """Part of them that belongs to routed experts."""
+    feed_forward_bytes: int = 0
+    """Part of them that belongs to dense feed-forward matrices."""
     kv_heads: int
     """Heads that keep keys and values."""
     key_length: int

@@ -93,6 +93,7 @@ def _device(device: DevicePlan) -> dict[str, object]:
         "layers": on_device,
         "layersOnHost": device.layers - on_device,
         "expertLayersOnHost": device.expert_layers_on_host,
+        "feedForwardOnHost": device.feed_forward_on_host,
         "tensorSplit": list(device.tensor_split),
         "bytes": {
             "weights": device.weights_bytes,

@@ -62,6 +62,8 @@ def _layers_reason(facts: ModelFacts, split: DeviceSplit, device: DeviceRoom) ->
     count, where = facts.layer_count, "device" if device.count == 1 else "devices"
     if is_whole(split, count):
         return f"layers: all {count} and the output head on the {where}, with their KV cells"
+    if split.moves_feed_forward:
+        return _feed_forward_reason(count, split, where)
     if split.device_layers > count:
         return (
             f"layers: all {count} and the output head on the {where}, with their KV cells, but the "
@@ -76,6 +78,15 @@ def _layers_reason(facts: ModelFacts, split: DeviceSplit, device: DeviceRoom) ->
     if split.expert_layers_on_host:
         return f"{words}, and the routed experts of all layers"
     return words
+
+
+def _feed_forward_reason(count: int, split: DeviceSplit, where: str) -> str:
+    layers = split.device_layers - 1
+    which = f"all {count} layers" if layers == count else f"the last {layers} of {count} layers"
+    return (
+        f"layers: attention and KV cells of {which} and the output head on the {where}; "
+        f"feed-forward weights, most of the model, in host memory"
+    )
 
 
 def _cut_reasons(split: DeviceSplit) -> tuple[str, ...]:

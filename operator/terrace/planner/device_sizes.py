@@ -65,6 +65,8 @@ def preferred(wish: Wish, room: DeviceRoom, sizes: Sequence[Size]) -> Iterator[S
 def searched(wish: Wish, room: DeviceRoom, size: Size, *, read_tokens: int = 0) -> Search:
     """The search for one size."""
     share = meaning_of(wish.offload, has_device=True).device_share
+    # Only HostHeavy takes the feed-forward weights of dense layers away from their attention.
+    is_dense = wish.offload.profile == "HostHeavy" and not wish.facts.experts
     return search(
         wish.facts,
         wish.bare(size),
@@ -72,6 +74,7 @@ def searched(wish: Wish, room: DeviceRoom, size: Size, *, read_tokens: int = 0) 
         wish.extras_of(size),
         share=share,
         read_tokens=read_tokens,
+        is_dense=is_dense,
     )
 
 

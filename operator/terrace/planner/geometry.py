@@ -33,6 +33,8 @@ class DeviceSplit:
     devices: int = 1
     expert_layers_on_host: int = 0
     """n_cpu_moe: the first so many layers keep their routed experts in host memory."""
+    moves_feed_forward: bool = False
+    """Of a model without experts, those layers keep their feed-forward weights there instead."""
     kv_on_device: bool = True
     """offload_kqv: the cells of a layer lie where it does."""
     tensor_split: tuple[float, ...] = ()

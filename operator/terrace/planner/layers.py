@@ -32,6 +32,7 @@ class LayerSums:
     weights: Sums
     """Experts included."""
     experts: Sums
+    """What of a layer may stay on the host alone: experts or, if asked so, feed-forward weights."""
     repacked: Sums
     """Part of ``weights`` that CPU kernels copy."""
     repacked_experts: Sums
@@ -41,12 +42,17 @@ class LayerSums:
     """Cells and state that one token of one conversation reads."""
 
 
-def layer_sums(facts: ModelFacts, shape: Shape, read_tokens: int = 0) -> LayerSums:
+def layer_sums(
+    facts: ModelFacts, shape: Shape, read_tokens: int = 0, *, is_dense: bool = False
+) -> LayerSums:
     """Sums over the layers of ``facts`` for the cells of ``shape``.
 
-    ``read_tokens``: tokens of the conversation for ``kv_read``.
+    ``read_tokens``: tokens of the conversation for ``kv_read``. ``is_dense``: feed-forward weights
+    count as experts.
     """
     runs = facts.layers
+    movable = [run.feed_forward_bytes if is_dense else run.expert_bytes for run in runs]
+    shared = [min(run.repacked_bytes, part) for run, part in zip(runs, movable, strict=True)]
     states = layer_states(facts)
     whole = whole_cells(facts, shape)
     sequences = num_states(facts, shape)
@@ -58,9 +64,9 @@ def layer_sums(facts: ModelFacts, shape: Shape, read_tokens: int = 0) -> LayerSu
         kept[-1] += state * sequences
     return LayerSums(
         weights=_sums(runs, (run.weight_bytes for run in runs)),
-        experts=_sums(runs, (run.expert_bytes for run in runs)),
+        experts=_sums(runs, movable),
         repacked=_sums(runs, (run.repacked_bytes for run in runs)),
-        repacked_experts=_sums(runs, (min(run.repacked_bytes, run.expert_bytes) for run in runs)),
+        repacked_experts=_sums(runs, shared),
         kv=_sums(runs, kept),
         kv_read=_sums(runs, read),
     )

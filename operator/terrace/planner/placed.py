@@ -68,7 +68,8 @@ class Placed:
 
 def placed(facts: ModelFacts, shape: Shape, adapter_bytes: int = 0) -> Placed:
     """Bytes by place; all on the host where ``shape`` has no split."""
-    sums = layer_sums(facts, shape)
+    is_dense = shape.split is not None and shape.split.moves_feed_forward
+    sums = layer_sums(facts, shape, is_dense=is_dense)
     if shape.split is None or not shape.split.device_layers:
         ends = facts.token_embedding_bytes + facts.output_bytes
         return Placed(
@@ -149,6 +150,6 @@ def _largest_on_host(facts: ModelFacts, host_layers: int, expert_layers: int) ->
         if first < host_layers:
             largest = max(largest, run.weight_bytes)
         elif first < expert_layers:
-            largest = max(largest, run.expert_bytes)
+            largest = max(largest, run.expert_bytes, run.feed_forward_bytes)
         first += run.count
     return largest

@@ -64,6 +64,8 @@ class DevicePlan(BaseModel):
     """Layers of the model, without the output head."""
     expert_layers_on_host: int = 0
     """The first so many layers keep their routed experts in host memory."""
+    feed_forward_on_host: bool = False
+    """Those layers keep their dense feed-forward weights there instead: they have no experts."""
     kv_on_device: bool = True
     tensor_split: tuple[float, ...] = ()
     """Shares of several devices; empty with one."""

@@ -129,6 +129,7 @@ def _device(room: Room, split: DeviceSplit, size: Footprint, layers: int) -> Dev
         device_layers=split.device_layers,
         layers=layers,
         expert_layers_on_host=split.expert_layers_on_host,
+        feed_forward_on_host=split.moves_feed_forward,
         kv_on_device=split.kv_on_device,
         tensor_split=split.tensor_split,
         weights_bytes=sum(each.weights_bytes for each in size.devices),

@@ -52,6 +52,8 @@ class Search:
     capacities: tuple[int, int]
     """Bytes of layers and head that one device takes, beside the compute buffers of a model that
     lies there in part, and of one that lies there whole."""
+    is_dense: bool = False
+    """What ``sums`` calls experts are feed-forward weights."""
 
     @property
     def layer_count(self) -> int:
@@ -147,7 +149,8 @@ class Search:
         return [cost - each for cost, each in zip(self.costs, experts, strict=True)]
 
     def _split(self, experts_on_host: int, device_layers: int) -> DeviceSplit:
-        return _bare_split(self.room, experts_on_host, device_layers)
+        split = _bare_split(self.room, experts_on_host, device_layers)
+        return replace(split, moves_feed_forward=self.is_dense and experts_on_host > 0)
 
     def _fitted(self, split: DeviceSplit) -> DeviceSplit | None:
         """``split`` with the cut that leaves the fullest device the most room."""
@@ -168,12 +171,14 @@ def search(
     *,
     share: float = 1.0,
     read_tokens: int = 0,
+    is_dense: bool = False,
 ) -> Search:
     """A search for ``shape`` as it is without a split.
 
-    ``read_tokens``: how long the conversation is whose speed is expected.
+    ``read_tokens``: how long the conversation is whose speed is expected. ``is_dense``:
+    feed-forward weights may stay on the host as experts may.
     """
-    sums = layer_sums(facts, shape, read_tokens)
+    sums = layer_sums(facts, shape, read_tokens, is_dense=is_dense)
     adapter = adapter_layer_bytes(facts, extras.adapter_bytes)
     rows = zip(sums.weights, sums.kv, strict=True)
     costs = [weights + kv + n * adapter for n, (weights, kv) in enumerate(rows)]
@@ -183,7 +188,8 @@ def search(
         with_split = replace(shape, split=_bare_split(room, 0, device_layers))
         compute = max(device_compute_bytes(facts, with_split))
         taken.append(compute + compute // HEADROOM)
-    return Search(facts, shape, room, extras, sums, costs, (left - taken[0], left - taken[1]))
+    capacities = (left - taken[0], left - taken[1])
+    return Search(facts, shape, room, extras, sums, costs, capacities, is_dense)
 
 
 def _bare_split(room: DeviceRoom, experts_on_host: int, device_layers: int) -> DeviceSplit:

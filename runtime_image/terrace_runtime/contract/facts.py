@@ -21,6 +21,8 @@ class LayerRun(Value):
     weight_bytes: int = Field(ge=0)
     expert_bytes: int = Field(default=0, ge=0)
     """Part of weight_bytes that belongs to routed experts (may stay on the host)."""
+    feed_forward_bytes: int = Field(default=0, ge=0)
+    """Part of weight_bytes that belongs to dense feed-forward matrices (may stay on the host)."""
     kv_heads: int = Field(ge=0)
     """0: the layer keeps no KV cells (recurrent, or shares another layer's)."""
     key_length: int = Field(ge=0)

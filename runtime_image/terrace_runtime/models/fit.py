@@ -99,6 +99,7 @@ def _join(first: LayerRun, second: LayerRun) -> LayerRun:
         count=first.count + second.count,
         weight_bytes=max(first.weight_bytes, second.weight_bytes),
         expert_bytes=min(first.expert_bytes, second.expert_bytes),
+        feed_forward_bytes=min(first.feed_forward_bytes, second.feed_forward_bytes),
         kv_heads=max(first.kv_heads, second.kv_heads),
         key_length=max(first.key_length, second.key_length),
         value_length=max(first.value_length, second.value_length),

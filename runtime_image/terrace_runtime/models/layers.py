@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _BLOCK = re.compile(r"^(?:enc\.|dec\.)?blk\.(\d{1,4})\.(.+)$")
 _EXPERTS = re.compile(r"^ffn_(up|down|gate|gate_up)_(ch)?exps\b")
+_FEED_FORWARD = re.compile(r"^blk\.\d+\.ffn_(up|down|gate|gate_up)\.weight$")
 _DRAFTS_ARE_LEFT_OUT: Final = names_of(
     """
     bailingmoe3 cohere2moe deepseek2 deepseek32 deepseek4 glm-dsa glm4moe glm5-next hy_v3 mimo2
@@ -38,6 +39,7 @@ _DRAFTS_ARE_LEFT_OUT: Final = names_of(
 class _Weights:
     total: int = 0
     experts: int = 0
+    feed_forward: int = 0
     repacked: int = 0
 
 
@@ -92,6 +94,7 @@ def _weights(tensors: Iterable[Tensor], count: int) -> list[_Weights]:
         layer = layers[index]
         layer.total += tensor.num_bytes
         layer.experts += tensor.num_bytes if _EXPERTS.match(rest) else 0
+        layer.feed_forward += tensor.num_bytes if _FEED_FORWARD.match(tensor.name) else 0
         layer.repacked += repacked_bytes(tensor)
     return layers
 
@@ -102,6 +105,7 @@ def _run(weight: _Weights, memory: Memory, state: int) -> LayerRun:
         count=1,
         weight_bytes=weight.total,
         expert_bytes=weight.experts,
+        feed_forward_bytes=weight.feed_forward,
         kv_heads=cells.kv_heads,
         key_length=cells.key_length,
         value_length=cells.value_length,

@@ -37,10 +37,18 @@ def kv_heads(facts: ModelFacts) -> list[int]:
 
 def test_a_plain_model_adds_up_to_its_bytes(tmp_path: Path) -> None:
     facts = facts_of(tmp_path, layers=3)
-    layer = matrix_bytes((32, 64), "Q8_0") + matrix_bytes((128, 64), "Q8_0") + 64 * 4
+    feed_forward = matrix_bytes((128, 64), "Q8_0")
+    layer = matrix_bytes((32, 64), "Q8_0") + feed_forward + 64 * 4
     head = matrix_bytes((48, 64), "Q8_0")
     assert facts.layers == (
-        LayerRun(count=3, weight_bytes=layer, kv_heads=2, key_length=16, value_length=16),
+        LayerRun(
+            count=3,
+            weight_bytes=layer,
+            feed_forward_bytes=feed_forward,
+            kv_heads=2,
+            key_length=16,
+            value_length=16,
+        ),
     )
     assert (facts.token_embedding_bytes, facts.output_bytes) == (head, head + 64 * 4)
     assert facts.parameters == 3 * (32 * 64 + 128 * 64 + 64) + 2 * 48 * 64 + 64

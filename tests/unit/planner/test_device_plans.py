@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from support.model_shapes import facts
 from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, pool
 from terrace.controller.placing import Decision
 from terrace.controller.plan_status import difference, plan_status
+from terrace.controller.replica_offload import replica_offload
 from terrace.planner.footprint import draft_bytes, footprint
 from terrace.planner.geometry import DeviceSplit, Shape
 from terrace.planner.inputs import Cluster, Correction, ModelInputs
@@ -72,6 +74,19 @@ def test_host_heavy_keeps_attention_and_cells_of_a_mixture_on_the_device() -> No
     assert plan.weights == "loaded"
 
 
+def test_host_heavy_keeps_attention_and_cells_of_a_dense_model_there_too() -> None:
+    plan, device = planned("llama-3.1-8b", L4, offload={"profile": "HostHeavy"})
+    assert (device.device_layers, device.feed_forward_on_host) == (33, True)
+    assert device.kv_bytes == 4 * 8192 * 131_072
+    assert device.weights_bytes < plan.host_weights_bytes
+    ((pattern, buffer),) = replica_offload(plan).tensor_overrides
+    assert buffer == "CPU"
+    for name in ("blk.0.ffn_up.weight", "blk.31.ffn_down.weight", "blk.7.ffn_gate.weight"):
+        assert re.search(pattern, name)
+    for name in ("blk.0.attn_q.weight", "blk.0.ffn_norm.weight", "blk.32.ffn_up.weight"):
+        assert not re.search(pattern, name)
+
+
 def test_layers_are_cut_over_two_devices() -> None:
     plan, device = planned(BIG, TWO_L4)
     assert sum(device.tensor_split) == device.device_layers == 81
@@ -101,7 +116,10 @@ def test_device_only_proposes_the_context_that_would_fit() -> None:
 
 
 def test_device_only_proposes_smaller_cells() -> None:
-    spec = {"offload": {"profile": "DeviceOnly"}, "context": {"length": 2048, "parallel": 1}}
+    spec: dict[str, Any] = {
+        "offload": {"profile": "DeviceOnly"},
+        "context": {"length": 2048, "parallel": 1},
+    }
     _, device = planned("qwen3-8b", MIG_8, **spec)
     taken = device.weights_bytes + device.kv_bytes + device.compute_bytes + device.margin_bytes
     message = refused("qwen3-8b", replace(MIG_8, memory_bytes=taken - 32 * MIB), **spec)

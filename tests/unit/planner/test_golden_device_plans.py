@@ -139,7 +139,9 @@ def test_the_runtime_takes_each_plan(shape: str, where: str) -> None:
             offload=replica_offload(found),
         )
         placement = RuntimePlacement(config.offload, DevicesOf(where), facts(shape).file_bytes)  # type: ignore[arg-type] # as far as Placement asks
-        assert len(placement.patterns) == bool(config.offload.expert_layers_on_host)
+        layers = found.device.expert_layers_on_host if found.device else 0
+        assert len(placement.patterns) == bool(layers)
+        assert all(buffer == "CPU" for _, buffer in placement.patterns)
 
 
 class DevicesOf:
