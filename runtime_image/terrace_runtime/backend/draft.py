@@ -8,6 +8,7 @@ have unlike numbers of tokens to read, and split KV would evaluate those one aft
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -87,9 +88,12 @@ class LlamaDrafter(Drafter):
         """Load the draft of ``config``; ``vocabulary`` is the model's. Raises BackendError."""
         path = draft_file(config)
         lib = self._lib
-        self._model = lib.llama_model_load_from_file(
-            str(path).encode(), lib.llama_model_default_params()
-        )
+        params = lib.llama_model_default_params()
+        # Plans count a draft in host memory. Without an empty list of devices llama.cpp would take
+        # compute buffers there even for no layer.
+        no_devices = (ctypes.c_void_p * 1)()
+        params.n_gpu_layers, params.devices = 0, ctypes.addressof(no_devices)
+        self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise BackendError(
                 f"speculation.draft_path: llama.cpp cannot load {path}: {self._complaint}"
