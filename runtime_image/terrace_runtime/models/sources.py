@@ -26,9 +26,11 @@ _HUB: Final = re.compile(
     rf"(?P<repo>{_REPO_NAME}/{_REPO_NAME})(@(?P<revision>[^/:@]{{1,512}}))?"
     r"(:(?P<quant>[A-Za-z0-9][A-Za-z0-9._-]{0,63})|/(?P<file>.+))?"
 )
+_HUB_PAGE: Final = re.compile(r"https?://(www\.)?(huggingface\.co|hf\.co)/[^/]+/[^/]+(/blob/|$)")
+_OCI_PIECE = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
 _OCI: Final = re.compile(
     r"(?P<registry>[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?)/"
-    r"(?P<name>[a-z0-9]+([._/-]+[a-z0-9]+){0,63})"
+    rf"(?P<name>{_OCI_PIECE}(/{_OCI_PIECE}){{0,31}})"
     r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 _MAX_OCI_NAME: Final = 255
@@ -96,7 +98,10 @@ def parse_source(spec: FetchSpec) -> Source:
     if scheme == "http" and spec.sha256 is None:
         _refuse("an http:// source needs source.sha256, or use https://")
     if scheme in {"http", "https"}:
-        return HttpSource(http_url(spec.uri))
+        url = http_url(spec.uri)
+        if _HUB_PAGE.match(url):
+            _refuse("this is the hub's page about the file; write hf://OWNER/REPO/FILE")
+        return HttpSource(url)
     parsers: dict[str, Callable[[str], Source]] = {
         "demo": _demo,
         "pvc": _claim,

@@ -12,6 +12,9 @@ from terrace_runtime.models.sources import (
     ClaimSource,
     DemoSource,
     HttpSource,
+    HubSource,
+    OciSource,
+    S3Source,
     parse_source,
     shown,
 )
@@ -27,10 +30,21 @@ SHA = "b" * 64
         ("https://host/a.gguf?x=1#part", HttpSource("https://host/a.gguf?x=1")),
         ("HTTPS://host:8443/a", HttpSource("https://host:8443/a")),
         ("http://host/a", HttpSource("http://host/a")),
+        ("https://huggingface.co/o/r/resolve/main/m.gguf", None),
+        ("hf://o/r", HubSource("o/r")),
+        ("hf://o/r.v1/q/m%20x.gguf", HubSource("o/r.v1", file="q/m x.gguf")),
+        ("hf://o/r:Q4_K_M", HubSource("o/r", quant="Q4_K_M")),
+        ("hf://o/r@v1:UD-Q2_K_XL", HubSource("o/r", "v1", quant="UD-Q2_K_XL")),
+        ("hf://o/r@refs%2Fpr%2F1/m.gguf", HubSource("o/r", "refs/pr/1", "m.gguf")),
+        ("hf://o/r/a@b:c.gguf", HubSource("o/r", file="a@b:c.gguf")),
+        ("s3://my.bucket/a/b%2Bc+d.gguf", S3Source("my.bucket", "a/b+c+d.gguf")),
+        ("oci://docker.io/ai/x", OciSource("docker.io", "ai/x")),
+        ("oci://host:5000/x:V1", OciSource("host:5000", "x", "V1")),
+        (f"oci://host/x:v1@sha256:{SHA}", OciSource("host", "x", f"sha256:{SHA}")),
     ],
 )
 def test_good_sources_are_parsed(uri: str, source: object) -> None:
-    assert parse_source(FetchSpec(uri=uri, sha256=SHA)) == source
+    assert parse_source(FetchSpec(uri=uri, sha256=SHA)) == (source or HttpSource(uri))
 
 
 @pytest.mark.parametrize(
@@ -58,6 +72,30 @@ def test_good_sources_are_parsed(uri: str, source: object) -> None:
         "https://ho st/a",
         "https://host/a\r\nX: y",
         "https://[::1/a",
+        "https://huggingface.co/owner/repo/blob/main/m.gguf",
+        "https://hf.co/owner/repo",
+        "hf://owner",
+        "hf://owner/repo/",
+        "hf://owner/repo/../x.gguf",
+        "hf://owner/repo/%2e%2e/x.gguf",
+        "hf://owner/repo@/x.gguf",
+        "hf://owner/repo@%2e%2e/x.gguf",
+        "hf://owner/repo:Q8 0",
+        "hf://owner/repo:Q8_0/x.gguf",
+        "hf://../repo/x.gguf",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3://b/key",
+        "s3://bucket/a/../b",
+        "s3://bucket/%2e%2e/b",
+        "s3://bucket/a%0ab",
+        "s3://bucket/" + "k" * 1025,
+        "oci://registry",
+        "oci://registry/",
+        "oci://registry/Name:tag",
+        "oci://registry/name@sha256:abc",
+        "oci://user@registry/name",
+        "oci://registry/name/../other:tag",
     ],
 )
 def test_bad_sources_are_refused_for_good(uri: str) -> None:
