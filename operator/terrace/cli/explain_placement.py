@@ -6,6 +6,7 @@ Owns: two steps of the walk, every flavor's verdict on the live nodes. Does not 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from terrace.api.conditions import ConditionType, Reason
 from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
-from terrace.api.status import PlanStatus
+from terrace.api.status import AdapterStatus, PlanStatus
 from terrace.cli.advice import About, command_for
 from terrace.cli.conditions import condition
 from terrace.cli.explain_file import known_facts
@@ -55,7 +56,26 @@ def subject_of(scene: Scene) -> Subject | None:
         pool = parse_spec(PoolSpec, scene.seen.pool)
     except InvalidSpecError:
         return None
-    return Subject(ModelInputs(facts, spec, draft=known_facts(scene, "draft")), pool, scene.cluster)
+    adapters = tuple(_adapters(scene, spec))
+    inputs = ModelInputs(
+        facts,
+        spec,
+        draft=known_facts(scene, "draft"),
+        adapter_bytes=sum(each.file_bytes for each in adapters),
+        adapter_digests=tuple(each.digest for each in adapters),
+    )
+    return Subject(inputs, pool, scene.cluster)
+
+
+def _adapters(scene: Scene, spec: ModelSpec) -> Iterator[AdapterStatus]:
+    """What is fetched of the adapters, in the order of the spec, as the operator counts them."""
+    stored = (scene.seen.model.get("status") or {}).get("adapters") or ()
+    known = {}
+    for each in stored:
+        with suppress(ValidationError):
+            status = AdapterStatus.model_validate(each)
+            known[status.name] = status
+    yield from (known[each.name] for each in spec.adapters if each.name in known)
 
 
 def placement_step(scene: Scene, about: About) -> Step:
@@ -113,8 +133,9 @@ def plan_notes(scene: Scene) -> Iterator[str]:
     running = running_set(scene.seen.sets, str(placed.get("statefulSet", "")))
     if subject is None or running is None:
         return
+    mine = subject.inputs
     now = inputs_digest(
-        subject.inputs.facts, subject.inputs.spec, subject.pool, running.plan.flavor
+        mine.facts, mine.spec, subject.pool, running.plan.flavor, mine.extra_digests
     )
     if now == running.inputs:
         return

@@ -80,15 +80,14 @@ def replicas_step(scene: Scene, about: About, *, is_planned: bool) -> Step:
         return Step(
             "replicas", State.STUCK, "spec.replicas is 0", Reason.SCALED_TO_ZERO, command=command
         )
+    if ready_is.reason == Reason.DEGRADED:
+        # Without replicas: what they ran with was too small twice.
+        summary = f"{summary}; {ready_is.message}"
+        return Step("replicas", State.STUCK, summary, Reason.DEGRADED, details, about.edit)
     trouble = next(iter(_troubles(replicas, about)), None)
     if trouble is not None:
         reason, command = trouble
         return Step("replicas", State.STUCK, summary, reason, details, command)
-    if ready_is.reason == Reason.DEGRADED:
-        return Step(
-            "replicas", State.STUCK, f"{summary}; {ready_is.message}", Reason.DEGRADED, details,
-            f"kubectl logs -n {about.namespace} -l {names.LABEL_MODEL}={about.name} --tail=50",
-        )  # fmt: skip
     if ready < wanted or ready_is.reason == Reason.ROLLING_OUT:
         reason = ready_is.reason if ready_is.reason == Reason.ROLLING_OUT else available.reason
         why = "" if replicas else _why_no_pods(scene)
@@ -128,13 +127,13 @@ def _pod_words(pod: Manifest) -> str:
         return "ready"
     if (why := pods.unschedulable(pod)) is not None:
         return f"no node: {why}"
-    if image := pods.image_problem(pod, RUNTIME_CONTAINER):
-        return image
-    if pods.was_out_of_memory(pod, RUNTIME_CONTAINER):
-        return (
-            f"killed for its memory (OOMKilled) at a limit of {_limit(pod)}; the operator plans it "
-            "once more with what it learned"
-        )
+    if problem := pods.start_problem(pod, RUNTIME_CONTAINER):
+        return problem
+    short = pods.memory_shortage(pod, RUNTIME_CONTAINER)
+    if short is not None:
+        where = f"ran out of memory at a limit of {_limit(pod)}"
+        where = "ran out of device memory" if short == "device" else where
+        return f"{where}; the operator plans it once more with more room"
     if crash := pods.crash(pod, RUNTIME_CONTAINER):
         waiting = _waiting(pod)
         return f"{waiting}, last ended with {crash}" if waiting else f"ended with {crash}"
@@ -147,12 +146,12 @@ def _troubles(replicas: list[Manifest], about: About) -> Iterator[tuple[str, str
     for pod in replicas:
         name = pod["metadata"]["name"]
         describe = f"kubectl describe pod {name} -n {about.namespace}"
-        if pods.image_problem(pod, RUNTIME_CONTAINER):
+        if pods.start_problem(pod, RUNTIME_CONTAINER):
             yield Reason.IMAGE_UNAVAILABLE, describe
         elif pods.is_ready(pod):
             continue
-        elif pods.was_out_of_memory(pod, RUNTIME_CONTAINER):
-            yield "OOMKilled", describe
+        elif pods.memory_shortage(pod, RUNTIME_CONTAINER) is not None:
+            yield "OutOfMemory", describe
         elif pods.crash(pod, RUNTIME_CONTAINER):
             log = f"kubectl logs -n {about.namespace} {name} --previous --tail=50"
             yield Reason.CRASHING, log

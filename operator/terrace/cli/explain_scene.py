@@ -29,6 +29,7 @@ from terrace.controller.kinds import (
 )
 from terrace.controller.observe import observe, pool_name
 from terrace.controller.parse import InvalidSpecError, parse_spec
+from terrace.planner.inputs import Cluster
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -50,8 +51,8 @@ def model_scene(reader: ClusterReader, key: Key, now: datetime) -> Scene:
         seen.one(POOL, Key(key.namespace, pool))
     for kind in CHILD_KINDS:
         seen.read(kind, key.namespace, labels=MANAGED)
-    cluster = seen.planner_cluster(key)
-    parts = _parts(seen)
+    seen.read_usage()
+    table, parts = seen.operator_table(), _parts(seen)
     observed = observe(seen.cache, key)
     if observed is None:  # A name that the cache does not take for one of a model.
         raise InputError(f"InferenceModel {key} cannot be read")
@@ -61,7 +62,7 @@ def model_scene(reader: ClusterReader, key: Key, now: datetime) -> Scene:
     return Scene(
         observed,
         now,
-        cluster,
+        Cluster(tuple(observed.nodes), observed.used, table),
         events,
         gateways=_component(parts, "gateway"),
         operators=_component(parts, "operator"),
@@ -74,7 +75,7 @@ def pool_scene(reader: ClusterReader, key: Key) -> PoolScene:
     seen = Snapshot(reader, key.namespace)
     pool = seen.required(POOL, key, f"see `kubectl get ipool -n {key.namespace}`")
     models = [model for model in seen.read(MODEL, key.namespace) if pool_name(model) == key.name]
-    cluster = seen.planner_cluster(Key("", ""))
+    cluster = seen.planner_cluster(pool)
     claim = seen.one(CLAIM, Key(key.namespace, _claim_name(pool, key)))
     events: tuple[Manifest, ...] = ()
     if claim is not None and (claim.get("status") or {}).get("phase") != "Bound":

@@ -15,7 +15,6 @@ from terrace.api.names import Key
 from terrace.cli.errors import InputError, NoAnswerError
 from terrace.controller.cache import Cache
 from terrace.controller.kinds import CONFIGMAP, NODE, POD, STATEFULSET, Kind, Manifest
-from terrace.controller.observe import nodes_of
 from terrace.controller.port import (
     ClusterError,
     ForbiddenError,
@@ -23,7 +22,6 @@ from terrace.controller.port import (
     NotFoundError,
     UnavailableError,
 )
-from terrace.controller.usage import used_by_others
 from terrace.planner.accelerators import BadTableError, built_in, read_table
 from terrace.planner.inputs import Cluster
 
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from terrace.cli.reader import ClusterReader
     from terrace.planner.accelerators import AcceleratorTable
 
+NO_MODEL = Key("", "")
 OPERATOR = f"{names.NAME}=terrace,{names.COMPONENT}=operator"
 MANAGED = f"{names.MANAGED_BY}={names.MANAGED_BY_VALUE}"
 
@@ -90,16 +89,25 @@ class Snapshot:
         self._into_cache(kind, [found])
         return found
 
-    def planner_cluster(self, without: Key, table: AcceleratorTable | None = None) -> Cluster:
-        """Nodes, and what replicas of all models but ``without`` have taken of them.
+    def planner_cluster(
+        self, pool: Manifest | None, table: AcceleratorTable | None = None
+    ) -> Cluster:
+        """Nodes, and what all replicas have taken of them, waiting ones by the pool's flavors.
 
         ``table``: instead of the one that the operator uses.
         """
+        self.read_usage()
+        inventory = self.cache.inventory
+        flavors = ((pool or {}).get("spec") or {}).get("flavors") or ()
+        selectors = {str(each.get("name")): each.get("nodeSelector") or {} for each in flavors}
+        used = inventory.used_by_others(NO_MODEL, selectors or None)
+        return Cluster(inventory.nodes, used, table or self.operator_table())
+
+    def read_usage(self) -> None:
+        """Nodes, and the pods and sets of all models."""
         self.read(NODE, None)
         for kind in (POD, STATEFULSET):
             self.read(kind, None, labels=MANAGED)
-        nodes = tuple(nodes_of(self.cache))
-        return Cluster(nodes, used_by_others(self.cache, without), table or self.operator_table())
 
     def operator_table(self) -> AcceleratorTable:
         """The accelerator table with the rows that the chart was given."""

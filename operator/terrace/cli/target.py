@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from terrace.planner.accelerators import AcceleratorTable
 
 CORE = 1000
-NO_MODEL = Key("", "")
 DEFAULT_POOL = Key("default", "default")
 
 
@@ -62,7 +61,7 @@ def cluster_target(
     ``table``: instead of the one that its operator uses.
     """
     seen = Snapshot(reader, reader.namespace)
-    key, spec = DEFAULT_POOL, None
+    key, spec, stored = DEFAULT_POOL, None, None
     if pool is not None:
         key = parse_key(pool, reader.namespace, "--pool")
         stored = seen.required(POOL, key, "see `kubectl get ipool -A`")
@@ -70,7 +69,7 @@ def cluster_target(
             spec = parse_spec(PoolSpec, stored)
         except InvalidSpecError as error:
             raise InputError(f"--pool {key}: {error}") from error
-    cluster = seen.planner_cluster(NO_MODEL, table)
+    cluster = seen.planner_cluster(stored, table)
     if not cluster.nodes:
         gaps = "; ".join(seen.gaps) or "it has none"
         raise InputError(f"no node of {reader.server} can be seen: {gaps}")

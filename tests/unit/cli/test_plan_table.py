@@ -70,7 +70,7 @@ def rows() -> tuple[Row, ...]:
     flavor = POOL.flavors[0]
     lacks = NoPlacement(Reason.NO_NODE_FITS, "flavor cpu: 1.5 GiB are missing; so", 3 * GIB // 2)
     refused = NoPlacement(Reason.NO_DEVICE, "flavor cpu has accelerator cpu")
-    results = {
+    results: dict[str, Placement | NoPlacement] = {
         "Auto": Placement(flavor, on_device(), 87.3),
         "DeviceOnly": refused,
         "Balanced": Placement(flavor, on_host()),
