@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from support.planning import place
 from terrace.api import names
 from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
-from terrace.controller.facts import KnownModel
-from terrace.controller.files import Extras
+from terrace.controller.facts import KnownModel, model_status
+from terrace.controller.files import Extras, read_extras
 from terrace.controller.kinds import CONFIGMAP, JOB, STATEFULSET, Kind, Manifest
 from terrace.controller.manifests import (
     Subject,
+    fetch_jobs,
     model_cache_claim,
     model_children,
     plan_label,
+    stateful_set,
 )
 from terrace.controller.parse import parse_spec
 from terrace.controller.replica_config import runtime_config
@@ -35,6 +38,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 GOLDEN = Path(__file__).parent / "golden"
 PLAN = offload_plan(inputs="0" * 64)
 KNOWN = KnownModel(facts(), MODEL_PATH)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def stored(manifest: Manifest, uid: str) -> Manifest:
@@ -77,6 +81,40 @@ def pod_of(manifest: Manifest) -> Manifest:
     return found
 
 
+def everything(model_object: Manifest, pool_object: Manifest) -> list[Manifest]:
+    """All children of a model whose files are in place."""
+    about = subject(model_object, pool_object)
+    extras = extras_of(about)
+    config = runtime_config(about, KNOWN, extras, planned(model_object, pool_object))
+    plan = planned(model_object, pool_object)
+    return [child for _, child in model_children(about, about.pool.flavors[0], plan, config)]
+
+
+def extras_of(about: Subject) -> Extras:
+    """Draft and adapters, each fetched."""
+    draft = about.spec.draft and {"path": "/models/draft.gguf", "uri": about.spec.draft.uri}
+    adapters = [
+        {
+            "name": adapter.name,
+            "path": fetched_path(adapter.source.uri),
+            "digest": f"{number:064x}",
+            "fileBytes": 1000,
+            "uri": adapter.source.uri,
+        }
+        for number, adapter in enumerate(about.spec.adapters)
+    ]
+    stored = {"draft": draft and {**draft_facts(), **draft}, "adapters": adapters}
+    return read_extras({**about.model, "status": stored}, about.spec, {}, [], NOW, 60)
+
+
+def draft_facts() -> Manifest:
+    return model_status(KnownModel(facts(digest="e" * 64), "")).model_dump(by_alias=True)
+
+
+def fetched_path(uri: str) -> str:
+    return f"/source/{Path(uri).name}" if uri.startswith("pvc:") else f"/models/{Path(uri).name}"
+
+
 @pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.iterdir()))
 def test_golden_manifests_of_the_examples(example: str) -> None:
     objects = [
@@ -93,7 +131,7 @@ def test_golden_manifests_of_the_examples(example: str) -> None:
     for found in objects:
         if found["kind"] == names.MODEL_KIND:
             theirs = pools[found["spec"]["poolRef"]["name"]]
-            made += children(found, theirs, planned(found, theirs)).values()
+            made += everything(found, theirs)
     text = yaml.safe_dump_all(made, sort_keys=False, width=100)
     golden = GOLDEN / f"{example}.yaml"
     if os.environ.get("TERRACE_GOLDEN") == "write":
@@ -159,6 +197,124 @@ def test_the_fetch_job_is_told_source_checksum_and_networks() -> None:
     assert FetchSpec.model_validate_json(env["TERRACE_FETCH"]) == FetchSpec(
         uri="https://host/a.gguf", sha256="a" * 64, allowed_networks=("10.0.0.0/8",)
     )
+
+
+def job_of(role: str, **spec: Any) -> tuple[FetchSpec, Manifest]:
+    """What the Job of that file is told, and its pod."""
+    pool_spec = spec.pop("pool", {})
+    about = subject(model(**spec), pool(**pool_spec))
+    for job in fetch_jobs(about, about.pool.flavors[0]):
+        env = {e["name"]: e["value"] for e in pod_of(job)["containers"][0]["env"]}
+        told = FetchSpec.model_validate_json(env["TERRACE_FETCH"])
+        if told.role == role:
+            return told, pod_of(job)
+    raise AssertionError(role)
+
+
+MIRRORS = {
+    "huggingFaceEndpoint": "https://hub",
+    "s3Endpoint": "https://s3",
+    "s3Region": "r",
+    "ociEndpoint": "https://oci",
+}
+
+
+@pytest.mark.parametrize(
+    ("uri", "wanted"),
+    [
+        ("hf://a/b", {"hf_endpoint": "https://hub"}),
+        ("s3://a/b", {"s3_endpoint": "https://s3", "s3_region": "r"}),
+        ("oci://a/b", {"oci_endpoint": "https://oci"}),
+        ("https://a/b", {}),
+        ("demo://chat", {}),
+    ],
+)
+def test_a_fetch_is_told_of_the_mirrors_of_its_kind_alone(uri: str, wanted: Manifest) -> None:
+    told, _ = job_of("model", source={"uri": uri}, pool={"sources": MIRRORS})
+    assert told == FetchSpec(uri=uri, **wanted)
+
+
+def test_a_secret_is_mounted_into_its_own_fetch_and_nowhere_else() -> None:
+    secret = {"uri": "https://a/b.gguf", "secretRef": {"name": "key"}}
+    plain = {"uri": "https://a/c.gguf"}
+    spec = {
+        "source": plain,
+        "draft": secret,
+        "speculation": {"mode": "Draft"},
+        "adapters": [{"name": "a", "source": plain}],
+    }
+    told, pod = job_of("draft", **spec)
+    assert told.secret_dir == "/secret"
+    mount = {"name": "secret", "mountPath": "/secret", "readOnly": True}
+    assert mount in pod["containers"][0]["volumeMounts"]
+    volume = {"name": "secret", "secret": {"secretName": "key", "defaultMode": 0o440}}
+    assert volume in pod["volumes"]
+    for role in ("model", "adapter"):
+        told, pod = job_of(role, **spec)
+        assert told.secret_dir == ""
+        assert "secret" not in {v["name"] for v in pod["volumes"]}
+    about = subject(model(**spec), pool())
+    (served,) = [c for c in everything(model(**spec), pool()) if c["kind"] == STATEFULSET.kind]
+    assert not [volume for volume in pod_of(served)["volumes"] if "secret" in volume]
+    assert len(fetch_jobs(about, about.pool.flavors[0])) == 3
+
+
+def test_files_of_several_claims_are_seen_at_paths_of_their_own() -> None:
+    """Model and one adapter on one claim, another adapter on a second, the draft in the cache."""
+    spec = {
+        "source": {"uri": "pvc://files/a.gguf"},
+        "draft": {"uri": "demo://draft"},
+        "speculation": {"mode": "Draft"},
+        "adapters": [
+            {"name": "near", "source": {"uri": "pvc://files/near.gguf"}},
+            {"name": "far", "source": {"uri": "pvc://other/far.gguf"}, "scale": 0.5},
+        ],
+    }
+    about = subject(model(**spec), pool())
+    known = KnownModel(facts(), "/source/a.gguf")
+    config = runtime_config(about, known, extras_of(about), PLAN)
+    assert config.speculation.draft_path == "/models/draft.gguf"
+    assert [(a.name, a.path, a.scale) for a in config.adapters] == [
+        ("near", "/source/near.gguf", 1.0),
+        ("far", "/sources/other/far.gguf", 0.5),
+    ]
+    pod = pod_of(stateful_set(about, PLAN, config, "config"))
+    claims = {
+        v["name"]: v["persistentVolumeClaim"]
+        for v in pod["volumes"]
+        if "persistentVolumeClaim" in v
+    }
+    at = {
+        mount["mountPath"]: claims[mount["name"]]
+        for mount in pod["containers"][0]["volumeMounts"]
+        if mount["name"] in claims
+    }
+    assert at == {
+        "/source": {"claimName": "files", "readOnly": True},
+        "/models": {"claimName": "default-models"},
+        "/sources/other": {"claimName": "other", "readOnly": True},
+    }
+    mounts = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] in claims]
+    assert all(mount["readOnly"] for mount in mounts)
+
+
+def test_a_claim_that_is_cache_and_source_at_once_is_one_volume() -> None:
+    cache = {"modelCache": {"claimName": "files"}}
+    spec = {
+        "source": {"uri": "demo://chat"},
+        "adapters": [{"name": "a", "source": {"uri": "pvc://files/a.gguf"}}],
+    }
+    about = subject(model(**spec), pool(**cache))
+    config = runtime_config(about, KNOWN, extras_of(about), PLAN)
+    pod = pod_of(stateful_set(about, PLAN, config, "config"))
+    claims = [v for v in pod["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == [{"name": "model", "persistentVolumeClaim": {"claimName": "files"}}]
+    assert {
+        m["mountPath"] for m in pod["containers"][0]["volumeMounts"] if m["name"] == "model"
+    } == {
+        "/models",
+        "/sources/files",
+    }
 
 
 @pytest.mark.parametrize(

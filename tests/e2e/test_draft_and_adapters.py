@@ -1,0 +1,169 @@
+"""Through the chain: a draft that guesses, adapters asked by name, a file that needs a secret."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import yaml
+
+from support.chain import ROOT, model
+from support.lora_files import lora_file
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.chain import Chain
+
+EXAMPLE = ROOT / "examples/03-draft-and-adapter"
+QUESTION = [{"role": "user", "content": "What is a pod?"}]
+TOKEN = "a-token"
+
+
+def ask(chain: Chain, name: str) -> str:
+    body = {"model": name, "messages": QUESTION, "temperature": 0, "max_tokens": 32}
+    reply = httpx2.post(f"{chain.url}/chat/completions", json=body, timeout=60)
+    assert reply.status_code == 200, reply.text
+    answer: str = reply.json()["choices"][0]["message"]["content"]
+    return answer
+
+
+def put_on_claim(chain: Chain, claim: str, file: Path) -> None:
+    """A pod of the user's copies a file onto a claim."""
+    target = f'"$TERRACE_POD_ROOT"/claim/{file.name}'
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "loader", "namespace": "default"},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [
+                {
+                    "name": "copy",
+                    "image": "test/sh",
+                    "args": ["-c", f"cp {file} {target}"],
+                    "volumeMounts": [{"name": "claim", "mountPath": "/claim"}],
+                }
+            ],
+            "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": claim}}],
+        },
+    }
+    chain.apply(pod)
+    wait_for(
+        "the copied file",
+        lambda: chain.get("pod", "loader").get("status", {}).get("phase") == "Succeeded",
+        timeout=30,
+    )
+    chain.delete("pod", "loader")
+
+
+@contextmanager
+def guarded_server(files: dict[str, bytes]) -> Iterator[str]:
+    """Gives files to whoever has the token."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                self.send_error(401)
+                return
+            data = files[self.path]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_the_example_answers_by_draft_and_by_adapter(chain: Chain, tmp_path: Path) -> None:
+    plain = ask(chain, "demo")
+    chain.cluster.kubectl("apply", "-f", str(EXAMPLE / "1-claim.yaml"))
+    put_on_claim(chain, "adapters", lora_file(tmp_path / "polite.gguf", strength=2.0))
+    chain.cluster.kubectl("apply", "-f", str(EXAMPLE))
+    try:
+        chain.wait_condition("chat", "Ready", "True")
+        status = chain.get("im", "chat")["status"]
+        assert status["servedNames"] == ["chat", "polite"]
+        (adapter,) = status["adapters"]
+        written = hashlib.sha256((tmp_path / "polite.gguf").read_bytes()).hexdigest()
+        assert (adapter["name"], adapter["digest"]) == ("polite", written)
+        assert status["draft"]["parameters"] < status["model"]["parameters"]
+        assert ask(chain, "chat") == plain  # Guessing changes no answer.
+        assert ask(chain, "polite") != plain
+        assert ask(chain, "chat") == plain
+        (pod,) = chain.pods("chat")
+        report = httpx2.get(f"http://{pod['status']['podIP']}:8000/v1/runtime", timeout=10).json()
+        assert report["engine"]["speculation"]["drafted_tokens"] > 0
+        told = chain.get("configmap", config_of(pod))["data"]["runtime.json"]
+        assert '"mode": "draft"' in told
+        names = [m["id"] for m in httpx2.get(f"{chain.url}/models", timeout=10).json()["data"]]
+        assert {"chat", "polite"} <= {*names}
+    finally:
+        chain.delete("im", "chat")
+        chain.delete("ipool", "fast")
+        chain.delete("pvc", "adapters")
+
+
+def config_of(pod: dict[str, Any]) -> str:
+    (name,) = [v["configMap"]["name"] for v in pod["spec"]["volumes"] if v["name"] == "config"]
+    return str(name)
+
+
+def test_an_adapter_is_added_to_a_running_model_by_a_secret_that_comes_late(
+    chain: Chain, tmp_path: Path
+) -> None:
+    data = lora_file(tmp_path / "poet.gguf", seed=3, strength=2.0).read_bytes()
+    pool = yaml.safe_load((ROOT / "examples/01-minimal/1-pool.yaml").read_text())
+    pool["metadata"] = {"name": "guarded", "namespace": "default"}
+    pool["spec"]["access"] = {"allowedNetworks": ["127.0.0.0/8"]}
+    served = model("grown", poolRef={"name": "guarded"})
+    with guarded_server({"/poet.gguf": data}) as url:
+        chain.apply(pool, served)
+        try:
+            chain.wait_condition("grown", "Ready", "True")
+            plain = ask(chain, "grown")
+            (before,) = [pod["metadata"]["uid"] for pod in chain.pods("grown")]
+            source = {
+                "uri": f"{url}/poet.gguf",
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "secretRef": {"name": "poets"},
+            }
+            served["spec"]["adapters"] = [{"name": "poet", "source": source}]
+            chain.apply(served)
+            said = wait_for(
+                "a condition that names the Secret",
+                lambda: found if "Secret 'poets'" in (found := cached(chain))["message"] else {},
+                timeout=60,
+            )
+            assert said["status"] == "False"
+            assert [pod["metadata"]["uid"] for pod in chain.pods("grown")] == [before]
+            assert ask(chain, "grown") == plain
+            chain.cluster.kubectl(
+                "create", "secret", "generic", "poets", f"--from-literal=token={TOKEN}"
+            )
+            chain.wait_condition("grown", "Ready", "True", timeout=120)
+            assert chain.get("im", "grown")["status"]["servedNames"] == ["grown", "poet"]
+            assert ask(chain, "poet") != plain
+            assert ask(chain, "grown") == plain
+        finally:
+            chain.delete("im", "grown")
+            chain.delete("ipool", "guarded")
+            chain.delete("secret", "poets")
+
+
+def cached(chain: Chain) -> dict[str, Any]:
+    return {"message": "", **chain.condition("grown", "ModelCached")}
