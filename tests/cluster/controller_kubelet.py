@@ -52,6 +52,11 @@ class Kubelet:
             self._api.create(NODE, wanted)
         self._heartbeat(name)
 
+    def remove_node(self, name: str) -> None:
+        """A node goes."""
+        self._nodes.pop(name, None)
+        self._api.delete(NODE, "", name)
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -135,7 +140,9 @@ class Kubelet:
             self._api.create(VOLUME, volume)
 
     def _heartbeat(self, name: str) -> None:
-        status = self._nodes[name]
+        status = self._nodes.get(name)
+        if status is None:
+            return  # Gone meanwhile.
         beat = {"lastHeartbeatTime": _now(), "reason": "Played", "message": ""}
         ready = [{**condition, **beat} for condition in status["conditions"]]
         with contextlib.suppress(ApiError):

@@ -23,7 +23,13 @@ DIGEST = "d" * 64
 MODEL_PATH = f"/models/blobs/{DIGEST}.gguf"
 
 
-def facts(*, weights: int = 4_000_000, context: int = 2048, digest: str = DIGEST) -> ModelFacts:
+def facts(
+    *,
+    weights: int = 4_000_000,
+    context: int = 2048,
+    digest: str = DIGEST,
+    weight_types: tuple[str, ...] = (),
+) -> ModelFacts:
     """Facts of a small model of four layers; ``weights``: bytes of all layers together."""
     layer = LayerRun(count=4, weight_bytes=weights // 4, kv_heads=2, key_length=64, value_length=64)
     return ModelFacts(
@@ -42,6 +48,7 @@ def facts(*, weights: int = 4_000_000, context: int = 2048, digest: str = DIGEST
         token_embedding_bytes=1_000_000,
         output_bytes=1_000_000,
         chat_template=True,
+        weight_types=weight_types,
     )
 
 
@@ -135,9 +142,11 @@ def node(
     memory: str = "16Gi",
     ready: bool = True,
     labels: dict[str, str] | None = None,
+    devices: dict[str, int] | None = None,
 ) -> dict[str, Any]:
-    """A node with that much allocatable."""
+    """A node with that much allocatable; ``devices``: extended resource -> count."""
     resources = {"cpu": cpu, "memory": memory, "pods": "500", "ephemeral-storage": "100Gi"}
+    resources |= {name: str(count) for name, count in (devices or {}).items()}
     return {
         "apiVersion": "v1",
         "kind": "Node",
