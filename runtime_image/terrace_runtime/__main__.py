@@ -77,8 +77,9 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Reads headers only, of remote files by range requests, and prints ModelFacts as JSON "
         "(FileFacts of an adapter). After an error: a FetchOutcome with its failure, exit code 10 "
-        "where trying again is useless, else 1. Reads HF_ENDPOINT, HF_TOKEN, AWS_ENDPOINT_URL_S3, "
-        "AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN."
+        "where trying again is useless, else 1. Reads HF_ENDPOINT, HF_TOKEN (or the token of "
+        "hf auth login), AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and TERRACE_ALLOWED_NETWORKS (CIDRs, commas)."
     )
     parser.add_argument(
         "source",

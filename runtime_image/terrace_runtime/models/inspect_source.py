@@ -31,12 +31,8 @@ if TYPE_CHECKING:
 
 DEMO_DIR: Final = Path(__file__).parent.parent / "demo"
 _NO_DIGEST: Final = "0" * 64
-_SECRETS: Final = {
-    "hf": {"token": "HF_TOKEN"},
-    "s3": {
-        name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    },
-}
+_AWS_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_MAX_TOKEN_BYTES: Final = 4096
 _QUICK: Final = DownloadLimits(attempts=3)
 """Somebody waits at a terminal."""
 
@@ -55,9 +51,18 @@ class Question:
 
     def secrets(self) -> Secrets:
         """Those of the source's own kind: a token of the hub is for the hub."""
-        names = _SECRETS.get(self.what.partition("://")[0].lower(), {})
-        found = {key: self.environment.get(name, "").strip() for key, name in names.items()}
-        return Secrets({key: value for key, value in found.items() if value})
+        scheme, get = self.what.partition("://")[0].lower(), self.environment.get
+        found: dict[str, str] = {}
+        if scheme == "hf":
+            found = {"token": get("HF_TOKEN") or _stored_token(self.environment)}
+        elif scheme == "s3":
+            found = {key: get(key, "") for key in _AWS_KEYS}
+        return Secrets({key: value.strip() for key, value in found.items() if value.strip()})
+
+    def networks(self) -> tuple[str, ...]:
+        """Private networks that may be reached."""
+        listed = self.environment.get("TERRACE_ALLOWED_NETWORKS", "").split(",")
+        return (*self.allowed_networks, *(text.strip() for text in listed if text.strip()))
 
 
 async def inspect_source(question: Question) -> FetchOutcome:
@@ -112,5 +117,17 @@ def _spec(question: Question) -> FetchSpec:
         hf_endpoint=get("HF_ENDPOINT", ""),
         s3_endpoint=get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL", ""),
         s3_region=get("AWS_REGION") or get("AWS_DEFAULT_REGION", ""),
-        allowed_networks=question.allowed_networks,
+        allowed_networks=question.networks(),
     )
+
+
+def _stored_token(environment: Mapping[str, str]) -> str:
+    """The token that ``hf auth login`` stores; empty where nobody is logged in."""
+    get = environment.get
+    folder = get("HF_HOME") or (f"{get('HOME')}/.cache/huggingface" if get("HOME") else "")
+    path = get("HF_TOKEN_PATH") or (f"{folder}/token" if folder else "")
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(_MAX_TOKEN_BYTES).decode()
+    except (OSError, UnicodeDecodeError):
+        return ""

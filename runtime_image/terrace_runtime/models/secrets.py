@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import quote
 
 from terrace_runtime.contract import pod_path
 from terrace_runtime.models.errors import FetchError
@@ -98,6 +99,7 @@ def _hidden(values: Mapping[str, str]) -> set[str]:
         except FetchError:
             logins = {}  # Told where it is used; a file of no meaning hides nothing.
         found |= {password for _, password in logins.values()}
+    found |= {quote(value, safe="") for value in found}
     found |= {
         base64.b64encode(f"{values.get('username', '')}:{v}".encode()).decode() for v in found
     }

@@ -108,6 +108,16 @@ async def test_the_environment_has_the_token_of_the_hub(large: bytes) -> None:
         assert outcome.facts is not None
 
 
+async def test_whoever_is_logged_in_to_the_hub_needs_no_variable(
+    large: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / ".cache" / "huggingface").mkdir(parents=True)
+    (tmp_path / ".cache" / "huggingface" / "token").write_text("hf_secret\n")
+    async with Hub(files={"m.gguf": large}, token="hf_secret").running() as hub:
+        outcome = await inspected("hf://owner/repo", HF_ENDPOINT=hub.url, HOME=str(tmp_path))
+        assert outcome.facts is not None
+
+
 async def test_the_environment_has_the_keys_of_s3(large: bytes) -> None:
     store = S3Store(objects={"bucket/m.gguf": large}, keys={"id": "aws-secret"})
     async with store.running():
@@ -137,6 +147,9 @@ async def test_private_addresses_are_refused_unless_they_are_allowed(large: byte
         question = Question(f"{server.url}/m.gguf")
         assert failure(await inspect_source(question)).reason == "AddressRefused"
         assert (await inspected(f"{server.url}/m.gguf")).facts is not None
+        by_environment = {"TERRACE_ALLOWED_NETWORKS": "10.0.0.0/8, 127.0.0.0/8"}
+        question = Question(f"{server.url}/m.gguf", environment=by_environment)
+        assert (await inspect_source(question)).facts is not None
 
 
 async def test_local_files_have_a_digest_on_demand(tmp_path: Path) -> None:
