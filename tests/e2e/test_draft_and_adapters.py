@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = ROOT / "examples/03-draft-and-adapter"
 QUESTION = [{"role": "user", "content": "What is a pod?"}]
-TOKEN = "a-token"
+KEY = "poets-key"
 
 
 def ask(chain: Chain, name: str) -> str:
@@ -64,13 +64,13 @@ def put_on_claim(chain: Chain, claim: str, file: Path) -> None:
 
 
 @contextmanager
-def guarded_server(files: dict[str, bytes]) -> Iterator[str]:
-    """Gives files to whoever has the token."""
+def guarded_store(files: dict[str, bytes]) -> Iterator[str]:
+    """A store that speaks S3 and gives files to whoever signs with the key."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                self.send_error(401)
+            if f"Credential={KEY}/" not in self.headers.get("Authorization", ""):
+                self.send_error(403)
                 return
             data = files[self.path]
             self.send_response(200)
@@ -129,16 +129,17 @@ def test_an_adapter_is_added_to_a_running_model_by_a_secret_that_comes_late(
     data = lora_file(tmp_path / "poet.gguf", seed=3, strength=2.0).read_bytes()
     pool = yaml.safe_load((ROOT / "examples/01-minimal/1-pool.yaml").read_text())
     pool["metadata"] = {"name": "guarded", "namespace": "default"}
-    pool["spec"]["access"] = {"allowedNetworks": ["127.0.0.0/8"]}
+    pool["spec"] |= {"access": {"allowedNetworks": ["127.0.0.0/8"]}}
     served = model("grown", poolRef={"name": "guarded"})
-    with guarded_server({"/poet.gguf": data}) as url:
+    with guarded_store({"/verses/poet.gguf": data}) as url:
+        pool["spec"]["sources"] = {"s3Endpoint": url}
         chain.apply(pool, served)
         try:
             chain.wait_condition("grown", "Ready", "True")
             plain = ask(chain, "grown")
             (before,) = [pod["metadata"]["uid"] for pod in chain.pods("grown")]
             source = {
-                "uri": f"{url}/poet.gguf",
+                "uri": "s3://verses/poet.gguf",
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "secretRef": {"name": "poets"},
             }
@@ -152,8 +153,14 @@ def test_an_adapter_is_added_to_a_running_model_by_a_secret_that_comes_late(
             assert said["status"] == "False"
             assert [pod["metadata"]["uid"] for pod in chain.pods("grown")] == [before]
             assert ask(chain, "grown") == plain
-            chain.cluster.kubectl(
-                "create", "secret", "generic", "poets", f"--from-literal=token={TOKEN}"
+            keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": "poets-secret"}
+            chain.apply(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Secret",
+                    "metadata": {"name": "poets", "namespace": "default"},
+                    "stringData": keys,
+                }
             )
             chain.wait_condition("grown", "Ready", "True", timeout=120)
             assert chain.get("im", "grown")["status"]["servedNames"] == ["grown", "poet"]

@@ -46,12 +46,17 @@ _PLAIN_HTTP = rule(
     "http:// can be tampered with on its way: set sha256, or use https://",
     field=".sha256",
 )
+_SECRET = rule(
+    "!has(self.secretRef) || self.uri.matches('^(https|hf|s3|oci)://')",
+    "only https://, hf://, s3:// and oci:// take a secret: change uri, or drop secretRef",
+    field=".secretRef",
+)
 
 
 class File(ApiValue):
     """Where a file comes from."""
 
-    model_config = ConfigDict(json_schema_extra=rules(_PLAIN_HTTP))
+    model_config = ConfigDict(json_schema_extra=rules(_PLAIN_HTTP, _SECRET))
 
     uri: str = Field(
         pattern=(
@@ -98,6 +103,7 @@ class Source(File):
                 "spec.source is immutable; make a new InferenceModel for another file",
             ),
             _PLAIN_HTTP,
+            _SECRET,
         )
     )
 
