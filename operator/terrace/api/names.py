@@ -42,6 +42,10 @@ ANNOTATION_INPUTS = f"{GROUP}/plan-inputs"
 ANNOTATION_GIVEN_UP = f"{GROUP}/given-up"
 """On the StatefulSet: where its plan was too small at the last try (host or device); it has no
 replicas then."""
+ANNOTATION_TAKE_PLAN = f"{GROUP}/take-plan"
+"""On an InferenceModel, by its user: take the plan that waits, if its digest begins so."""
+MIN_DIGEST_DIGITS = 12
+"""Digits of a digest by which a user may name it."""
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 """On every child: digest of the manifest we applied; equal and undrifted means no write."""
 
@@ -70,6 +74,11 @@ def runtime_config_name(model: str, flavor: str, digest: str) -> str:
 def fetch_job_name(model: str, digest: str = "") -> str:
     """One Job per model, whose source is immutable; ``digest``: of another file's source."""
     return f"{model}-fetch-{digest[:10]}" if digest else f"{model}-fetch"
+
+
+def prune_job_name(pool: str) -> str:
+    """The Job that deletes unused files from a pool's cache; one at a time."""
+    return f"{pool}-prune"
 
 
 def model_cache_claim_name(pool: str) -> str:

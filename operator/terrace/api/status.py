@@ -138,7 +138,7 @@ class MemoryLimit(StatusValue):
 
 
 class PendingPlan(StatusValue):
-    """A better plan that waits for the next restart; delete the pods to take it now."""
+    """A better plan; annotate the model with terrace.dev/take-plan=DIGEST to restart with it."""
 
     digest: str
     """Digest of the plan that waits."""
@@ -180,7 +180,7 @@ class PlanStatus(StatusValue):
     reasons: list[str] = Field(default_factory=list)
     """Why the numbers are what they are."""
     pending: PendingPlan | None = None
-    """A better plan that waits for the next restart."""
+    """A better plan that waits until somebody asks for it."""
 
 
 class LayerRunStatus(StatusValue):
@@ -426,6 +426,19 @@ class FlavorStatus(StatusValue):
     """Memory of these nodes together."""
 
 
+class CachedFile(StatusValue):
+    """A file in the pool's model cache."""
+
+    digest: str
+    """SHA-256 of the file."""
+    file_bytes: int
+    """Size of the file."""
+    unused_since: str | None = Field(
+        default=None, max_length=64, json_schema_extra={"format": "date-time"}
+    )
+    """Since when no model names it; absent while one does."""
+
+
 class InferencePoolStatus(StatusValue):
     """What the operator sees."""
 
@@ -439,3 +452,6 @@ class InferencePoolStatus(StatusValue):
     """InferenceModels that refer to this pool."""
     flavors: list[FlavorStatus] = Field(default_factory=list, json_schema_extra=list_map("name"))
     """What the cluster has of each flavor."""
+    files: list[CachedFile] = Field(default_factory=list, json_schema_extra=list_map("digest"))
+    """Files of the model cache, with modelCache.deleteUnusedAfterSeconds alone: 256 at most, those
+    that nobody uses first."""

@@ -55,11 +55,10 @@ class About:
         """What the nodes have left."""
         return "kubectl describe nodes | grep -A 8 'Allocated resources'"
 
-    @property
-    def take_pending(self) -> str:
-        """Restart the replicas, so that they get the plan that waits."""
-        labels = ",".join(f"{k}={v}" for k, v in names.selector_labels(self.name).items())
-        return f"kubectl delete pod -n {self.namespace} -l {labels}"
+    def take_pending(self, digest: str) -> str:
+        """Replace the replicas, one by one, by ones with the plan that waits."""
+        wish = f"{names.ANNOTATION_TAKE_PLAN}={digest[: names.MIN_DIGEST_DIGITS]}"
+        return f"kubectl annotate im -n {self.namespace} {self.name} --overwrite {wish}"
 
 
 _EDIT: Final = frozenset(

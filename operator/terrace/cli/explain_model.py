@@ -53,7 +53,7 @@ def explain_model(scene: Scene) -> Story:
     notes = tuple(plan_notes(scene))
     command = first_command(steps)
     if is_ready and plan is not None and plan.pending is not None and not command:
-        command = about.take_pending
+        command = about.take_pending(plan.pending.digest)
     return Story(
         kind="im",
         namespace=key.namespace,

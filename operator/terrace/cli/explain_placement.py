@@ -127,7 +127,7 @@ def plan_notes(scene: Scene) -> Iterator[str]:
     if status is not None and status.pending is not None:
         yield (
             f"a better plan waits ({status.pending.digest[:12]}: {status.pending.reason}): nodes "
-            "or what was learned changed, and that restarts no replica; the next restart takes it"
+            "or what was learned changed, and that restarts no replica"
         )
     placed = (scene.seen.model.get("status") or {}).get("placement") or {}
     running = running_set(scene.seen.sets, str(placed.get("statefulSet", "")))

@@ -119,6 +119,22 @@ def give_up(decision: Decision, where: Place, *, has_room: bool = True) -> Decis
     return replace(decision, pending=None, given_up=where, given_up_words=words)
 
 
+def take_pending(decision: Decision, subject: Subject) -> Decision:
+    """The plan that waits, where the user has asked for it by its digest.
+
+    Replicas are replaced one by one. Once it runs, the request means nothing: another plan that
+    waits has another digest.
+    """
+    waits = decision.pending
+    wanted = str(annotations_of(subject.model).get(names.ANNOTATION_TAKE_PLAN, ""))
+    if waits is None or len(wanted) < names.MIN_DIGEST_DIGITS:
+        return decision
+    if not waits.digest.startswith(wanted):
+        return decision
+    flavor = next(each for each in subject.pool.flavors if each.name == waits.flavor)
+    return replace(decision, flavor=flavor, plan=waits, pending=None)
+
+
 def decide_placement(
     model: ModelInputs,
     pool: PoolSpec,

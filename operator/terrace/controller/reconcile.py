@@ -36,7 +36,7 @@ from terrace.controller.kv_claims import claim_steps
 from terrace.controller.manifests import Subject, model_children, plan_label
 from terrace.controller.observe import Observed, observe, pool_name
 from terrace.controller.parse import InvalidSpecError, parse_spec
-from terrace.controller.placing import Decision, hold, running_set
+from terrace.controller.placing import Decision, hold, running_set, take_pending
 from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
 from terrace.controller.replica_config import runtime_config
 from terrace.controller.rollout import rollout_step
@@ -63,12 +63,16 @@ async def reconcile_model(context: Context, key: Key) -> Outcome:
         context.contest.settle(key, None)
         return Outcome()  # Owner references clean up.
     found = await _converge(context, seen)
-    context.contest.settle(key, found.turn.claim if found.turn else None)
+    if found.turn is None:
+        context.contest.settle(key, None)
     if found.download is not None:
         _, pod = found.download
         found = replace(found, progress=await context.progress.read(pod))
     found = replace(found, report=context.reports.of(found.ready))
     await _report(context, seen, found)
+    # After the status: who is killed between would not know why it has nothing.
+    for stateful_set in _evicted(seen, found):
+        await remove(context.cluster, context.cache, STATEFULSET, stateful_set)
     return _outcome(context, found)
 
 
@@ -153,7 +157,10 @@ def _place(context: Context, seen: Observed, subject: Subject, found: Findings) 
     if tried.final is not None:
         return Turn(tried.final)
     turn = take_turn(context, seen, subject, tried.inputs(model), running)
-    return replace(turn, decision=tried.judged(turn.decision))
+    decision = tried.judged(turn.decision)
+    if isinstance(decision, Decision):
+        decision = take_pending(decision, subject)
+    return replace(turn, decision=decision)
 
 
 def _corrections(context: Context, subject: Subject, digest: str) -> Mapping[str, Correction]:
@@ -190,8 +197,6 @@ async def _write(context: Context, seen: Observed, subject: Subject, found: Find
         await _keep_claims(context, seen, set_name, plan)
     await carry_out(cluster, cache, owner, steps)
     await carry_out(cluster, cache, owner, [*leftovers(wanted, seen.children, seen.pods)])
-    for stateful_set in _evicted(seen, found):
-        await remove(cluster, cache, STATEFULSET, stateful_set)
     if plan is None:
         return found
     set_name = statefulset_name(subject.key.name, plan.flavor)

@@ -125,7 +125,10 @@ _INTRODUCTION = """\
 Plans are sticky: a healthy replica restarts only for the changes that this page calls *rolling* or
 *new set*, and when it was killed for its memory. A node that joins or leaves, another order of
 flavors, a measurement and an upgrade of the operator restart nothing. If the operator would plan
-differently today, `status.plan.pending` says so; delete the pods to take that plan.
+differently today, `status.plan.pending` says so, and replicas are replaced one by one with that
+plan when you ask for it by its digest (the first twelve digits are enough):
+
+    kubectl annotate im NAME --overwrite terrace.dev/take-plan=DIGEST
 
 """
 

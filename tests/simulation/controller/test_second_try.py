@@ -200,3 +200,34 @@ async def test_what_a_replica_took_is_in_the_first_plan_of_others_and_restarts_n
     assert limit_of(other) == limit + 96 * MIB
     assert status(sim)["status"]["measured"]["hostBytes"] == 190 * MIB
     assert await quiet_writes(sim) == []
+
+
+@pytest.mark.parametrize("digits", [12, 64])
+async def test_a_plan_that_waits_is_taken_one_by_one_when_asked_for_by_its_digest(
+    digits: int,
+) -> None:
+    sim = Simulation()
+    await begun(sim)
+    pods = {pod["metadata"]["uid"] for pod in replicas(sim)}
+    sim.cluster.edit(NODE, Key("", "node-a"), lambda n: n["status"]["allocatable"].update(cpu="3"))
+    sim.controller = sim._new_controller()
+    await sim.settle()
+    digest = status(sim)["status"]["plan"]["pending"]["digest"]
+    lowest, step = 2, sim.workloads.step
+
+    def watched() -> bool:
+        nonlocal lowest
+        lowest = min(lowest, sim.workloads.ready_replicas(DEMO))
+        return step()
+
+    sim.workloads.step = watched  # type: ignore[method-assign] # looks on
+    for wish in (digest[:11], "f" * 64, digest[:digits]):
+        assert {pod["metadata"]["uid"] for pod in replicas(sim)} == pods
+        wanted = {names.ANNOTATION_TAKE_PLAN: wish}
+        sim.cluster.edit(MODEL, DEMO, lambda m, w=wanted: m["metadata"].update(annotations=w))  # type: ignore[misc]
+        await sim.settle()
+    assert status(sim)["status"]["plan"]["digest"] == digest
+    assert "pending" not in status(sim)["status"]["plan"]
+    assert pods.isdisjoint(pod["metadata"]["uid"] for pod in replicas(sim))
+    assert lowest == 1
+    assert await quiet_writes(sim) == []
