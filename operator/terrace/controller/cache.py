@@ -1,4 +1,4 @@
-"""What the cluster looked like at the last event: plain dicts, projected to what we read.
+"""What the cluster looked like at the last event: objects, projected to what we read.
 
 Owns: the objects, the guard against stale events, the index by owner, pool, model and served
 name. Does not own: watching (``feed.py``), listing (``resync.py``) or what a change means
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import orjson
 
 from terrace.api import names
 from terrace.controller.inventory import Inventory
@@ -85,11 +87,35 @@ def _exceeded_digest(status: Manifest) -> str:
     return str(model.get("digest", "")) if more else ""
 
 
+class _Stored(NamedTuple):
+    """One object: as bytes it takes a fifth of what its dicts would, and compares at once."""
+
+    data: bytes
+    """JSON with sorted keys, without metadata.resourceVersion."""
+    version: str | None
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        metadata = manifest["metadata"]
+        version = metadata.get("resourceVersion")
+        bare = {**manifest, "metadata": {**metadata, "resourceVersion": None}}
+        return cls(orjson.dumps(bare, option=orjson.OPT_SORT_KEYS), version)
+
+    @property
+    def manifest(self) -> Manifest:
+        found: Manifest = orjson.loads(self.data)
+        found["metadata"]["resourceVersion"] = self.version
+        return found
+
+
 class Cache:
-    """Objects by kind and key; ``put`` and ``drop`` say what changed."""
+    """Objects by kind and key; ``put`` and ``drop`` say what changed.
+
+    Whoever asks for an object gets a copy of its own.
+    """
 
     def __init__(self) -> None:
-        self._objects: dict[Kind, dict[Key, Manifest]] = {}
+        self._objects: dict[Kind, dict[Key, _Stored]] = {}
         self._versions: dict[tuple[Kind, Key], int] = {}
         self._index: dict[Hashable, dict[tuple[Kind, Key], None]] = {}
         self._tombstones: OrderedDict[tuple[Kind, Key], int] = OrderedDict()
@@ -105,13 +131,13 @@ class Cache:
         ):
             return None
         new = self._expected(project(kind, manifest))
-        old = self._objects.get(kind, {}).get(key)
+        stored, before = _Stored.of(new), self._objects.get(kind, {}).get(key)
         self._versions[kind, key] = version
-        if old is not None and _reads_same(old, new):
-            old["metadata"]["resourceVersion"] = new["metadata"].get("resourceVersion")
+        self._objects.setdefault(kind, {})[key] = stored
+        if before is not None and before.data == stored.data:
             return None
+        old = before.manifest if before is not None else None
         self._unindex(kind, key, old)
-        self._objects.setdefault(kind, {})[key] = new
         for index_key in index_keys(kind, new):
             self._index.setdefault(index_key, {})[kind, key] = None
         self.inventory.see(kind, old, new)
@@ -126,9 +152,10 @@ class Cache:
         while len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)
         self._versions.pop((kind, key), None)
-        old = self._objects.get(kind, {}).pop(key, None)
-        if old is None:
+        stored = self._objects.get(kind, {}).pop(key, None)
+        if stored is None:
             return None
+        old = stored.manifest
         self._unindex(kind, key, old)
         self.inventory.see(kind, old, None)
         return Change(kind, key, old, None)
@@ -154,15 +181,16 @@ class Cache:
             self._doomed.popitem(last=False)
         manifest = self.get(kind, key)
         if manifest is not None:
-            self._objects[kind][key] = self._expected(manifest)
+            self._objects[kind][key] = _Stored.of(self._expected(manifest))
 
     def get(self, kind: Kind, key: Key) -> Manifest | None:
-        """One object, not to be modified."""
-        return self._objects.get(kind, {}).get(key)
+        """One object."""
+        stored = self._objects.get(kind, {}).get(key)
+        return stored.manifest if stored is not None else None
 
     def of_kind(self, kind: Kind) -> Iterable[Manifest]:
         """All objects of a kind."""
-        return self._objects.get(kind, {}).values()
+        return (stored.manifest for stored in self._objects.get(kind, {}).values())
 
     def keys(self, kind: Kind) -> list[Key]:
         """Keys of all objects of a kind."""
@@ -204,7 +232,7 @@ class Cache:
 
     def _found(self, index_key: Hashable) -> list[tuple[Kind, Manifest]]:
         found = self._index.get(index_key, {})
-        return [(kind, self._objects[kind][key]) for kind, key in sorted(found)]
+        return [(kind, self._objects[kind][key].manifest) for kind, key in sorted(found)]
 
     def _unindex(self, kind: Kind, key: Key, old: Manifest | None) -> None:
         for index_key in index_keys(kind, old) if old else ():
@@ -222,13 +250,3 @@ def _version(manifest: Manifest) -> int:
     # Resource versions are decimal numbers that grow per resource (KEP-5504); anything else is 0.
     version = str(manifest["metadata"].get("resourceVersion", "0"))
     return int(version) if version.isdigit() else 0
-
-
-def _reads_same(old: Manifest, new: Manifest) -> bool:
-    if old.keys() != new.keys():
-        return False
-    for field in old:
-        if field != "metadata" and old[field] != new[field]:
-            return False
-    strip = {"resourceVersion": None}
-    return bool({**old["metadata"], **strip} == {**new["metadata"], **strip})
