@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TABLE_WIDTH = 80
 """Below, each profile is a paragraph."""
 _TEN = 10
+_CELL_WIDTH = 10
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _MILLION, _BILLION, _TRILLION = 10**6, 10**9, 10**12
 _COLUMNS = ("WEIGHTS", "KV", "COMPUTE", "TIERS", "OTHER", "TOTAL")
 
@@ -33,7 +35,7 @@ def plan_lines(facts: ModelFacts, target: Target, rows: tuple[Row, ...], width: 
     if width >= TABLE_WIDTH:
         lines.append(Line(_heading(), "dim", is_table=True))
     for row in rows:
-        lines += _row_lines(row, is_table=width >= TABLE_WIDTH)
+        lines += _row_lines(facts, row, is_table=width >= TABLE_WIDTH)
     lines += _problems(rows)
     return lines + _reasons(chosen_row(rows))
 
@@ -77,7 +79,7 @@ def _heading() -> str:
     return "  PROFILE     WHERE " + "".join(f"{name:>10}" for name in _COLUMNS)
 
 
-def _row_lines(row: Row, *, is_table: bool) -> list[Line]:
+def _row_lines(facts: ModelFacts, row: Row, *, is_table: bool) -> list[Line]:
     mark = "*" if row.is_chosen else " "
     style = "bold" if row.is_chosen else ""
     result = row.result
@@ -93,8 +95,8 @@ def _row_lines(row: Row, *, is_table: bool) -> list[Line]:
             Line(f"{head}{_cells(place)}", style, is_table=True)
             for head, place in zip(heads, found, strict=True)
         ]
-        return [*table, Line(f"{' ' * 14}{_size_words(result)}", "dim", indent=14)]
-    paragraph = [Line(f"{mark} {row.profile}: {_size_words(result)}", style, indent=4)]
+        return [*table, Line(f"{' ' * 14}{_size_words(facts, result)}", "dim", indent=14)]
+    paragraph = [Line(f"{mark} {row.profile}: {_size_words(facts, result)}", style, indent=4)]
     return paragraph + [Line(f"    {_place_words(place)}", indent=6) for place in found]
 
 
@@ -110,8 +112,17 @@ def _parts(place: Place) -> tuple[int, ...]:
 
 
 def _cells(place: Place) -> str:
-    cells = (format_bytes(part) if part else "-" for part in _parts(place))
+    cells = (_cell(part) if part else "-" for part in _parts(place))
     return f"{place.name:<6}" + "".join(f"{cell:>10}" for cell in cells)
+
+
+def _cell(count: int) -> str:
+    """As ``format_bytes``, in nine columns: 1013.5 MiB would touch its neighbour."""
+    text = format_bytes(count)
+    if len(text) < _CELL_WIDTH:
+        return text
+    larger = _UNITS[_UNITS.index(text[-3:]) + 1]
+    return f"{count / 1024 ** (_UNITS.index(larger) + 1):.1f} {larger}"
 
 
 def _place_words(place: Place) -> str:
@@ -120,23 +131,24 @@ def _place_words(place: Place) -> str:
     return f"{place.name} {format_bytes(place.total_bytes)}: {parts}"
 
 
-def _size_words(placement: Placement) -> str:
+def _size_words(facts: ModelFacts, placement: Placement) -> str:
     plan, speed = placement.plan, placement.tokens_per_second
     device = plan.device
     types = {plan.kv_key_type, plan.kv_value_type}
     cells = f"{plan.kv_key_type} keys, {plan.kv_value_type} values"
     words = [
         f"{plan.parallel} x {plan.context_tokens:,} tokens",
-        *([f"at most {speed_words(speed)} tokens/s"] if speed else []),
+        *([f"about {speed_words(speed)} tokens/s"] if speed else []),
         f"{plan.kv_key_type} cells" if len(types) == 1 else cells,
         f"weights {plan.weights}",
         f"{plan.threads} threads" if plan.threads > 1 else "1 thread",
     ]
     if device is not None:
+        matrices = "experts" if facts.experts else "feed-forward matrices"
         experts = device.expert_layers_on_host
         where = "the device" if device.count == 1 else f"{device.count} devices"
         words.insert(1, f"{device.device_layers - 1} of {device.layers} layers on {where}")
-        words[1] += f" (the experts of {experts} on the host)" if experts else ""
+        words[1] += f" ({matrices} of {experts} on the host)" if experts else ""
     return ", ".join(words)
 
 

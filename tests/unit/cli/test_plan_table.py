@@ -146,6 +146,13 @@ def test_parameters_are_told_as_people_tell_them(count: int, words: str) -> None
     assert count_words(count) == words
 
 
+def test_no_cell_touches_its_neighbour() -> None:
+    plan = on_host(compute_bytes=1013 * MIB + MIB // 2, kv_bytes=1023 * GIB)
+    said = text(100, Row("Auto", True, Placement(POOL.flavors[0], plan)))
+    (line,) = (each for each in said.splitlines() if each.startswith("* Auto"))
+    assert " ".join(line.split()[3:]) == "4.0 GiB 1.0 TiB 1.0 GiB 256.0 MiB - 1.0 TiB"
+
+
 @pytest.mark.parametrize(
     ("speed", "words"), [(0.27, "0.3"), (9.96, "10.0"), (87.3, "87"), (1234.0, "1,200")]
 )
