@@ -48,7 +48,18 @@ class Turn:
 def take_turn(
     context: Context, seen: Observed, subject: Subject, model: ModelInputs, running: Running | None
 ) -> Turn:
-    """Place a model, or say for whom it makes room or whom it waits for."""
+    """Place a model, or say for whom it makes room or whom it waits for.
+
+    Its claim holds from here on: nothing is awaited before weaker models see it.
+    """
+    turn = _turn(context, seen, subject, model, running)
+    context.contest.settle(subject.key, turn.claim)
+    return turn
+
+
+def _turn(
+    context: Context, seen: Observed, subject: Subject, model: ModelInputs, running: Running | None
+) -> Turn:
     key, now, contest = subject.key, context.now(), context.contest
     context.count_plan()
     priority = model.spec.priority or 0

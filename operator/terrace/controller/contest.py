@@ -29,7 +29,7 @@ from terrace.planner.inputs import Usage
 from terrace.planner.preemption import Holder, Swap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from terrace.controller.cache import Cache
 
@@ -89,6 +89,11 @@ def priority_of(model: Manifest) -> int:
     """``spec.priority`` of a stored model, read without trusting that it parses."""
     priority = (model.get("spec") or {}).get("priority")
     return priority if isinstance(priority, int) else 0
+
+
+def by_importance(models: Iterable[Manifest]) -> list[Manifest]:
+    """The strongest first: after a restart their claims are known before others look for room."""
+    return sorted(models, key=lambda each: (-priority_of(each), key_of(each)))
 
 
 def holders_of(cache: Cache, pool: Key, model: Key) -> list[Holder]:

@@ -16,6 +16,7 @@ import structlog
 from terrace.api import names
 from terrace.api.names import Key
 from terrace.controller.cache import Change, claimed_names
+from terrace.controller.contest import by_importance
 from terrace.controller.kinds import (
     LABELLED_KINDS,
     MODEL,
@@ -113,9 +114,10 @@ class Controller:
                     self._concern(change)
             self._listed_at[kind] = self._clock()
         self.is_synced = True
-        for kind in (POOL, MODEL):
-            for key in self.context.cache.keys(kind):
-                self.queue.add(Item(kind, key))
+        for key in self.context.cache.keys(POOL):
+            self.queue.add(Item(POOL, key))
+        for model in by_importance(self.context.cache.of_kind(MODEL)):
+            self.queue.add(Item(MODEL, key_of(model)))
 
     async def run_resync(self) -> None:
         """Full lists for ever. The first one must have succeeded."""
