@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from terrace_runtime.contract import FetchFailure
 
 T = ConditionType
-_FINAL_REFUSALS = {Reason.CONTEXT_TOO_LONG, Reason.INVALID_OFFLOAD, Reason.NO_DEVICE}
+_FINAL_REFUSALS = {
+    Reason.CONTEXT_TOO_LONG,
+    Reason.INVALID_OFFLOAD,
+    Reason.NO_DEVICE,
+    Reason.UNSUPPORTED_ACCELERATOR,
+    Reason.UNSUPPORTED_KV_TYPE,
+    Reason.UNSUPPORTED_WEIGHT_TYPE,
+}
 """No node that joins can help."""
 _PERMANENT_HINT = "mend the source, then delete the fetch Job to try again"
 _EXTRA_HINT = "mend its source in the spec, or delete its fetch Job to try again"
