@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from terrace_runtime.models.facts import facts_of
-from terrace_runtime.models.fetch import Work, fetch
+from terrace_runtime.models.fetch import fetch
 from terrace_runtime.models.gguf_header import read_header
 from terrace_runtime.models.lora import adapter_facts
 from terrace_runtime.models.progress import ProgressReporter
 from terrace_runtime.models.web import DownloadLimits
+from terrace_runtime.models.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,9 +39,10 @@ def read_here(paths: Sequence[Path], role: FileRole) -> ModelFacts | FileFacts:
     return (adapter_facts if role == "adapter" else facts_of)(headers, "0" * 64)
 
 
-async def get(spec: FetchSpec, limits: DownloadLimits = QUICK) -> FetchOutcome:
+async def get(spec: FetchSpec, limits: DownloadLimits = QUICK, **more: Any) -> FetchOutcome:
     """One fetch."""
-    return await fetch(Work(spec, ProgressReporter(lambda _: None), limits, read_here, poll_s=0.02))
+    reporter = ProgressReporter(lambda _: None)
+    return await fetch(Work(spec, reporter, limits, read_here, poll_s=0.02, **more))
 
 
 def failure(outcome: FetchOutcome) -> FetchFailure:

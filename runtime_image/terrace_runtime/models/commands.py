@@ -25,12 +25,13 @@ from terrace_runtime.contract import (
 )
 from terrace_runtime.ending import fail, first_error, terminate
 from terrace_runtime.models.errors import FetchError
-from terrace_runtime.models.fetch import Work, fetch
+from terrace_runtime.models.fetch import fetch
 from terrace_runtime.models.fit import message
 from terrace_runtime.models.inspect_source import Question, inspect_source
 from terrace_runtime.models.progress import ProgressReporter
 from terrace_runtime.models.prune import prune
 from terrace_runtime.models.secrets import Secrets, read_secrets
+from terrace_runtime.models.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,9 @@ from support.fetching import LOOPBACK, QUICK, failure, get, leftovers, sha, stor
 from support.file_server import FileServer, announce, body, endless, status
 from terrace_runtime.contract import FetchOutcome, FetchProgress, FetchSpec
 from terrace_runtime.models.cache import ModelCache, content_key
-from terrace_runtime.models.fetch import Work, fetch
+from terrace_runtime.models.fetch import fetch
 from terrace_runtime.models.progress import ProgressReporter
+from terrace_runtime.models.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,9 @@ import terrace_runtime
 from support.fetching import LOOPBACK, QUICK, failure, get, read_here, sha, stored
 from support.origins import Cdn
 from terrace_runtime.contract import FetchProgress, FetchSpec
-from terrace_runtime.models.fetch import Work, fetch
+from terrace_runtime.models.fetch import fetch
 from terrace_runtime.models.progress import ProgressReporter
+from terrace_runtime.models.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

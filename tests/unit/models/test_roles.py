@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from support.fetching import LOOPBACK, failure, get, sha, stored
+from support.gguf_files import model_file
 from support.lora_files import lora_file
 from support.origins import Hub, Registry
 from support.split_files import split_file
@@ -63,6 +64,23 @@ async def test_a_model_is_no_adapter_and_an_adapter_no_model(
             wrong = failure(await fetched(hub, role, "lora.gguf"))
             assert (wrong.reason, wrong.permanent) == ("UnsupportedFormat", True)
             assert "a LoRA adapter (name it under spec.adapters)" in wrong.message
+
+
+async def test_a_large_file_of_the_wrong_kind_is_refused_by_its_header(
+    pod: Path, tmp_path: Path
+) -> None:
+    content = model_file(tmp_path / "m.gguf", layers=6, embedding=1024, vocabulary=16384)
+    async with Hub(files={"f.gguf": content.read_bytes()}).running() as hub:
+        spec = FetchSpec(
+            uri="hf://owner/repo",
+            role="adapter",
+            hf_endpoint=hub.url,
+            allowed_networks=LOOPBACK,
+        )
+        wrong = failure(await get(spec, peek_from_bytes=10 * 2**20))
+        assert (wrong.reason, wrong.permanent) == ("UnsupportedFormat", True)
+        ranges = [request.headers.get("Range") for request in hub.asked("/resolve/")]
+        assert ranges == [f"bytes=0-{8 * 2**20 - 1}"]
 
 
 async def test_an_adapter_in_parts_is_refused(pod: Path, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from support.file_server import status
 from support.origins import Cdn, Hub, Registry, S3Store
 from terrace_runtime.contract import FetchProgress, FetchSpec
 from terrace_runtime.models.errors import FetchError
-from terrace_runtime.models.fetch import Work, fetch
+from terrace_runtime.models.fetch import fetch
 from terrace_runtime.models.progress import ProgressReporter
 from terrace_runtime.models.remote import Bearer
 from terrace_runtime.models.resolve import resolve
 from terrace_runtime.models.secrets import Secrets, read_secrets
 from terrace_runtime.models.sources import HttpSource
+from terrace_runtime.models.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path
