@@ -137,6 +137,22 @@ FULL_POOL = changed(
             "runtimeImage": "registry.example/terrace/runtime:1",
         },
         {"name": "b", "host": {"cpu": "500m"}},
+        {
+            "name": "c",
+            "accelerator": "nvidia",
+            "count": 2,
+            "memoryPerDevice": "80Gi",
+            "resourceName": "nvidia.com/mig-1g.10gb",
+            "minResidenceSeconds": 0,
+            "packing": "Spread",
+        },
+        {"name": "d", "accelerator": "amd", "sharing": "Shared", "count": 1},
+        {
+            "name": "e",
+            "accelerator": "nvidia",
+            "resourceClaimTemplateName": "gpus",
+            "memoryPerDevice": "80Gi",
+        },
     ],
     offload={"kvTypes": {"key": "f16"}, "profile": "DiskHeavy", "disk": {"ephemeral": True}},
     modelCache={"size": "1Gi", "storageClassName": "fast", "accessMode": "ReadWriteMany"},
@@ -306,7 +322,51 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "flavor: name": (flavor(name="big-one"), ["spec.flavors[0].name", "letters and digits"]),
     "flavor: long name": (flavor(name="a" * 12), ["spec.flavors[0].name", "11"]),
-    "flavor: accelerator": (flavor(accelerator="gpu"), ["flavors[0].accelerator", '"cpu"']),
+    "flavor: accelerator": (
+        flavor(accelerator="GPU"),
+        ["flavors[0].accelerator", "name of an accelerator, such as cpu or nvidia"],
+    ),
+    **{
+        f"flavor: {field} without devices": (
+            flavor(**{field: value}),
+            [f"flavors[0].{field}", f"{field} is about devices"],
+        )
+        for field, value in {
+            "count": 1,
+            "memoryPerDevice": "1Gi",
+            "sharing": "Shared",
+            "resourceName": "a.b/c",
+            "resourceClaimTemplateName": "a",
+            "minResidenceSeconds": 1,
+            "packing": "Pack",
+        }.items()
+    },
+    "flavor: a share of two": (
+        flavor(accelerator="nvidia", sharing="Shared", count=2),
+        ["flavors[0].count", "gives a share of one device"],
+    ),
+    "flavor: claim and resource": (
+        flavor(
+            accelerator="nvidia",
+            resourceClaimTemplateName="a",
+            resourceName="a.b/c",
+            memoryPerDevice=1,
+        ),
+        ["flavors[0].resourceName", "drop resourceName"],
+    ),
+    "flavor: claim and sharing": (
+        flavor(
+            accelerator="nvidia",
+            resourceClaimTemplateName="a",
+            sharing="Exclusive",
+            memoryPerDevice=1,
+        ),
+        ["flavors[0].sharing", "drop sharing"],
+    ),
+    "flavor: claim of unknown size": (
+        flavor(accelerator="nvidia", resourceClaimTemplateName="a"),
+        ["flavors[0].memoryPerDevice", "set memoryPerDevice"],
+    ),
     "flavor: cpu": (flavor(host={"cpu": "two"}), ["flavors[0].host.cpu", "quantity above zero"]),
     "flavor: no cpu": (flavor(host={"cpu": 0}), ["flavors[0].host.cpu", "quantity above zero"]),
     "flavor: memory": (flavor(host={"memory": "-1Gi"}), ["host.memory", "quantity above zero"]),

@@ -105,6 +105,7 @@ class Flavor(ApiValue):
                     "resourceName",
                     "resourceClaimTemplateName",
                     "minResidenceSeconds",
+                    "packing",
                 )
             ),
             rule(
@@ -178,6 +179,9 @@ class Flavor(ApiValue):
     min_residence_seconds: int | None = Field(default=None, ge=0, le=86400)
     """Seconds that a model keeps its device before one of higher priority may take it.
     Default: 300."""
+    packing: Literal["Pack", "Spread"] | None = None
+    """Which of its nodes are preferred. Pack: those with fewest devices free, so that whole nodes
+    stay free for models that need many. Spread: those with most. Default: Pack."""
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
         default_factory=dict, max_length=16
     )

@@ -80,9 +80,10 @@ def free_nodes(found: DeviceClass, used: Mapping[str, int]) -> list[FreeNode]:
     ]
 
 
-def least_left_over(nodes: Sequence[FreeNode], most: int) -> list[FreeNode]:
-    """At most so many of ``nodes``, the one that has fewest devices free first."""
-    return nsmallest(most, nodes, key=lambda each: (each.free, each.node.name))
+def preferred(nodes: Sequence[FreeNode], most: int, *, is_packed: bool) -> list[FreeNode]:
+    """At most so many of ``nodes``: packed, the one with fewest devices free first, else most."""
+    sign = 1 if is_packed else -1
+    return nsmallest(most, nodes, key=lambda each: (sign * each.free, each.node.name))
 
 
 def _is_alike(one: int, other: int) -> bool:

@@ -15,7 +15,7 @@ from terrace.api.offload import KvTypes, Offload
 from terrace.api.quantity import parse_bytes
 from terrace.planner.accelerators import missing_weight_types, runs_kv
 from terrace.planner.candidates import lane_of
-from terrace.planner.device_classes import DeviceClass, classes_of, free_nodes, least_left_over
+from terrace.planner.device_classes import DeviceClass, classes_of, free_nodes, preferred
 from terrace.planner.device_labels import matches
 from terrace.planner.devices import DeviceRoom
 from terrace.planner.memo import NodesMemo
@@ -120,7 +120,8 @@ def _offers(
         slots = sum(node.free // count for node in fitting)
         mine, waiting = max(0, slots - waiting), max(0, waiting - slots)
         if mine:
-            best = least_left_over(fitting, PREFERRED_NODES)
+            is_packed = flavor.packing != "Spread"
+            best = preferred(fitting, PREFERRED_NODES, is_packed=is_packed)
             device = _device(flavor, table, row, resource, each, best)
             offers.append(DeviceOffer(device, tuple(node.node for node in fitting)))
     return tuple(offers) or _all_taken(flavor, resource, count, seen)

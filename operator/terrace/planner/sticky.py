@@ -34,7 +34,7 @@ IN_PLACE: dict[str, Any] = {
 }
 """Fields of a model that no replica needs to restart for: the gateway routes by the names, and only
 fetch Jobs read secrets."""
-_FLAVOR_IN_PLACE = {"min_residence_seconds"}
+_FLAVOR_IN_PLACE = {"min_residence_seconds", "packing"}
 _POOL_SETTINGS = {"queue", "drain_timeout_seconds"}
 _QUANTITIES = {"spill_threshold", "max_disk", "prefetch_window"}
 _DEFAULTS: dict[str, object] = {

@@ -97,6 +97,9 @@ def test_the_node_that_keeps_fewest_devices_idle_is_preferred() -> None:
     nodes = [gpu_node("a", 8), gpu_node("b", 2), gpu_node("c", 4)]
     (device,) = devices(rooms(flavor(count=2), *nodes, used=taken(c=1)))
     assert device.preferred_nodes == ("b", "c", "a")
+    spread = flavor(count=2, packing="Spread")
+    (device,) = devices(rooms(spread, *nodes, used=taken(c=1)))
+    assert device.preferred_nodes == ("a", "c", "b")
 
 
 def test_several_devices_must_be_free_on_one_node() -> None:

@@ -60,6 +60,7 @@ POOL: dict[str, Any] = {
             "resourceName": "nvidia.com/gpu",
             "resourceClaimTemplateName": "a",
             "minResidenceSeconds": 1,
+            "packing": "Pack",
             "nodeSelector": {"a": "b"},
             "tolerations": [
                 {
@@ -97,6 +98,7 @@ OTHER = {
     "accelerator": "amd",
     "memoryPerDevice": "2Gi",
     "sharing": "Exclusive",
+    "packing": "Spread",
     "sha256": "b" * 64,
     "nodeSelector": {"a": "c"},
     "allowedNetworks": ["10.0.0.0/9"],
