@@ -62,6 +62,12 @@ def index_keys(kind: Kind, manifest: Manifest) -> Iterator[Hashable]:
             yield ("exceeded", digest)
 
 
+def priority_of(model: Manifest) -> int:
+    """A stored model's spec.priority, read without trusting that it parses."""
+    wanted = (model.get("spec") or {}).get("priority")
+    return wanted if isinstance(wanted, int) else 0
+
+
 def claimed_names(model: Manifest) -> tuple[str, ...]:
     """The names a stored model asks for, its adapters' too; it need not parse."""
     spec = model.get("spec") or {}
@@ -118,6 +124,8 @@ class Cache:
         self._objects: dict[Kind, dict[Key, _Stored]] = {}
         self._versions: dict[tuple[Kind, Key], int] = {}
         self._index: dict[Hashable, dict[tuple[Kind, Key], None]] = {}
+        self._priorities: dict[Key, int] = {}
+        """Of models that have one."""
         self._tombstones: OrderedDict[tuple[Kind, Key], int] = OrderedDict()
         self._doomed: OrderedDict[str, None] = OrderedDict()
         self.inventory = Inventory()
@@ -140,6 +148,8 @@ class Cache:
         self._unindex(kind, key, old)
         for index_key in index_keys(kind, new):
             self._index.setdefault(index_key, {})[kind, key] = None
+        if kind == MODEL and (priority := priority_of(new)):
+            self._priorities[key] = priority
         self.inventory.see(kind, old, new)
         return Change(kind, key, old, new)
 
@@ -216,6 +226,12 @@ class Cache:
         """Models that refer to the pool, whether it exists or not."""
         return [model for _, model in self._found(("pool", *pool))]
 
+    def priorities_in_pool(self, pool: Key) -> dict[Key, int]:
+        """spec.priority of each model that refers to the pool, without reading the models."""
+        return {
+            key: self._priorities.get(key, 0) for _, key in self._index.get(("pool", *pool), {})
+        }
+
     def models_exceeding(self, digest: str) -> list[Manifest]:
         """Models of the file ``digest`` whose replicas took more than their plans counted."""
         return [model for _, model in self._found(("exceeded", digest))]
@@ -235,6 +251,8 @@ class Cache:
         return [(kind, self._objects[kind][key].manifest) for kind, key in sorted(found)]
 
     def _unindex(self, kind: Kind, key: Key, old: Manifest | None) -> None:
+        if kind == MODEL:
+            self._priorities.pop(key, None)
         for index_key in index_keys(kind, old) if old else ():
             entries = self._index.get(index_key, {})
             entries.pop((kind, key), None)

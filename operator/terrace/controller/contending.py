@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from terrace.api.conditions import ConditionType, Reason
 from terrace.api.names import Key
-from terrace.controller.contest import Claim, holders_of, priority_of
-from terrace.controller.kinds import key_of
+from terrace.controller.contest import Claim, holders_of
 from terrace.controller.moving import Eviction, give_way, homeless_left_s, move_on
 from terrace.controller.placing import Decision, Running, decide_placement
 from terrace.planner.inputs import Cluster
@@ -107,9 +106,9 @@ def _wait_for_weaker(
 ) -> Turn | None:
     """Claim the devices of weaker models, where that is what it takes."""
     pool = Key(subject.key.namespace, subject.pool_name)
-    others = context.cache.models_in_pool(pool)
+    others = context.cache.priorities_in_pool(pool)
     priority = model.spec.priority or 0
-    if all(priority_of(other) >= priority for other in others if key_of(other) != subject.key):
+    if all(theirs >= priority for other, theirs in others.items() if other != subject.key):
         return None
     holders = holders_of(context.cache, pool, subject.key)
     swap = find_swap(model, subject.pool, cluster, holders)

@@ -16,6 +16,7 @@ from terrace.api import names
 from terrace.api.names import Key
 from terrace.api.quantity import parse_bytes
 from terrace.controller import pods
+from terrace.controller.cache import priority_of
 from terrace.controller.kinds import (
     STATEFULSET,
     Manifest,
@@ -83,12 +84,6 @@ class Contest:
             swap = claim.swap
             devices.setdefault(swap.resource, Counter())[swap.flavor.name] += swap.devices
         return Usage(used.memory, devices)
-
-
-def priority_of(model: Manifest) -> int:
-    """``spec.priority`` of a stored model, read without trusting that it parses."""
-    priority = (model.get("spec") or {}).get("priority")
-    return priority if isinstance(priority, int) else 0
 
 
 def by_importance(models: Iterable[Manifest]) -> list[Manifest]:
