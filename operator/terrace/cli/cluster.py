@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+import yaml
 from kubernetes import config
 from kubernetes.client import ApiClient, ApiException, Configuration
 from kubernetes.config.config_exception import ConfigException
@@ -37,6 +38,16 @@ PAGE_SIZE = 500
 HTTP_ERROR = 300
 MAX_OBJECTS = 50_000
 """Of one kind; a cluster with more is not read to the end."""
+_BAD_CONFIG = (
+    ConfigException,
+    OSError,
+    yaml.YAMLError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+"""What the client's reader of kubeconfigs raises for files that are none."""
 _ERRORS: dict[int, type[ClusterError]] = {
     400: InvalidError,
     401: ForbiddenError,
@@ -66,7 +77,7 @@ class KubeReader:
         try:
             config.load_kube_config(path, context, client_configuration=configuration)
             namespace = _namespace_of(path, context)
-        except (ConfigException, OSError) as error:
+        except _BAD_CONFIG as error:
             if context is None and kubeconfig is None and _in_cluster(configuration):
                 return cls(ApiClient(configuration), configuration, "default")
             raise InputError(

@@ -88,10 +88,13 @@ def _words(reason: str) -> str:
 
 
 def _operator_steps(scene: Scene) -> tuple[Step, ...]:
-    """Only where the operator has not seen the object as it is now: else it plainly works."""
+    """Only where the operator has not seen the object as it is now, or is known to be down."""
     model = scene.seen.model
     if is_seen(model):
-        return ()
+        if scene.operators is None or any(pods.is_ready(pod) for pod in scene.operators):
+            return ()
+        summary = "no operator pod is ready: the status below may be old, and nothing goes on"
+        return (Step("operator", State.STUCK, summary, command=OPERATOR_PODS),)
     generation = model["metadata"].get("generation", 0)
     seen = (model.get("status") or {}).get("observedGeneration", -1)
     about = f"of generation {seen}" if isinstance(seen, int) and seen >= 0 else "not written yet"

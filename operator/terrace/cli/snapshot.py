@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from terrace.cli.reader import ClusterReader
     from terrace.planner.accelerators import AcceleratorTable
 
+_NO_SUCH_KIND = "could not find the requested resource"
+"""What an API server says about a kind that no CRD brings."""
 NO_MODEL = Key("", "")
 OPERATOR = f"{names.NAME}=terrace,{names.COMPONENT}=operator"
 MANAGED = f"{names.MANAGED_BY}={names.MANAGED_BY_VALUE}"
@@ -81,6 +83,11 @@ class Snapshot:
         try:
             found = self.reader.get(kind, key)
         except NotFoundError as error:
+            if _NO_SUCH_KIND in str(error):
+                raise InputError(
+                    f"{self.reader.server} does not know {kind.kind}: Terrace is not installed "
+                    "there (kubectl apply -f crds/), or it is the wrong cluster (--kube-context)"
+                ) from error
             raise InputError(f"{kind.kind} {key} is not in the cluster: {hint}") from error
         except ForbiddenError as error:
             raise NoAnswerError(f"{kind.kind} {key} may not be read: {error}") from error

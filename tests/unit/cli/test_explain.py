@@ -37,7 +37,7 @@ from terrace.cli.explain import parse_object, story_of
 from terrace.cli.explain_text import story_document, story_lines
 from terrace.cli.screen import wrapped
 from terrace.controller.kinds import EVENT, MODEL, NODE, POD, STATEFULSET, Kind, Manifest
-from terrace.controller.port import UnavailableError
+from terrace.controller.port import NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -365,3 +365,22 @@ def test_a_pool_tells_its_flavors_claim_and_models() -> None:
         path.write_text(text)
     assert text == path.read_text()
     assert story.is_ready
+
+
+def test_an_operator_that_is_down_is_told_although_the_status_is_fresh() -> None:
+    gateway = [part for part in parts() if "gateway" in part[1]["metadata"]["name"]]
+    objects = [each for each in ready() if each not in parts()]
+    story = story_of(FakeReader([*objects, *gateway]), "im", DEMO)
+    assert story.steps[0].summary.startswith("no operator pod is ready")
+    assert story.next_command == "kubectl get pods -A -l app.kubernetes.io/name=terrace"
+
+
+def test_a_cluster_without_terrace_is_told_so() -> None:
+    class Bare(FakeReader):
+        def get(self, kind: Kind, key: Key) -> Manifest:
+            raise NotFoundError(
+                f"{kind.path(key.namespace)}: 404 the server could not find the requested resource"
+            )
+
+    with pytest.raises(InputError, match="Terrace is not installed there"):
+        story_of(Bare([]), "im", DEMO)
