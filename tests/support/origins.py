@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, quote, unquote
 from aiohttp import web
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Self
 
@@ -36,13 +37,13 @@ class Origin:
     url: str = ""
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Self]:
+    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Self]:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
         try:
             yield self
         finally:

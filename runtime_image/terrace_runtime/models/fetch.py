@@ -81,7 +81,8 @@ def _demo(source: DemoSource) -> Path:
 async def _fetch_remote(
     source: RemoteSource, work: Work, cache: ModelCache, secrets: Secrets
 ) -> FetchOutcome:
-    async with open_web(AddressRule(work.spec.allowed_networks), work.limits) as web:
+    rule = AddressRule(work.spec.allowed_networks)
+    async with open_web(rule, work.limits, secrets.get("ca.crt")) as web:
         remote = await resolve(source, work.spec, web, secrets)
         told, wanted = remote.files[0].sha256, work.spec.sha256
         if told is not None and wanted not in {None, told}:

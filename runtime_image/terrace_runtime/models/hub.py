@@ -71,7 +71,7 @@ class _HubAccess(Bearer):
 async def resolve_hub(source: HubSource, spec: FetchSpec, web: Web, secrets: Secrets) -> Remote:
     """The files of ``source`` at the commit its revision names now; raises FetchError."""
     base = endpoint_url(spec.hf_endpoint or HUB, "sources.huggingFaceEndpoint")
-    if secrets.is_mounted and not secrets.get("token"):
+    if secrets.is_login and not secrets.get("token"):
         raise FetchError("Unauthorized", "an hf:// source's secret needs the key token")
     access = _HubAccess(base, secrets.get("token"), source.repo)
     revision = quote(source.revision, safe="")

@@ -45,7 +45,7 @@ class RegistryAccess(Access):
         self._login = secrets.login(registry)
         self._authorization = f"Bearer {secrets.get('token')}" if secrets.get("token") else ""
         self._is_anonymous = self._login is None and not self._authorization
-        if secrets.is_mounted and self._is_anonymous:
+        if secrets.is_login and self._is_anonymous:
             raise FetchError(
                 "Unauthorized",
                 f"the secret holds no login for {registry}: it needs username and password, "

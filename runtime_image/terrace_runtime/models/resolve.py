@@ -39,9 +39,9 @@ async def resolve(source: RemoteSource, spec: FetchSpec, web: Web, secrets: Secr
 
 def _resolve_http(source: HttpSource, secrets: Secrets) -> Remote:
     parts = urlsplit(source.url)
-    if secrets.is_mounted and parts.scheme != "https":
+    if secrets.is_login and parts.scheme != "https":
         raise FetchError("Unauthorized", "a secret is never sent over http://; use https://")
-    if secrets.is_mounted and not secrets.get("token"):
+    if secrets.is_login and not secrets.get("token"):
         raise FetchError("Unauthorized", "an https:// source's secret needs the key token")
     files = (RemoteFile(urlunsplit(parts._replace(path=path))) for path in part_paths(parts.path))
     return Remote(tuple(files), Bearer(source.url, secrets.get("token")))

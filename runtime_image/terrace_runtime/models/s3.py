@@ -106,7 +106,7 @@ class _S3Access(Access):
 
 
 def _key(secrets: Secrets) -> Key | None:
-    if not secrets.is_mounted:
+    if not secrets.is_login:
         return None
     key = Key(
         secrets.get("AWS_ACCESS_KEY_ID"),

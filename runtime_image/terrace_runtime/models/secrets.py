@@ -26,7 +26,10 @@ KEYS: Final = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "ca.crt",
 )
+_DOCUMENTS: Final = frozenset({".dockerconfigjson", "ca.crt"})
+"""Keys whose values have lines and never become a header."""
 _MAX_VALUE_BYTES: Final = 64 * 2**10
 _MAX_FILE_BYTES: Final = 2**20
 _MIN_HIDDEN: Final = 4
@@ -36,15 +39,13 @@ _MIN_HIDDEN: Final = 4
 class Secrets:
     """The values of one Secret; prints as nothing."""
 
-    def __init__(
-        self, values: Mapping[str, str] | None = None, *, is_mounted: bool = False
-    ) -> None:
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
         """Raises FetchError for a value that could not be put into a header."""
         self._values = dict(values or {})
-        self.is_mounted = is_mounted or bool(self._values)
-        """Whether the source names a Secret at all."""
+        self.is_login = bool(self._values) and self._values.keys() != {"ca.crt"}
+        """Whether there is anything to log in with."""
         for key, value in self._values.items():
-            is_text = all(c.isprintable() for c in value) or key == ".dockerconfigjson"
+            is_text = all(c.isprintable() for c in value) or key in _DOCUMENTS
             if not is_text or len(value) > _MAX_VALUE_BYTES:
                 _refuse(f"the secret's key {key} holds control characters or is too long")
         self._hidden = sorted(_hidden(self._values), key=len, reverse=True)
@@ -87,11 +88,11 @@ def read_secrets(secret_dir: str) -> Secrets:
             _refuse(f"the secret's key {key} cannot be read")
     if not values:
         _refuse(f"the source's secret has none of the keys {', '.join(KEYS)}")
-    return Secrets(values, is_mounted=True)
+    return Secrets(values)
 
 
 def _hidden(values: Mapping[str, str]) -> set[str]:
-    found = {value for key, value in values.items() if key not in {"username", ".dockerconfigjson"}}
+    found = {v for key, v in values.items() if key != "username" and key not in _DOCUMENTS}
     raw = values.get(".dockerconfigjson", "")
     if raw:
         try:

@@ -153,12 +153,20 @@ class Web:
 
 
 @contextlib.asynccontextmanager
-async def open_web(rule: AddressRule, limits: DownloadLimits) -> AsyncIterator[Web]:
-    """A session for one fetch."""
+async def open_web(
+    rule: AddressRule, limits: DownloadLimits, authority: str = ""
+) -> AsyncIterator[Web]:
+    """A session for one fetch.
+
+    ``authority`` holds certificates (PEM) that count beside those the system trusts. Raises
+    FetchError when it does not.
+    """
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=limits.connect_timeout_s, sock_read=limits.read_timeout_s
     )
-    connector = aiohttp.TCPConnector(resolver=GuardedResolver(rule), limit=1, force_close=True)
+    connector = aiohttp.TCPConnector(
+        resolver=GuardedResolver(rule), limit=1, force_close=True, ssl=_trust(authority)
+    )
     async with aiohttp.ClientSession(
         connector=connector,
         timeout=timeout,
@@ -167,6 +175,17 @@ async def open_web(rule: AddressRule, limits: DownloadLimits) -> AsyncIterator[W
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
         yield Web(session, rule, limits)
+
+
+def _trust(authority: str) -> ssl.SSLContext | bool:
+    if not authority:
+        return True
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(cadata=authority)
+    except (ssl.SSLError, ValueError):
+        raise FetchError("Unauthorized", "the secret's ca.crt holds no certificate") from None
+    return context
 
 
 async def read_up_to(response: aiohttp.ClientResponse, count: int) -> bytes:
@@ -206,10 +225,13 @@ def _translated(url: str) -> Iterator[None]:
         yield
     except FetchError:
         raise
-    except ssl.SSLCertVerificationError as error:
-        raise FetchError("DownloadFailed", f"certificate refused: {error.reason}") from error
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise FetchError("DownloadFailed", f"certificate refused: {error}") from error
+    except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
+        why = getattr(error, "certificate_error", error)
+        raise FetchError(
+            "DownloadFailed",
+            f"{shown(url)}: certificate refused: {str(why)[:300]}; of an authority of your own, "
+            "put its certificate under ca.crt into the source's secret",
+        ) from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, FetchError) else None
         if cause is not None:
