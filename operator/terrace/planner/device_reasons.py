@@ -32,6 +32,7 @@ def device_reasons(facts: ModelFacts, room: Room, sized: Sized, size: Footprint)
         _room_reason(device),
         *device.reasons,
         _layers_reason(facts, split, device),
+        *_cells_reasons(split),
         *_cut_reasons(split),
         _bytes_reason(device, size),
         (
@@ -64,20 +65,34 @@ def _layers_reason(facts: ModelFacts, split: DeviceSplit, device: DeviceRoom) ->
         return f"layers: all {count} and the output head on the {where}, with their KV cells"
     if split.moves_feed_forward:
         return _feed_forward_reason(count, split, where)
+    cells = "with their KV cells" if split.kv_on_device else "without their KV cells"
     if split.device_layers > count:
-        return (
-            f"layers: all {count} and the output head on the {where}, with their KV cells, but the "
-            f"routed experts of the first {split.expert_layers_on_host}: a token goes through "
-            f"{facts.experts_used} of {facts.experts}, so experts are what costs least on the host"
-        )
+        words = f"layers: all {count} and the output head on the {where}, {cells}"
+        if split.expert_layers_on_host:
+            words += (
+                f", but the routed experts of the first {split.expert_layers_on_host}: a token "
+                f"goes through {facts.experts_used} of {facts.experts}, so experts are what costs "
+                "least on the host"
+            )
+        return words
     layers = split.device_layers - 1
     words = (
-        f"layers: the last {layers} of {count} and the output head on the {where}, with their KV "
-        f"cells; the first {count - layers} on the host"
+        f"layers: the last {layers} of {count} and the output head on the {where}, {cells}; the "
+        f"first {count - layers} on the host"
     )
     if split.expert_layers_on_host:
         return f"{words}, and the routed experts of all layers"
     return words
+
+
+def _cells_reasons(split: DeviceSplit) -> tuple[str, ...]:
+    if split.kv_on_device:
+        return ()
+    words = (
+        "KV cells and attention on the host: beside them fewer layers would fit the device, and a "
+        "token reads the cells of its own conversation alone"
+    )
+    return (words,)
 
 
 def _feed_forward_reason(count: int, split: DeviceSplit, where: str) -> str:

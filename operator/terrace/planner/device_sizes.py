@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from terrace.planner.classes import reuse_of
+from terrace.planner.geometry import DeviceSplit
 from terrace.planner.split import search
 from terrace.planner.tiers import DEFAULT_PROFILE, meaning_of
 
@@ -17,13 +19,18 @@ if TYPE_CHECKING:
 
     from terrace.api.offload import Profile
     from terrace.planner.devices import DeviceRoom
-    from terrace.planner.geometry import DeviceSplit
     from terrace.planner.shapes import Wish
     from terrace.planner.sizing import Size
     from terrace.planner.split import Search
+    from terrace_runtime.contract import ModelFacts
 
 GIVEN_UP = 0.05
 """How much of the speed that the smallest default context brings is given up for a larger one."""
+
+LEAST_GAIN = 0.5
+"""How much faster tokens must become for cells to leave the layers that are on devices: attention
+is then computed on the host, which makes long prompts slower, and more so with more of them."""
+MAY_MOVE_CELLS: frozenset[Profile] = frozenset({"Auto", "Balanced", "DiskHeavy"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,10 @@ class Sized:
     split: DeviceSplit | None
     speed: float
     """Expected tokens/s of one conversation; 0: not estimated."""
+
+    def is_whole(self, wish: Wish) -> bool:
+        """Whether all weights and cells are on devices."""
+        return self.split is not None and is_whole(self.split, wish.facts.layer_count)
 
 
 def preferred(wish: Wish, room: DeviceRoom, sizes: Sequence[Size]) -> Iterator[Sized]:
@@ -46,12 +57,10 @@ def preferred(wish: Wish, room: DeviceRoom, sizes: Sequence[Size]) -> Iterator[S
     profile = wish.offload.profile or DEFAULT_PROFILE
     default = next(size for size in sizes if not size.is_extra)
     for size in sizes:
-        one = searched(wish, room, size, read_tokens=default.context_tokens // 2)
-        split = pick(one, profile)
-        if split is None or (size.is_extra and not is_whole(split, one.layer_count)):
+        sized = chosen(wish, room, size, read_tokens=default.context_tokens // 2)
+        if sized is None or (size.is_extra and not sized.is_whole(wish)):
             continue
-        sized = Sized(size, split, one.speed(split))
-        if not found and (profile != "Auto" or is_whole(split, one.layer_count)):
+        if not found and (profile != "Auto" or sized.is_whole(wish)):
             yield sized  # Nothing is faster.
         else:
             found.append(sized)
@@ -62,7 +71,57 @@ def preferred(wish: Wish, room: DeviceRoom, sizes: Sequence[Size]) -> Iterator[S
                 yield each if each is found[0] else _traded(each, found[0])
 
 
-def searched(wish: Wish, room: DeviceRoom, size: Size, *, read_tokens: int = 0) -> Search:
+def chosen(wish: Wish, room: DeviceRoom, size: Size, *, read_tokens: int = 0) -> Sized | None:
+    """What the profile puts on devices with ``size``; None where not one layer fits."""
+    profile = wish.offload.profile or DEFAULT_PROFILE
+    one = searched(wish, room, size, read_tokens=read_tokens)
+    split = pick(one, profile)
+    least = one.speed(split) * (1 + LEAST_GAIN) if split else 0.0
+    may_move = profile in MAY_MOVE_CELLS and _has_only_cells(wish.facts)
+    if may_move and one.speed(DeviceSplit(one.layer_count + 1, kv_on_device=False)) > least:
+        other = searched(wish, room, size, read_tokens=read_tokens, kv_on_device=False)
+        moved = pick(other, profile)
+        if moved and other.speed(moved) > least:
+            split = moved
+    return Sized(size, split, one.speed(split)) if split else None
+
+
+def fuller(wish: Wish, room: DeviceRoom, sized: Sized, missing_bytes: int) -> Sized | None:
+    """The fastest split that leaves a host, too small by so many bytes, so much less."""
+    one = searched(wish, room, sized.size)
+    if sized.split is None or not sized.split.kv_on_device or not _may_fill(wish, one):
+        return None
+    split = one.fuller(sized.split, missing_bytes)
+    return Sized(sized.size, split, one.speed(split)) if split else None
+
+
+def fullest(wish: Wish, room: DeviceRoom, size: Size) -> DeviceSplit | None:
+    """The split that leaves the host least; None where not one layer fits."""
+    one = searched(wish, room, size)
+    found = one.fullest() if _may_fill(wish, one) else None
+    usual = chosen(wish, room, size)
+    return found or (usual.split if usual else None)
+
+
+def _may_fill(wish: Wish, one: Search) -> bool:
+    """Whether there are other ways to fill a device than the fastest."""
+    return one.has_experts and (wish.offload.profile or DEFAULT_PROFILE) in MAY_MOVE_CELLS
+
+
+def _has_only_cells(facts: ModelFacts) -> bool:
+    """Whether what the model keeps is KV cells: recurrent states are computed where they lie."""
+    has_cells = any(run.kv_heads for run in facts.layers)
+    return has_cells and not facts.recurrent_bytes and reuse_of(facts) != "none"
+
+
+def searched(
+    wish: Wish,
+    room: DeviceRoom,
+    size: Size,
+    *,
+    read_tokens: int = 0,
+    kv_on_device: bool = True,
+) -> Search:
     """The search for one size."""
     share = meaning_of(wish.offload, has_device=True).device_share
     # Only HostHeavy takes the feed-forward weights of dense layers away from their attention.
@@ -75,6 +134,7 @@ def searched(wish: Wish, room: DeviceRoom, size: Size, *, read_tokens: int = 0) 
         share=share,
         read_tokens=read_tokens,
         is_dense=is_dense,
+        kv_on_device=kv_on_device,
     )
 
 
@@ -94,8 +154,9 @@ def pick(one: Search, profile: Profile) -> DeviceSplit | None:
 
 
 def is_whole(split: DeviceSplit, layer_count: int) -> bool:
-    """Whether all weights are on devices."""
-    return split.device_layers > layer_count and not split.expert_layers_on_host
+    """Whether all weights and cells are on devices."""
+    all_weights = split.device_layers > layer_count and not split.expert_layers_on_host
+    return all_weights and split.kv_on_device
 
 
 def _host_heavy(one: Search) -> DeviceSplit | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
 from terrace.api.offload import overridden
+from terrace.planner.device_sizes import fuller
 from terrace.planner.footprint import footprint
 from terrace.planner.planned import Fit, planned
 from terrace.planner.refusals import refusal_in, refusal_of
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.planner.device_sizes import Sized
-    from terrace.planner.geometry import Shape
     from terrace.planner.inputs import Cluster, ModelInputs
     from terrace.planner.plan import OffloadPlan
 
@@ -80,19 +80,26 @@ def _first_fit(wish: Wish, room: Room) -> Fit | NoPlacement:
     if refusal:
         return refusal
     wish = wish.in_room(room)
-    for sized in wish.sized(room):
-        for shape in _fitting(wish, room, sized):
+    for preferred in wish.sized(room):
+        sized = preferred
+        missing = _missing(wish, room, sized)
+        if missing > 0 and room.device is not None:
+            fallback = fuller(wish, room.device, sized, missing)
+            sized, missing = fallback or sized, _missing(wish, room, fallback or sized)
+        if missing > 0:
+            continue
+        for shape in wish.choices(sized.size, sized.split):
             size = footprint(wish.facts, shape, wish.extras_of(sized.size))
             if size.limit_bytes <= room.memory_bytes:
                 return Fit(room, sized, shape, size)
     return too_small(wish, room)
 
 
-def _fitting(wish: Wish, room: Room, sized: Sized) -> list[Shape]:
-    """The shapes of one size, in order of preference; none where not even the least fits."""
-    shapes = list(wish.choices(sized.size, sized.split))
-    least = footprint(wish.facts, shapes[-1], wish.extras_of(sized.size))
-    return shapes if least.limit_bytes <= room.memory_bytes else []
+def _missing(wish: Wish, room: Room, sized: Sized) -> int:
+    """By how many bytes the host is too small for the least shape of one size; 0 or less: not."""
+    *_, least = wish.choices(sized.size, sized.split)
+    size = footprint(wish.facts, least, wish.extras_of(sized.size))
+    return size.limit_bytes - room.memory_bytes
 
 
 def _together(failures: Sequence[NoPlacement]) -> NoPlacement:

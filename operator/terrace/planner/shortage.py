@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
 from terrace.api.offload import KvTypes
-from terrace.planner.device_sizes import pick, searched
+from terrace.planner.device_sizes import chosen, fullest, searched
 from terrace.planner.footprint import footprint
 from terrace.planner.nodes import format_bytes
 from terrace.planner.room import NoPlacement
@@ -40,7 +40,8 @@ def too_small(wish: Wish, room: Room) -> NoPlacement:
 
 
 def _split(wish: Wish, device: DeviceRoom, size: Size) -> DeviceSplit | None:
-    return pick(searched(wish, device, size), _profile(wish))
+    found = chosen(wish, device, size)
+    return found.split if found else None
 
 
 def _profile(wish: Wish) -> Profile:
@@ -97,7 +98,7 @@ def _host_too_small(
         """The shape of ``size`` that takes least; None where its layers do not fit the devices."""
         there = split
         if room.device is not None:
-            there = _split(wish, room.device, size)
+            there = fullest(wish, room.device, size)
             if there is None:
                 return None
         *_, found = wish.choices(size, there)

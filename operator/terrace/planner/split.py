@@ -54,6 +54,8 @@ class Search:
     lies there in part, and of one that lies there whole."""
     is_dense: bool = False
     """What ``sums`` calls experts are feed-forward weights."""
+    kv_on_device: bool = True
+    """Cells lie with their layers; else all of them on the host, with attention."""
 
     @property
     def layer_count(self) -> int:
@@ -85,6 +87,32 @@ class Search:
 
     def most_layers(self, experts_on_host: int, most: int | None = None) -> DeviceSplit | None:
         """As many layers as fit, at least one beside the head; None: not even that."""
+        found = self._most_layers(experts_on_host, most)
+        return self._fitted(found) if found else None
+
+    def fuller(self, than: DeviceSplit, more_bytes: int) -> DeviceSplit | None:
+        """The fastest split that leaves the host so many bytes less than ``than`` does.
+
+        None: there is none. Only of experts are there several ways to fill a device as far.
+        """
+        least = self.device_bytes(than) + more_bytes
+        if least > self._capacity(is_whole=False) * self.room.count:
+            return None
+        enough = [each for each in self._ways() if self.device_bytes(each) >= least]
+        found = max(enough, key=self.speed, default=None)
+        return self._fitted(found) if found else None
+
+    def fullest(self) -> DeviceSplit | None:
+        """The split that leaves the host least; None where not one layer fits."""
+        found = max(self._ways(), key=self.device_bytes, default=None)
+        return self._fitted(found) if found else None
+
+    def _ways(self) -> list[DeviceSplit]:
+        """For each number of layers without experts, as many layers as fit."""
+        found = (self._most_layers(experts) for experts in range(self.layer_count + 1))
+        return [each for each in found if each]
+
+    def _most_layers(self, experts_on_host: int, most: int | None = None) -> DeviceSplit | None:
         costs = self._costs(experts_on_host)
         room = self._capacity(is_whole=False)
         start = _first_layer(costs, self._head, [room] * self.room.count)
@@ -93,7 +121,12 @@ class Search:
         layers = min(layers, most) if most is not None else layers
         if layers < 2:  # noqa: PLR2004 - the head alone is no layer
             return None
-        return self._fitted(self._split(experts_on_host, layers))
+        return self._split(experts_on_host, layers)
+
+    def device_bytes(self, split: DeviceSplit) -> int:
+        """Weights, cells and adapters on all devices."""
+        costs = self._costs(split.expert_layers_on_host)
+        return costs[-1] - costs[self.layer_count + 1 - split.device_layers] + self._head
 
     def fits(self, experts_on_host: int, device_layers: int) -> bool:
         """Whether some cut over the devices keeps each within its memory."""
@@ -149,8 +182,13 @@ class Search:
         return [cost - each for cost, each in zip(self.costs, experts, strict=True)]
 
     def _split(self, experts_on_host: int, device_layers: int) -> DeviceSplit:
-        split = _bare_split(self.room, experts_on_host, device_layers)
-        return replace(split, moves_feed_forward=self.is_dense and experts_on_host > 0)
+        return _bare_split(
+            self.room,
+            experts_on_host,
+            device_layers,
+            moves_feed_forward=self.is_dense and experts_on_host > 0,
+            kv_on_device=self.kv_on_device,
+        )
 
     def _fitted(self, split: DeviceSplit) -> DeviceSplit | None:
         """``split`` with the cut that leaves the fullest device the most room."""
@@ -172,6 +210,7 @@ def search(
     share: float = 1.0,
     read_tokens: int = 0,
     is_dense: bool = False,
+    kv_on_device: bool = True,
 ) -> Search:
     """A search for ``shape`` as it is without a split.
 
@@ -181,20 +220,32 @@ def search(
     sums = layer_sums(facts, shape, read_tokens, is_dense=is_dense)
     adapter = adapter_layer_bytes(facts, extras.adapter_bytes)
     rows = zip(sums.weights, sums.kv, strict=True)
-    costs = [weights + kv + n * adapter for n, (weights, kv) in enumerate(rows)]
+    costs = [weights + kv * kv_on_device + n * adapter for n, (weights, kv) in enumerate(rows)]
     left = int(room.memory_bytes * share) - room.margin_bytes - extras.correction.device_bytes
     taken = []
     for device_layers in (facts.layer_count, facts.layer_count + 1):
-        with_split = replace(shape, split=_bare_split(room, 0, device_layers))
+        split = _bare_split(room, 0, device_layers, kv_on_device=kv_on_device)
+        with_split = replace(shape, split=split)
         compute = max(device_compute_bytes(facts, with_split))
         taken.append(compute + compute // HEADROOM)
     capacities = (left - taken[0], left - taken[1])
-    return Search(facts, shape, room, extras, sums, costs, capacities, is_dense)
+    return Search(
+        facts, shape, room, extras, sums, costs, capacities, is_dense, kv_on_device=kv_on_device
+    )
 
 
-def _bare_split(room: DeviceRoom, experts_on_host: int, device_layers: int) -> DeviceSplit:
+def _bare_split(
+    room: DeviceRoom,
+    experts_on_host: int,
+    device_layers: int,
+    *,
+    kv_on_device: bool,
+    moves_feed_forward: bool = False,
+) -> DeviceSplit:
     return DeviceSplit(
         device_layers=device_layers,
+        kv_on_device=kv_on_device,
+        moves_feed_forward=moves_feed_forward,
         devices=room.count,
         expert_layers_on_host=experts_on_host,
         is_pinned=room.backend not in UNPINNED_BACKENDS,

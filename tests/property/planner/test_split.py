@@ -88,8 +88,9 @@ class Solution:
     split: DeviceSplit | None = None
 
 
-def splits(layer_count: int, device: DeviceRoom) -> Iterator[DeviceSplit]:
-    """Every split with at least one layer on a device."""
+def splits(facts: ModelFacts, device: DeviceRoom) -> Iterator[DeviceSplit]:
+    """Every split with at least one layer on a device, and cells with their layers."""
+    layer_count = facts.layer_count
     for layers, experts in product(range(2, layer_count + 2), range(layer_count + 1)):
         cuts: list[tuple[float, ...]] = [()]
         if device.count > 1:
@@ -123,10 +124,13 @@ def speed(facts: ModelFacts, split: DeviceSplit, device: DeviceRoom, tokens: int
             used = run.expert_bytes * facts.experts_used / facts.experts
             seen = min(tokens, run.window) if run.window else tokens
             read = run.weight_bytes - run.expert_bytes
-            read += run.kv_heads * (run.key_length + run.value_length) * 2 * seen + run.state_bytes
+            cells = run.kv_heads * (run.key_length + run.value_length) * 2 * seen + run.state_bytes
             on_host = number < first
             host += read if on_host else 0
             there += 0 if on_host else read
+            is_with_it = split.kv_on_device and not on_host
+            host += 0 if is_with_it else cells
+            there += cells if is_with_it else 0
             is_moved = on_host or number < split.expert_layers_on_host
             host += used if is_moved else 0
             there += 0 if is_moved else used
@@ -141,7 +145,7 @@ def solve(wanted: Wish, device: DeviceRoom, host_bytes: int) -> Solution:
     tokens = sizes[0].context_tokens // 2
     for size in sizes:
         *_, least = wanted.choices(size, DeviceSplit(2))
-        for split in splits(wanted.facts.layer_count, device):
+        for split in splits(wanted.facts, device):
             found = speed(wanted.facts, split, device, tokens)
             if found > best.speed and fits(
                 wanted, replace(least, split=split), size, device, host_bytes
@@ -165,6 +169,7 @@ def test_auto_is_never_much_slower_than_the_best_there_is(
         plan.device.device_layers,
         devices=device.count,
         expert_layers_on_host=plan.device.expert_layers_on_host,
+        kv_on_device=plan.device.kv_on_device,
         tensor_split=plan.device.tensor_split,
     )
     tokens = min(8192, facts.context_length) // 2

@@ -55,6 +55,15 @@ def test_a_model_that_fits_lies_on_the_device_whole() -> None:
     assert plan.parallel == 16
 
 
+def test_cells_leave_the_device_where_many_sequences_would_push_the_layers_out() -> None:
+    plan, device = planned("llama-3.1-8b", L4, context={"length": 8192, "parallel": 48})
+    assert (device.device_layers, device.kv_on_device, device.kv_bytes) == (33, False, 0)
+    assert plan.kv_bytes >= 48 * 8192 * 131_072
+    assert any(reason.startswith("KV cells and attention on the host") for reason in plan.reasons)
+    _, states = planned("nemotron-h-8b", MIG_8, context={"length": 8192, "parallel": 48})
+    assert states.kv_on_device
+
+
 def test_what_the_user_wrote_stays() -> None:
     plan, _ = planned("llama-3.1-8b", MIG_8, context={"length": 16384, "parallel": 3})
     assert (plan.context_tokens, plan.parallel) == (16384, 3)
