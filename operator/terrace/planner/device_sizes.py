@@ -148,7 +148,7 @@ def pick(one: Search, profile: Profile) -> DeviceSplit | None:
     # A token goes through few of the experts: they are what costs least on the host.
     choices = [one.most_layers(0)]
     if one.has_experts:
-        choices += [one.fewest_experts(), one.most_layers(one.layer_count)]
+        choices += [one.fewest_experts(), one.most_layers(one.layer_count), one.fastest_between()]
     fitting = [choice for choice in choices if choice is not None]
     return max(fitting, key=one.speed, default=None)
 

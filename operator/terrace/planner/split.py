@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 HOST_BYTES_PER_SECOND = 50e9
 """How fast a host reads its memory: two channels of DDR5 to eight of DDR4. Decides what is fastest,
 never what fits."""
+MAX_WAYS = 12
 UNPINNED_BACKENDS = frozenset({"metal", "opencl", "cpu"})
 """Backends without host buffers of their own (``get_host_buffer_type`` is NULL)."""
 
@@ -90,6 +91,12 @@ class Search:
         found = self._most_layers(experts_on_host, most)
         return self._fitted(found) if found else None
 
+    def fastest_between(self) -> DeviceSplit | None:
+        """The fastest of some ways between all experts and none: exact up to so many layers."""
+        step = -(-self.layer_count // MAX_WAYS)
+        found = max(self._ways(step), key=self.speed, default=None)
+        return self._fitted(found) if found else None
+
     def fuller(self, than: DeviceSplit, more_bytes: int) -> DeviceSplit | None:
         """The fastest split that leaves the host so many bytes less than ``than`` does.
 
@@ -107,9 +114,9 @@ class Search:
         found = max(self._ways(), key=self.device_bytes, default=None)
         return self._fitted(found) if found else None
 
-    def _ways(self) -> list[DeviceSplit]:
+    def _ways(self, step: int = 1) -> list[DeviceSplit]:
         """For each number of layers without experts, as many layers as fit."""
-        found = (self._most_layers(experts) for experts in range(self.layer_count + 1))
+        found = (self._most_layers(experts) for experts in range(0, self.layer_count + 1, step))
         return [each for each in found if each]
 
     def _most_layers(self, experts_on_host: int, most: int | None = None) -> DeviceSplit | None:
