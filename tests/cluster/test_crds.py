@@ -145,6 +145,7 @@ FULL_POOL = changed(
             "resourceName": "nvidia.com/mig-1g.10gb",
             "minResidenceSeconds": 0,
             "packing": "Spread",
+            "deviceSampling": "Auto",
         },
         {"name": "d", "accelerator": "amd", "sharing": "Shared", "count": 1},
         {
@@ -339,6 +340,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
             "resourceClaimTemplateName": "a",
             "minResidenceSeconds": 1,
             "packing": "Pack",
+            "deviceSampling": "Off",
         }.items()
     },
     "flavor: a share of two": (

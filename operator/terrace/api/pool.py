@@ -106,6 +106,7 @@ class Flavor(ApiValue):
                     "resourceClaimTemplateName",
                     "minResidenceSeconds",
                     "packing",
+                    "deviceSampling",
                 )
             ),
             rule(
@@ -158,6 +159,9 @@ class Flavor(ApiValue):
     """Kind of device: cpu, or a name of the operator's accelerator table such as nvidia, amd,
     intel-gpu or ascend. What llama.cpp cannot use is refused, never replaced by the CPU.
     Default: cpu."""
+    device_sampling: Literal["Off", "Auto", "On"] | None = None
+    """Whether devices find the likeliest tokens, so that whole rows of logits stay there: Auto
+    where that is measured to be faster. Not stable with software Vulkan. Default: Off."""
     count: int | None = Field(default=None, ge=1, le=16)
     """Devices of one replica; a model's layers are split over them. Default: 1."""
     memory_per_device: Quantity | None = None

@@ -33,6 +33,12 @@ _SPECULATION_MODES: dict[str, Literal["off", "ngram", "draft"]] = {
     "Draft": "draft",
 }
 
+_DEVICE_SAMPLING: dict[str, Literal["off", "auto", "on"]] = {
+    "Off": "off",
+    "Auto": "auto",
+    "On": "on",
+}
+
 
 def runtime_config(
     subject: Subject, known: KnownModel, extras: Extras, plan: OffloadPlan
@@ -59,6 +65,7 @@ def runtime_config(
         kv_unified=plan.kv_unified,
         kv=_kv_tiers(subject, plan),
         offload=replica_offload(plan),
+        device_sampling=_device_sampling(subject, plan),
         speculation=_speculation(subject, extras),
         adapters=_adapters(subject, extras),
         max_waiting=subject.pool.queue.max_requests,
@@ -67,6 +74,12 @@ def runtime_config(
         drain_timeout_s=float(subject.pool.drain_timeout_seconds),
         trust_key=subject.trust_key,
     )
+
+
+def _device_sampling(subject: Subject, plan: OffloadPlan) -> Literal["off", "auto", "on"]:
+    flavor = next((each for each in subject.pool.flavors if each.name == plan.flavor), None)
+    wanted = flavor.device_sampling if flavor is not None else None
+    return _DEVICE_SAMPLING[wanted or "Off"]
 
 
 def _kv_tiers(subject: Subject, plan: OffloadPlan) -> KvTiers:

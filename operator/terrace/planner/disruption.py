@@ -83,6 +83,7 @@ _POOL: dict[str, tuple[Disruption, str]] = {
     "flavors[].sharing": ("rolling", "For models on this flavor."),
     "flavors[].resourceName": ("rolling", "For models on this flavor."),
     "flavors[].resourceClaimTemplateName": ("rolling", "For models on this flavor."),
+    "flavors[].deviceSampling": ("rolling", "For models on this flavor."),
     "flavors[].minResidenceSeconds": ("in place", "It holds when a device is wanted by two."),
     "flavors[].packing": ("in place", "It holds for models that are placed from then on."),
     "flavors[].nodeSelector": ("rolling", "For models on this flavor."),

@@ -18,10 +18,10 @@ from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
 from terrace.controller.facts import KnownModel, model_status
 from terrace.controller.files import Extras, read_extras
+from terrace.controller.jobs import fetch_jobs
 from terrace.controller.kinds import CONFIGMAP, JOB, STATEFULSET, Kind, Manifest
 from terrace.controller.manifests import (
     Subject,
-    fetch_jobs,
     model_cache_claim,
     model_children,
     plan_label,
@@ -337,6 +337,13 @@ def test_the_replica_is_told(
     config = runtime_config(subject(model(**spec), pool(**pool_spec)), KNOWN, Extras(), PLAN)
     assert getattr(config, field) == value
     assert RuntimeConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_devices_find_the_likeliest_tokens_where_the_flavor_says_so() -> None:
+    about = pool()
+    about["spec"]["flavors"][0] |= {"accelerator": "nvidia", "deviceSampling": "Auto"}
+    config = runtime_config(subject(model(), about), KNOWN, Extras(), PLAN)
+    assert config.device_sampling == "auto"
 
 
 def test_sampling_defaults_are_the_model_s() -> None:

@@ -61,6 +61,7 @@ POOL: dict[str, Any] = {
             "resourceClaimTemplateName": "a",
             "minResidenceSeconds": 1,
             "packing": "Pack",
+            "deviceSampling": "Off",
             "nodeSelector": {"a": "b"},
             "tolerations": [
                 {
@@ -99,6 +100,7 @@ OTHER = {
     "memoryPerDevice": "2Gi",
     "sharing": "Exclusive",
     "packing": "Spread",
+    "deviceSampling": "Auto",
     "sha256": "b" * 64,
     "nodeSelector": {"a": "c"},
     "allowedNetworks": ["10.0.0.0/9"],
