@@ -106,10 +106,10 @@ class ModelCache(CacheFolder):
         try:
             paths = self.blob_paths(entry.digest, len(entry.part_digests))
             is_same = entry.marks == _marks(paths)
-            if is_same:
-                os.utime(self._index)  # When it was last asked for: ``prune`` looks at it.
         except OSError:
             return None
+        with contextlib.suppress(OSError):  # Somebody else's file: it only looks older than it is.
+            os.utime(self._index)  # When it was last asked for: ``prune`` looks at it.
         return entry if is_same else None
 
     def record(self, digest: str, part_digests: Sequence[str]) -> None:
