@@ -230,9 +230,10 @@ def fetch_pod(**status: Any) -> tuple[Kind, Manifest]:
     return POD, {**found, "spec": {}, "status": {"phase": "Running", **status}}
 
 
-def parts(*, gateway_ready: bool = True) -> list[tuple[Kind, Manifest]]:
-    """Terrace's own pods."""
-    found = []
+def parts(*, gateway_ready: bool = True, **variables: str) -> list[tuple[Kind, Manifest]]:
+    """Terrace's own pods; ``variables``: the operator's environment."""
+    env = [{"name": name, "value": value} for name, value in variables.items()]
+    found: list[tuple[Kind, Manifest]] = []
     for component in ("operator", "gateway"):
         is_ready = component == "operator" or gateway_ready
         metadata = {
@@ -245,7 +246,7 @@ def parts(*, gateway_ready: bool = True) -> list[tuple[Kind, Manifest]]:
         ready = [{"type": "Ready", "status": str(is_ready)}]
         pod = {
             "metadata": metadata,
-            "spec": {},
+            "spec": {"containers": [{"name": component, "env": env}]},
             "status": {"phase": "Running", "conditions": ready},
         }
         found.append((POD, pod))

@@ -56,6 +56,7 @@ def subject_of(scene: Scene) -> Subject | None:
         pool = parse_spec(PoolSpec, scene.seen.pool)
     except InvalidSpecError:
         return None
+    learned = scene.learned
     adapters = tuple(_adapters(scene, spec))
     inputs = ModelInputs(
         facts,
@@ -63,6 +64,7 @@ def subject_of(scene: Scene) -> Subject | None:
         draft=known_facts(scene, "draft"),
         adapter_bytes=sum(each.file_bytes for each in adapters),
         adapter_digests=tuple(each.digest for each in adapters),
+        corrections=learned.installed.corrections(learned.cache, facts.digest, spec, pool),
     )
     return Subject(inputs, pool, scene.cluster)
 

@@ -14,6 +14,8 @@ from terrace.api.pool import PoolSpec
 from terrace.cli.errors import InputError
 from terrace.cli.explain_file import fetch_jobs
 from terrace.cli.explain_pool import PoolScene
+from terrace.cli.installation import read_installation
+from terrace.cli.profiles import Learned
 from terrace.cli.snapshot import MANAGED, Snapshot
 from terrace.cli.walk import Scene
 from terrace.controller import pods
@@ -22,7 +24,6 @@ from terrace.controller.kinds import (
     CLAIM,
     EVENT,
     MODEL,
-    POD,
     POOL,
     Manifest,
     uid_of,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 MAX_TROUBLED = 5
 """Pods whose events are read."""
-_OWN_PARTS = f"{names.NAME}=terrace"
 
 
 def model_scene(reader: ClusterReader, key: Key, now: datetime) -> Scene:
@@ -52,7 +52,7 @@ def model_scene(reader: ClusterReader, key: Key, now: datetime) -> Scene:
     for kind in CHILD_KINDS:
         seen.read(kind, key.namespace, labels=MANAGED)
     seen.read_usage()
-    table, parts = seen.operator_table(), _parts(seen)
+    installed = read_installation(seen)
     observed = observe(seen.cache, key)
     if observed is None:  # A name that the cache does not take for one of a model.
         raise InputError(f"InferenceModel {key} cannot be read")
@@ -62,10 +62,11 @@ def model_scene(reader: ClusterReader, key: Key, now: datetime) -> Scene:
     return Scene(
         observed,
         now,
-        Cluster(tuple(observed.nodes), observed.used, table),
+        Cluster(tuple(observed.nodes), observed.used, installed.table),
+        Learned(seen.cache, installed),
         events,
-        gateways=_component(parts, "gateway"),
-        operators=_component(parts, "operator"),
+        gateways=installed.component("gateway"),
+        operators=installed.component("operator"),
         gaps=tuple(dict.fromkeys(seen.gaps)),
     )
 
@@ -75,7 +76,8 @@ def pool_scene(reader: ClusterReader, key: Key) -> PoolScene:
     seen = Snapshot(reader, key.namespace)
     pool = seen.required(POOL, key, f"see `kubectl get ipool -n {key.namespace}`")
     models = [model for model in seen.read(MODEL, key.namespace) if pool_name(model) == key.name]
-    cluster = seen.planner_cluster(pool)
+    seen.read_usage()
+    cluster = Cluster(seen.cache.inventory.nodes, seen.usage_for(pool))
     claim = seen.one(CLAIM, Key(key.namespace, _claim_name(pool, key)))
     events: tuple[Manifest, ...] = ()
     if claim is not None and (claim.get("status") or {}).get("phase") != "Bound":
@@ -96,21 +98,6 @@ def _claim_name(pool: Manifest, key: Key) -> str:
     except InvalidSpecError:
         own = None
     return own or names.model_cache_claim_name(key.name)
-
-
-def _parts(seen: Snapshot) -> list[Manifest] | None:
-    """Pods of Terrace itself; None where they may not be read."""
-    before = len(seen.gaps)
-    found = seen.read(POD, None, labels=_OWN_PARTS)
-    return found if found or len(seen.gaps) == before else None
-
-
-def _component(parts: list[Manifest] | None, name: str) -> tuple[Manifest, ...] | None:
-    if parts is None:
-        return None
-    return tuple(
-        pod for pod in parts if (pod["metadata"].get("labels") or {}).get(names.COMPONENT) == name
-    )
 
 
 def _events(seen: Snapshot, namespace: str, uid: str) -> tuple[Manifest, ...]:

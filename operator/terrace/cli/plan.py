@@ -35,7 +35,6 @@ from terrace.cli.profiles import Row, Target, chosen_row, plan_profiles
 from terrace.cli.screen import show, width_of
 from terrace.cli.target import cluster_target, machine_target, reading_of, shape_target
 from terrace.planner.accelerators import BadTableError, built_in, read_table
-from terrace.planner.inputs import ModelInputs
 from terrace.planner.placement import Placement
 
 if TYPE_CHECKING:
@@ -214,7 +213,7 @@ def plan(
     facts = read_facts(source, reading=reading)
     draft_facts = read_facts(draft, "--draft", "draft", reading) if draft is not None else None
     spec = model_spec(wanted, target.pool_key.name, facts.digest)
-    rows = plan_profiles(ModelInputs(facts, spec, draft=draft_facts), target)
+    rows = plan_profiles(target.inputs(facts, spec, draft_facts), target)
     match kind:
         case PlanOutput.TABLE:
             console = Console(highlight=False)

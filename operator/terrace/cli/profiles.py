@@ -10,16 +10,31 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
 from terrace.api.offload import Profile, overridden
+from terrace.planner.inputs import ModelInputs
 from terrace.planner.placement import Placement, place
 from terrace.planner.tiers import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from terrace.api.model import ModelSpec
     from terrace.api.names import Key
     from terrace.api.pool import PoolSpec
-    from terrace.planner.inputs import Cluster, ModelInputs
+    from terrace.cli.installation import Installation
+    from terrace.controller.cache import Cache
+    from terrace.planner.inputs import Cluster, Correction
     from terrace.planner.rooms import NoPlacement
+    from terrace_runtime.contract import ModelFacts
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Where to look for what replicas took."""
+
+    cache: Cache
+    installed: Installation
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,16 @@ class Target:
     cluster: Cluster
     notes: tuple[str, ...] = ()
     """What the reader has to know about it."""
+    learned: Learned | None = None
+    """None: nothing ran there yet."""
+
+    def inputs(self, facts: ModelFacts, spec: ModelSpec, draft: ModelFacts | None) -> ModelInputs:
+        """The model, with what replicas of its file took here beyond their plans."""
+        corrections: Mapping[str, Correction] = {}
+        if self.learned is not None:
+            installed, cache = self.learned.installed, self.learned.cache
+            corrections = installed.corrections(cache, facts.digest, spec, self.pool)
+        return ModelInputs(facts, spec, draft=draft, corrections=corrections)
 
 
 @dataclass(frozen=True, slots=True)

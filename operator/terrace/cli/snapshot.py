@@ -14,7 +14,7 @@ from terrace.api import names
 from terrace.api.names import Key
 from terrace.cli.errors import InputError, NoAnswerError
 from terrace.controller.cache import Cache
-from terrace.controller.kinds import CONFIGMAP, NODE, POD, STATEFULSET, Kind, Manifest
+from terrace.controller.kinds import NODE, POD, STATEFULSET, Kind, Manifest
 from terrace.controller.port import (
     ClusterError,
     ForbiddenError,
@@ -22,17 +22,14 @@ from terrace.controller.port import (
     NotFoundError,
     UnavailableError,
 )
-from terrace.planner.accelerators import BadTableError, built_in, read_table
-from terrace.planner.inputs import Cluster
 
 if TYPE_CHECKING:
     from terrace.cli.reader import ClusterReader
-    from terrace.planner.accelerators import AcceleratorTable
+    from terrace.planner.inputs import Usage
 
 _NO_SUCH_KIND = "could not find the requested resource"
 """What an API server says about a kind that no CRD brings."""
 NO_MODEL = Key("", "")
-OPERATOR = f"{names.NAME}=terrace,{names.COMPONENT}=operator"
 MANAGED = f"{names.MANAGED_BY}={names.MANAGED_BY_VALUE}"
 
 
@@ -96,19 +93,11 @@ class Snapshot:
         self._into_cache(kind, [found])
         return found
 
-    def planner_cluster(
-        self, pool: Manifest | None, table: AcceleratorTable | None = None
-    ) -> Cluster:
-        """Nodes, and what all replicas have taken of them, waiting ones by the pool's flavors.
-
-        ``table``: instead of the one that the operator uses.
-        """
-        self.read_usage()
-        inventory = self.cache.inventory
+    def usage_for(self, pool: Manifest | None) -> Usage:
+        """What all replicas have taken, those that wait by the pool's flavors."""
         flavors = ((pool or {}).get("spec") or {}).get("flavors") or ()
         selectors = {str(each.get("name")): each.get("nodeSelector") or {} for each in flavors}
-        used = inventory.used_by_others(NO_MODEL, selectors or None)
-        return Cluster(inventory.nodes, used, table or self.operator_table())
+        return self.cache.inventory.used_by_others(NO_MODEL, selectors or None)
 
     def read_usage(self) -> None:
         """Nodes, and the pods and sets of all models."""
@@ -116,20 +105,13 @@ class Snapshot:
         for kind in (POD, STATEFULSET):
             self.read(kind, None, labels=MANAGED)
 
-    def operator_table(self) -> AcceleratorTable:
-        """The accelerator table with the rows that the chart was given."""
+    def quietly(self, kind: Kind, labels: str, gap: str) -> list[Manifest]:
+        """A list of all namespaces; where it is forbidden, ``gap`` says what that means."""
         try:
-            found = self._list(CONFIGMAP, None, OPERATOR, "")
+            return self._list(kind, None, labels, "")
         except (ForbiddenError, NotFoundError):
-            self.gaps.append("the accelerators that the operator was given, if it was given any")
-            return built_in()
-        for config in found:
-            text = (config.get("data") or {}).get("accelerators.yaml")
-            try:
-                return read_table(text, built_in()) if text else built_in()
-            except BadTableError as error:
-                self.gaps.append(f"the operator's accelerators: the table {error}")
-        return built_in()
+            self.gaps.append(gap)
+            return []
 
     def _list(self, kind: Kind, namespace: str | None, labels: str, fields: str) -> list[Manifest]:
         try:

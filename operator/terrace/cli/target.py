@@ -14,9 +14,10 @@ from terrace.api.names import Key
 from terrace.api.pool import PoolSpec
 from terrace.cli.device_nodes import cluster_flavors, row_of, shape_flavor, shape_node
 from terrace.cli.errors import InputError
+from terrace.cli.installation import read_installation
 from terrace.cli.machine import this_machine
 from terrace.cli.model_file import Reading
-from terrace.cli.profiles import Target
+from terrace.cli.profiles import Learned, Target
 from terrace.cli.snapshot import Snapshot, parse_key
 from terrace.controller.kinds import POOL
 from terrace.controller.parse import InvalidSpecError, parse_spec
@@ -69,8 +70,11 @@ def cluster_target(
             spec = parse_spec(PoolSpec, stored)
         except InvalidSpecError as error:
             raise InputError(f"--pool {key}: {error}") from error
-    cluster = seen.planner_cluster(stored, table)
-    if not cluster.nodes:
+    seen.read_usage()
+    installed = read_installation(seen)
+    nodes = seen.cache.inventory.nodes
+    cluster = Cluster(nodes, seen.usage_for(stored), table or installed.table)
+    if not nodes:
         gaps = "; ".join(seen.gaps) or "it has none"
         raise InputError(f"no node of {reader.server} can be seen: {gaps}")
     if spec is None:
@@ -80,7 +84,7 @@ def cluster_target(
     notes = tuple(f"not counted, for lack of permission: {gap}" for gap in seen.gaps)
     count = len(cluster.nodes)
     title = f"cluster {reader.server}{of_pool}: {count} node{'s' if count > 1 else ''}"
-    return Target(title, key, spec, cluster, notes)
+    return Target(title, key, spec, cluster, notes, Learned(seen.cache, installed))
 
 
 def reading_of(pool: PoolSpec, networks: tuple[str, ...], *, wants_digest: bool) -> Reading:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from terrace.cli.profiles import Learned
     from terrace.controller.kinds import Manifest
     from terrace.controller.observe import Observed
     from terrace.planner.inputs import Cluster
@@ -76,6 +77,7 @@ class Scene:
     now: datetime
     cluster: Cluster
     """Nodes, what other models take of them, and the operator's accelerators."""
+    learned: Learned
     events: Mapping[str, tuple[Manifest, ...]] = field(default_factory=dict)
     """Of objects with these uids, the oldest first."""
     gateways: tuple[Manifest, ...] | None = None
