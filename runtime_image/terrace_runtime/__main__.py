@@ -116,8 +116,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         return fail(EXIT_BAD_CONFIG, f"{path} cannot be read: {error.strerror}")
     except ValidationError as error:
         return fail(EXIT_BAD_CONFIG, f"{path}: {first_error(error)}")
-    if not pod_path(config.model_path).is_file():
-        return fail(EXIT_MODEL_MISSING, f"the model file {config.model_path} is missing")
+    missing = [each for each in config.file_paths if not pod_path(each).is_file()]
+    if missing:
+        return fail(EXIT_MODEL_MISSING, f"the model file {missing[0]} is missing")
     from terrace_runtime.api.app import create_app  # noqa: PLC0415 - slow to import
     from terrace_runtime.api.server import run_server  # noqa: PLC0415 - as above
     from terrace_runtime.engine.process import ChildEngine  # noqa: PLC0415 - as above

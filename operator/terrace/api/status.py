@@ -452,6 +452,6 @@ class InferencePoolStatus(StatusValue):
     """InferenceModels that refer to this pool."""
     flavors: list[FlavorStatus] = Field(default_factory=list, json_schema_extra=list_map("name"))
     """What the cluster has of each flavor."""
-    files: list[CachedFile] = Field(default_factory=list, json_schema_extra=list_map("digest"))
+    files: list[CachedFile] | None = Field(default=None, json_schema_extra=list_map("digest"))
     """Files of the model cache, with modelCache.deleteUnusedAfterSeconds alone: 256 at most, those
     that nobody uses first."""

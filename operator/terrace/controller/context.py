@@ -61,3 +61,5 @@ class Outcome:
     """False: a change of nodes or of other models may help."""
     wake: tuple[Key, ...] = ()
     """Models that are to be looked at now."""
+    collector: Key | None = None
+    """The pool that is to note which files its models use now."""

@@ -15,7 +15,7 @@ import structlog
 
 from terrace.api import names
 from terrace.api.names import Key
-from terrace.controller.cache import Change, claimed_names
+from terrace.controller.cache import Change, FullList, claimed_names
 from terrace.controller.contest import by_importance
 from terrace.controller.kinds import (
     LABELLED_KINDS,
@@ -106,18 +106,21 @@ class Controller:
             selector = SELECTOR if kind in LABELLED_KINDS else ""
             scopes = context.config.namespaces if kind.namespaced else (None,)
             for namespace in scopes:
-                listing = await context.cluster.list_all(kind, namespace, selector)
-                changes = context.cache.replace(kind, listing, namespace)
-                for change in changes if self.is_synced else ():
-                    if change.new is None:
-                        self.metrics.missed_deletions.labels(kind.plural).inc()
-                    self._concern(change)
+                full = FullList(context.cache, kind, namespace, self._listed)
+                full.finish(await context.cluster.list_all(kind, namespace, selector, full.take))
             self._listed_at[kind] = self._clock()
         self.is_synced = True
         for key in self.context.cache.keys(POOL):
             self.queue.add(Item(POOL, key))
         for model in by_importance(self.context.cache.of_kind(MODEL)):
             self.queue.add(Item(MODEL, key_of(model)))
+
+    def _listed(self, change: Change) -> None:
+        if not self.is_synced:
+            return  # Everything is queued at the end.
+        if change.new is None:
+            self.metrics.missed_deletions.labels(change.kind.plural).inc()
+        self._concern(change)
 
     async def run_resync(self) -> None:
         """Full lists for ever. The first one must have succeeded."""
@@ -190,6 +193,8 @@ class Controller:
             (self._unplaced.discard if done.is_placed else self._unplaced.add)(item.key)
         for key in done.wake:
             self.queue.add(Item(MODEL, key))
+        if done.collector is not None:
+            self.queue.add_after(Item(POOL, done.collector), COUNT_DEBOUNCE_S)
 
     def _concern(self, change: Change) -> None:
         """Queue what a change concerns: the object itself, its owner, and what depends on it."""

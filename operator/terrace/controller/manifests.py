@@ -1,7 +1,8 @@
 """The objects that a model and a pool consist of, as dicts; held by golden files.
 
-Owns: every field of every child. Does not own: pod templates (``templates.py``), whether a child
-is written (``diff.py``). Pure. Next: ``diff.py`` compares them with what is there.
+Owns: every field of every child. Does not own: Jobs (``jobs.py``), pod templates
+(``templates.py``), whether a child is written (``diff.py``). Pure. Next: ``diff.py`` compares them
+with what is there.
 """
 
 from __future__ import annotations
@@ -14,48 +15,41 @@ from terrace.api.names import Key
 from terrace.controller import templates
 from terrace.controller.device_pods import Installation, add_devices
 from terrace.controller.drift import digest_of
-from terrace.controller.files import extra_files
+from terrace.controller.heads import child_head, child_metadata, common_labels, model_labels
+from terrace.controller.jobs import fetch_jobs
 from terrace.controller.kinds import (
     BUDGET,
     CLAIM,
     CONFIGMAP,
     JOB,
-    MODEL,
     POOL,
     SERVICE,
     STATEFULSET,
     Kind,
     Manifest,
     key_of,
-    uid_of,
 )
 from terrace.controller.kv_claims import claim_template_fields
-from terrace.controller.model_volumes import model_volume, replica_volumes
+from terrace.controller.model_volumes import replica_volumes
 from terrace.planner.accelerators import AcceleratorTable, built_in
 from terrace_runtime.contract import (
-    EXIT_BAD_CONFIG,
-    EXIT_PERMANENT,
-    FETCH_CONTAINER,
     RUNTIME_CONFIG_FILE,
     RUNTIME_PORT,
     RUNTIME_PORT_NAME,
-    FetchSpec,
     RuntimeConfig,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from terrace.api.model import File, ModelSpec
+    from terrace.api.model import ModelSpec
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.controller.model_volumes import ModelVolume
     from terrace.planner.correction import Place
     from terrace.planner.plan import OffloadPlan
-    from terrace_runtime.contract import FileRole
 
 DRAIN_MARGIN_S = 15
 """Seconds between the end of draining and the kill."""
-FETCH_RETRIES = 4
 DEFAULT_CACHE_SIZE = "20Gi"
 
 
@@ -115,70 +109,6 @@ def model_children(
     ]
 
 
-def fetch_jobs(subject: Subject, flavor: Flavor) -> list[Manifest]:
-    """One Job for each file that the model's spec names."""
-    name, spec = subject.key.name, subject.spec
-    own = fetch_job(subject, flavor, names.fetch_job_name(name), "model", spec.source)
-    extras = [
-        fetch_job(subject, flavor, file.job, file.role, file.source)
-        for file in extra_files(name, spec)
-    ]
-    return [own, *extras]
-
-
-def fetch_spec(role: FileRole, source: File, pool: PoolSpec) -> FetchSpec:
-    """What a fetch Job is told; a mirror only where the source is of its kind."""
-    scheme, sources = source.uri.partition("://")[0], pool.sources
-    mirrors = {
-        "hf": {"hf_endpoint": sources.hugging_face_endpoint},
-        "s3": {"s3_endpoint": sources.s3_endpoint, "s3_region": sources.s3_region},
-        "oci": {"oci_endpoint": sources.oci_endpoint},
-    }.get(scheme, {})
-    return FetchSpec(
-        uri=source.uri,
-        sha256=source.sha256,
-        role=role,
-        secret_dir=templates.SECRET_DIR if source.secret_ref else "",
-        allowed_networks=tuple(pool.access.allowed_networks),
-        **{field: value for field, value in mirrors.items() if value is not None},
-    )
-
-
-def fetch_job(
-    subject: Subject, flavor: Flavor, name: str, role: FileRole, source: File
-) -> Manifest:
-    """Fetches and verifies one file and reads its header."""
-    volume = model_volume(source.uri, subject.pool_name, subject.pool)
-    secret = source.secret_ref.name if source.secret_ref else ""
-    pod = templates.fetch_pod(
-        fetch_spec(role, source, subject.pool),
-        flavor,
-        volume,
-        flavor.runtime_image or subject.runtime_image,
-        secret,
-    )
-    labels = _labels(subject.key.name, subject.pool_name, "fetch")
-    rules = [
-        {
-            "action": "FailJob",
-            "onExitCodes": {
-                "containerName": FETCH_CONTAINER,
-                "operator": "In",
-                "values": [EXIT_PERMANENT, EXIT_BAD_CONFIG],
-            },
-        },
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    ]
-    return {
-        **_head(JOB, subject, name, labels),
-        "spec": {
-            "backoffLimit": FETCH_RETRIES,
-            "podFailurePolicy": {"rules": rules},
-            "template": {"metadata": {"labels": labels}, "spec": pod},
-        },
-    }
-
-
 def config_map(subject: Subject, plan: OffloadPlan, config: RuntimeConfig) -> Manifest:
     """Immutable and named by its content, so a pod that crashes starts with what it had.
 
@@ -186,8 +116,8 @@ def config_map(subject: Subject, plan: OffloadPlan, config: RuntimeConfig) -> Ma
     """
     text = config.model_dump_json(indent=2)
     name = names.runtime_config_name(subject.key.name, plan.flavor, digest_of({"json": text}))
-    labels = _labels(subject.key.name, subject.pool_name, "runtime")
-    head = _head(CONFIGMAP, subject, name, labels)
+    labels = model_labels(subject.key.name, subject.pool_name, "runtime")
+    head = child_head(CONFIGMAP, subject, name, labels)
     head["metadata"]["annotations"] = _plan_annotations(plan)
     return {
         **head,
@@ -201,7 +131,7 @@ def service(subject: Subject) -> Manifest:
     name = subject.key.name
     port = {"name": RUNTIME_PORT_NAME, "port": RUNTIME_PORT, "targetPort": RUNTIME_PORT_NAME}
     return {
-        **_head(SERVICE, subject, name, _labels(name, subject.pool_name, "runtime")),
+        **child_head(SERVICE, subject, name, model_labels(name, subject.pool_name, "runtime")),
         "spec": {
             "clusterIP": "None",
             "selector": names.selector_labels(name),
@@ -221,12 +151,12 @@ def stateful_set(
     """The replicas of one flavor. OnDelete: ``rollout.py`` says which pod goes when."""
     name = subject.key.name
     volumes = replica_volumes(
-        file_paths(config), subject.spec.source.uri, subject.pool_name, subject.pool
+        config.file_paths, subject.spec.source.uri, subject.pool_name, subject.pool
     )
     flavor = next(f for f in subject.pool.flavors if f.name == plan.flavor)
-    labels = {**_labels(name, subject.pool_name, "runtime"), names.LABEL_FLAVOR: plan.flavor}
+    labels = {**model_labels(name, subject.pool_name, "runtime"), names.LABEL_FLAVOR: plan.flavor}
     pod_labels = {**labels, names.LABEL_PLAN: plan_label(plan, subject.trust_key)}
-    head = _head(STATEFULSET, subject, names.statefulset_name(name, plan.flavor), labels)
+    head = child_head(STATEFULSET, subject, names.statefulset_name(name, plan.flavor), labels)
     head["metadata"]["annotations"] = _plan_annotations(plan)
     if subject.given_up is not None:
         head["metadata"]["annotations"][names.ANNOTATION_GIVEN_UP] = subject.given_up
@@ -286,7 +216,7 @@ def disruption_budget(subject: Subject) -> Manifest:
     """Lets a drain take one replica at a time."""
     name = subject.key.name
     return {
-        **_head(BUDGET, subject, name, _labels(name, subject.pool_name, "runtime")),
+        **child_head(BUDGET, subject, name, model_labels(name, subject.pool_name, "runtime")),
         "spec": {
             "maxUnavailable": 1,
             "selector": {"matchLabels": names.selector_labels(name)},
@@ -304,57 +234,15 @@ def model_cache_claim(pool_object: Manifest, pool: PoolSpec) -> Manifest:
     }
     if cache.storage_class_name is not None:
         spec["storageClassName"] = cache.storage_class_name
-    labels = _common("model-cache") | {names.LABEL_POOL: key.name}
-    metadata = _metadata(
+    labels = common_labels("model-cache") | {names.LABEL_POOL: key.name}
+    metadata = child_metadata(
         Key(key.namespace, names.model_cache_claim_name(key.name)), labels, POOL, pool_object
     )
     return {"apiVersion": CLAIM.api_version, "kind": CLAIM.kind, "metadata": metadata, "spec": spec}
-
-
-def file_paths(config: RuntimeConfig) -> list[str]:
-    """Every file that a replica opens, the model first."""
-    draft = [config.speculation.draft_path] if config.speculation.draft_path else []
-    return [config.model_path, *draft, *(adapter.path for adapter in config.adapters)]
 
 
 def _plan_annotations(plan: OffloadPlan) -> dict[str, str]:
     return {
         names.ANNOTATION_PLAN: plan.model_dump_json(exclude_defaults=True),
         names.ANNOTATION_INPUTS: plan.inputs,
-    }
-
-
-def _common(component: str) -> dict[str, str]:
-    return {
-        names.MANAGED_BY: names.MANAGED_BY_VALUE,
-        names.PART_OF: "terrace",
-        names.NAME: "terrace-model",
-        names.COMPONENT: component,
-    }
-
-
-def _labels(model: str, pool: str, component: str) -> dict[str, str]:
-    return {**_common(component), names.LABEL_MODEL: model, names.LABEL_POOL: pool}
-
-
-def _head(kind: Kind, subject: Subject, name: str, labels: dict[str, str]) -> Manifest:
-    metadata = _metadata(Key(subject.key.namespace, name), labels, MODEL, subject.model)
-    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
-
-
-def _metadata(key: Key, labels: dict[str, str], owner_kind: Kind, owner: Manifest) -> Manifest:
-    return {
-        "name": key.name,
-        "namespace": key.namespace,
-        "labels": labels,
-        "ownerReferences": [
-            {
-                "apiVersion": owner_kind.api_version,
-                "kind": owner_kind.kind,
-                "name": key_of(owner).name,
-                "uid": uid_of(owner),
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ],
     }

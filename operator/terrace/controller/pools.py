@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from terrace.api.conditions import Condition, ConditionType, Reason
 from terrace.api.names import Key
 from terrace.api.pool import Flavor, PoolSpec
-from terrace.api.status import FlavorStatus, InferencePoolStatus
+from terrace.api.status import CachedFile, FlavorStatus, InferencePoolStatus
 from terrace.controller.apply import ForeignObjectError, carry_out
+from terrace.controller.collect import Collection, clear, judge, prune
 from terrace.controller.context import Context, Outcome
 from terrace.controller.diff import diff
 from terrace.controller.kinds import CLAIM, POOL, Manifest, is_deleting, uid_of
@@ -21,6 +22,7 @@ from terrace.controller.parse import InvalidSpecError, parse_spec
 from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
 from terrace.controller.reconcile import BLOCKED_RETRY_S
 from terrace.controller.status import status_patch, with_times
+from terrace.controller.unused import noted
 from terrace.planner.nodes import format_bytes
 
 if TYPE_CHECKING:
@@ -31,24 +33,29 @@ _MILLIS = 1000
 
 
 async def reconcile_pool(context: Context, key: Key) -> Outcome:
-    """Make the pool's claim and say what the cluster has of each flavor."""
+    """Make the pool's claim, clear its cache, say what the cluster has of each flavor."""
     pool = context.cache.get(POOL, key)
     if pool is None or is_deleting(pool):
         return Outcome()  # Owner references clean up.
     flavors: list[FlavorStatus] = []
+    files = noted((pool.get("status") or {}).get("files"))
+    found = Collection(files, [])
     problem: tuple[Reason, str] | None = None
     try:
         spec = parse_spec(PoolSpec, pool)
         flavors = flavor_statuses(spec, context.cache.inventory)
         await _apply_claim(context, pool, spec)
+        found = judge(context, pool, spec)
+        await prune(context, pool, spec, found)
     except InvalidSpecError as error:
         problem = (Reason.INVALID_SPEC, str(error))
     except ForeignObjectError as error:
         problem = (Reason.FOREIGN_OBJECT, str(error))
     except (InvalidError, ForbiddenError) as error:
-        problem = (Reason.REFUSED, f"the API server refuses the claim: {error}")
-    await _report(context, pool, flavors, problem)
-    return Outcome(BLOCKED_RETRY_S if problem else None)
+        problem = (Reason.REFUSED, f"the API server refuses a child: {error}")
+    await _report(context, pool, flavors, found.files, problem)
+    await clear(context, found)
+    return Outcome(BLOCKED_RETRY_S if problem else found.look_in_s)
 
 
 def flavor_statuses(spec: PoolSpec, inventory: Inventory) -> list[FlavorStatus]:
@@ -98,6 +105,7 @@ async def _report(
     context: Context,
     pool: Manifest,
     flavors: list[FlavorStatus],
+    files: list[CachedFile],
     problem: tuple[Reason, str] | None,
 ) -> None:
     before, now = pool.get("status") or {}, context.now()
@@ -106,8 +114,9 @@ async def _report(
     status = InferencePoolStatus(
         observed_generation=generation,
         conditions=with_times(pool_conditions(flavors, problem), before, generation, now),
-        models=len(context.cache.models_in_pool(key)),
+        models=len(context.cache.priorities_in_pool(key)),
         flavors=flavors,
+        files=files or None,
     ).model_dump(mode="json", by_alias=True, exclude_none=True)
     if status == before:
         return

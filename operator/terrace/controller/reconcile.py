@@ -29,6 +29,7 @@ from terrace.controller.kinds import (
     STATEFULSET,
     Manifest,
     is_deleting,
+    key_of,
     labels_of,
     uid_of,
 )
@@ -42,6 +43,7 @@ from terrace.controller.replica_config import runtime_config
 from terrace.controller.rollout import rollout_step
 from terrace.controller.second_try import second_try
 from terrace.controller.status import model_status, status_patch
+from terrace.controller.unused import collects, used_files
 from terrace.planner.inputs import ModelInputs
 from terrace.planner.room import NoPlacement
 
@@ -73,7 +75,7 @@ async def reconcile_model(context: Context, key: Key) -> Outcome:
     # After the status: who is killed between would not know why it has nothing.
     for stateful_set in _evicted(seen, found):
         await remove(context.cluster, context.cache, STATEFULSET, stateful_set)
-    return _outcome(context, found)
+    return replace(_outcome(context, found), collector=_collector(context, seen))
 
 
 async def _converge(context: Context, seen: Observed) -> Findings:
@@ -263,6 +265,14 @@ async def _report(context: Context, seen: Observed, found: Findings) -> None:
         return  # Deleted meanwhile.
     context.cache.put(MODEL, after)
     context.events.tell(MODEL, after, seen.model, context.now())
+
+
+def _collector(context: Context, seen: Observed) -> Key | None:
+    """The model's pool, where it deletes unused files and the model names others than before."""
+    now = context.cache.get(MODEL, key_of(seen.model))
+    if seen.pool is None or now is None or not collects(seen.pool):
+        return None
+    return None if used_files(now) == used_files(seen.model) else key_of(seen.pool)
 
 
 def _outcome(context: Context, found: Findings) -> Outcome:

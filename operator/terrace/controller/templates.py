@@ -17,6 +17,7 @@ from terrace_runtime.contract import (
     RUNTIME_PORT,
     RUNTIME_PORT_NAME,
     FetchSpec,
+    PruneSpec,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 USER_ID = 65532
 """The images' user; fsGroup lets it write the cache."""
 FETCH_ENV = "TERRACE_FETCH"
+PRUNE_ENV = "TERRACE_PRUNE"
 SECRET_DIR = "/secret"  # noqa: S105 -- a path in the container
 """Mount of the Secret of a source: one file per key."""
 _SECRET_MOUNT: Manifest = {"name": "secret", "mountPath": SECRET_DIR, "readOnly": True}
@@ -47,17 +49,34 @@ def fetch_pod(
     fetch: FetchSpec, flavor: Flavor, volume: ModelVolume, image: str, secret: str = ""
 ) -> Manifest:
     """Writes the cache; its termination message is the FetchOutcome. ``secret``: name of one."""
+    mine = ([_SECRET_MOUNT], [_secret_volume(secret)]) if secret else ([], [])
+    told = fetch.model_dump_json(exclude_defaults=True)
+    return _file_pod("fetch", {"name": FETCH_ENV, "value": told}, flavor, volume, image, mine)
+
+
+def prune_pod(prune: PruneSpec, flavor: Flavor, volume: ModelVolume, image: str) -> Manifest:
+    """Deletes from the cache; its termination message is the PruneOutcome."""
+    told = prune.model_dump_json(exclude_defaults=True)
+    return _file_pod("prune", {"name": PRUNE_ENV, "value": told}, flavor, volume, image, ([], []))
+
+
+def _file_pod(
+    command: str,
+    variable: Manifest,
+    flavor: Flavor,
+    volume: ModelVolume,
+    image: str,
+    more: tuple[list[Manifest], list[Manifest]],
+) -> Manifest:
+    """A pod that works on files once. ``more``: further mounts and their volumes."""
+    more_mounts, more_volumes = more
     container = {
         "name": FETCH_CONTAINER,
         "image": image,
-        "args": ["fetch"],
-        "env": [{"name": FETCH_ENV, "value": fetch.model_dump_json(exclude_defaults=True)}],
+        "args": [command],
+        "env": [variable],
         "resources": {"requests": FETCH_REQUESTS, "limits": FETCH_LIMITS},
-        "volumeMounts": [
-            *mounts([volume], read_only=False),
-            *([_SECRET_MOUNT] if secret else []),
-            _tmp_mount(),
-        ],
+        "volumeMounts": [*mounts([volume], read_only=False), *more_mounts, _tmp_mount()],
         "terminationMessagePolicy": "File",
         **_restricted_container(),
     }
@@ -65,11 +84,7 @@ def fetch_pod(
         **_pod_common(flavor),
         "restartPolicy": "Never",
         "containers": [container],
-        "volumes": [
-            *claim_volumes([volume]),
-            *([_secret_volume(secret)] if secret else []),
-            _tmp_volume(),
-        ],
+        "volumes": [*claim_volumes([volume]), *more_volumes, _tmp_volume()],
     }
 
 

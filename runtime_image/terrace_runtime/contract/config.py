@@ -145,6 +145,12 @@ class RuntimeConfig(Value):
         return self
 
     @property
+    def file_paths(self) -> tuple[str, ...]:
+        """Every file that a replica opens, as container paths: the model first."""
+        draft = (self.speculation.draft_path,) if self.speculation.draft_path else ()
+        return (self.model_path, *draft, *(adapter.path for adapter in self.adapters))
+
+    @property
     def max_outputs(self) -> int:
         """Rows of logits that one step may ask for."""
         guessed = 0 if self.speculation.mode == "off" else self.speculation.max_tokens

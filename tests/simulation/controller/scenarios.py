@@ -18,6 +18,8 @@ from terrace.controller.kinds import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from simulation.controller.simulation import Simulation
 
 DEMO = Key("default", "demo")
@@ -68,11 +70,32 @@ async def extended(sim: Simulation) -> None:
     await sim.settle()
 
 
+async def collected(sim: Simulation) -> None:
+    """A model leaves, and its files go when their time is up."""
+    cache = {"size": "1Gi", "deleteUnusedAfterSeconds": 100}
+    sim.cluster.put_new(POOL, pool(modelCache=cache))
+    sim.cluster.put_new(MODEL, model())
+    sim.cluster.put_new(MODEL, model("other", adapters=[adapter("a")]))
+    await sim.settle()
+    sim.cluster.vanish(MODEL, Key("default", "other"))
+    await sim.settle()
+
+
+async def run_until(sim: Simulation, is_so: Callable[[], bool]) -> None:
+    """Go on, although something is never done."""
+    for _ in range(500):
+        if is_so():
+            return
+        await sim._round()
+    raise AssertionError("it never came to be")
+
+
 def adapter(name: str, uri: str = "") -> Manifest:
     return {"name": name, "source": {"uri": uri or f"https://host/{name}.gguf"}}
 
 
 SCENARIOS = {
+    "collected": collected,
     "extended": extended,
     "kept": kept,
     "created": created,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from simulation.controller.scenarios import (
     DEMO,
     adapter,
     extended,
     quiet_writes,
     replicas,
+    run_until,
     status,
 )
 from simulation.controller.simulation import Simulation
@@ -23,9 +22,6 @@ from terrace_runtime.contract import (
     FetchSpec,
     RuntimeConfig,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 DRAFT = {"draft": {"uri": "demo://draft"}, "speculation": {"mode": "Draft"}}
 
@@ -46,15 +42,6 @@ async def running(sim: Simulation, **spec: object) -> None:
     sim.cluster.put_new(POOL, pool())
     sim.cluster.put_new(MODEL, model(replicas=2, **spec))
     await sim.settle()
-
-
-async def run_until(sim: Simulation, is_so: Callable[[], bool]) -> None:
-    """Go on, although something is never done."""
-    for _ in range(500):
-        if is_so():
-            return
-        await sim._round()
-    raise AssertionError("it never came to be")
 
 
 def uids(sim: Simulation) -> set[str]:

@@ -23,7 +23,7 @@ from terrace.controller.kinds import (
     labels_of,
     uid_of,
 )
-from terrace_runtime.contract import FetchSpec
+from terrace_runtime.contract import FetchSpec, PruneOutcome, PruneSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,7 @@ class Workloads:
         """Of a model file."""
         self.extra_outcome: Callable[[FetchSpec], FetchOutcome | None] = fetched_for
         """Of a draft or an adapter; None: it goes on."""
+        self.pruned: Callable[[PruneSpec], PruneOutcome | None] = _all_freed
         self.is_serving: Callable[[Manifest], bool] = lambda _pod: True
         """Whether a replica becomes ready."""
         self.shortage: Callable[[Manifest], str] = lambda _pod: ""
@@ -131,8 +132,10 @@ class Workloads:
         )
         return True
 
-    def _outcome_of(self, job: Manifest) -> FetchOutcome | None:
+    def _outcome_of(self, job: Manifest) -> FetchOutcome | PruneOutcome | None:
         (variable,) = job["spec"]["template"]["spec"]["containers"][0]["env"]
+        if variable["name"] == "TERRACE_PRUNE":
+            return self.pruned(PruneSpec.model_validate_json(variable["value"]))
         spec = FetchSpec.model_validate_json(variable["value"])
         return self.outcome() if spec.role == "model" else self.extra_outcome(spec)
 
@@ -183,7 +186,7 @@ class Workloads:
             },
         )
 
-    def _end(self, pod: Manifest, outcome: FetchOutcome) -> None:
+    def _end(self, pod: Manifest, outcome: FetchOutcome | PruneOutcome) -> None:
         is_good = outcome.failure is None
         ended = {
             "exitCode": 0 if is_good else 1,
@@ -227,6 +230,10 @@ class Workloads:
             and bool(pod["status"].get("conditions"))
             for pod in self._cluster.of_kind(POD)
         )
+
+
+def _all_freed(spec: PruneSpec) -> PruneOutcome:
+    return PruneOutcome(freed=spec.digests)
 
 
 def _reference(kind: Kind, owner: Manifest) -> Manifest:
