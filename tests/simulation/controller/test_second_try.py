@@ -231,3 +231,19 @@ async def test_a_plan_that_waits_is_taken_one_by_one_when_asked_for_by_its_diges
     assert pods.isdisjoint(pod["metadata"]["uid"] for pod in replicas(sim))
     assert lowest == 1
     assert await quiet_writes(sim) == []
+
+
+async def test_a_file_that_is_still_fetched_brings_no_given_up_replica_back() -> None:
+    sim = Simulation()
+    sim.workloads.shortage = always
+    await begun(sim)
+    killed = sim.workloads.num_killed
+    sim.workloads.extra_outcome = lambda _spec: None
+    adapter = {"name": "a", "source": {"uri": "https://host/a.gguf"}}
+    sim.cluster.edit(MODEL, DEMO, lambda m: m["spec"].update(adapters=[adapter]))
+    end = sim.time_s + 60
+    while sim.time_s < end and await sim._round():
+        pass
+    assert sim.workloads.num_killed == killed
+    assert stateful_set(sim)["spec"]["replicas"] == 0
+    assert condition(status(sim), "Ready")["status"] == "False"
