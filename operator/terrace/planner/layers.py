@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from terrace.planner.geometry import cells, padded, row_bytes, step_tokens, window_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from terrace.planner.geometry import Shape
     from terrace_runtime.contract import LayerRun, ModelFacts
 
@@ -43,37 +41,55 @@ class LayerSums:
 
 
 def layer_sums(
-    facts: ModelFacts, shape: Shape, read_tokens: int = 0, *, is_dense: bool = False
+    facts: ModelFacts, shape: Shape, read_tokens: int | None = None, *, is_dense: bool = False
 ) -> LayerSums:
     """Sums over the layers of ``facts`` for the cells of ``shape``.
 
-    ``read_tokens``: tokens of the conversation for ``kv_read``. ``is_dense``: feed-forward weights
-    count as experts.
+    ``read_tokens``: tokens of the conversation for ``kv_read``; None: nobody asks. ``is_dense``:
+    feed-forward weights count as experts.
     """
     runs = facts.layers
-    movable = [run.feed_forward_bytes if is_dense else run.expert_bytes for run in runs]
-    shared = [min(run.repacked_bytes, part) for run, part in zip(runs, movable, strict=True)]
-    states = layer_states(facts)
-    whole = whole_cells(facts, shape)
-    sequences = num_states(facts, shape)
+    weights = _MEMO.weight_sums(runs, is_dense=is_dense)
+    whole, sequences = whole_cells(facts, shape), num_states(facts, shape)
     kept, read = [], []
-    for run, state in zip(runs, states, strict=True):
-        row = row_bytes(run, shape) // run.count
-        kept.append(row * (window_cells(run.window, shape) if run.window else whole))
-        read.append(row * (min(read_tokens, run.window) if run.window else read_tokens) + state)
-        kept[-1] += state * sequences
-    return LayerSums(
-        weights=_sums(runs, (run.weight_bytes for run in runs)),
-        experts=_sums(runs, movable),
-        repacked=_sums(runs, (run.repacked_bytes for run in runs)),
-        repacked_experts=_sums(runs, shared),
-        kv=_sums(runs, kept),
-        kv_read=_sums(runs, read),
-    )
+    for run, state in zip(runs, layer_states(facts), strict=True):
+        row, window = row_bytes(run, shape) // run.count, run.window
+        kept.append(row * (window_cells(window, shape) if window else whole) + state * sequences)
+        if read_tokens is not None:
+            read.append(row * (min(read_tokens, window) if window else read_tokens) + state)
+    return LayerSums(*weights, kv=_sums(runs, kept), kv_read=_sums(runs, read) if read else ())
 
 
-def _sums(runs: Iterable[LayerRun], per_layer: Iterable[int]) -> Sums:
-    each = (repeat(size, run.count) for run, size in zip(runs, per_layer, strict=True))
+class _Memo:
+    """Sums of weights of the model that was planned last: they are the same for every size."""
+
+    def __init__(self) -> None:
+        self._runs: tuple[LayerRun, ...] = ()
+        self._found: dict[bool, tuple[Sums, Sums, Sums, Sums]] = {}
+
+    def weight_sums(
+        self, runs: tuple[LayerRun, ...], *, is_dense: bool
+    ) -> tuple[Sums, Sums, Sums, Sums]:
+        """Weights, movable weights, repacked, repacked movable, as in LayerSums."""
+        if runs is not self._runs:
+            self._runs, self._found = runs, {}
+        if is_dense not in self._found:
+            movable = [run.feed_forward_bytes if is_dense else run.expert_bytes for run in runs]
+            both = [min(run.repacked_bytes, each) for run, each in zip(runs, movable, strict=True)]
+            self._found[is_dense] = (
+                _sums(runs, [run.weight_bytes for run in runs]),
+                _sums(runs, movable),
+                _sums(runs, [run.repacked_bytes for run in runs]),
+                _sums(runs, both),
+            )
+        return self._found[is_dense]
+
+
+_MEMO = _Memo()
+
+
+def _sums(runs: tuple[LayerRun, ...], per_layer: list[int]) -> Sums:
+    each = map(repeat, per_layer, [run.count for run in runs])
     return tuple(accumulate(chain.from_iterable(each), initial=0))
 
 
