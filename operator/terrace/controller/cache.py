@@ -28,7 +28,7 @@ from terrace.controller.kinds import (
 from terrace.controller.projection import project
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from terrace.api.names import Key
     from terrace.controller.port import Listing
@@ -172,17 +172,16 @@ class Cache:
 
     def replace(self, kind: Kind, listing: Listing, namespace: str | None) -> list[Change]:
         """Take over a complete list: also forget what vanished without an event."""
+        changes: list[Change] = []
+        full = FullList(self, kind, namespace, changes.append)
         for item in listing.items:
-            self._doomed.pop(item["metadata"].get("uid", ""), None)
-        changes = [self.put(kind, item) for item in listing.items]
-        listed = {key_of(item) for item in listing.items}
-        version = int(listing.resource_version or 0)
-        for key in list(self._objects.get(kind, {})):
-            is_in_scope = namespace is None or not kind.namespaced or key.namespace == namespace
-            if is_in_scope and key not in listed:
-                # What is newer than the list stays: it was created after it.
-                changes.append(self.drop(kind, key, version))
-        return [change for change in changes if change is not None]
+            full.take(item)
+        full.finish(listing.resource_version)
+        return changes
+
+    def forget_doom(self, uid: str) -> None:
+        """The cluster has told about an object that was expected to go."""
+        self._doomed.pop(uid, None)
 
     def expect_deletion(self, kind: Kind, key: Key, uid: str) -> None:
         """Show that object as on its way out until the cluster, or the next full list, tells."""
@@ -262,6 +261,34 @@ class Cache:
 
 def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
+
+
+class FullList:
+    """A complete list that is taken over object by object."""
+
+    def __init__(
+        self, cache: Cache, kind: Kind, namespace: str | None, changed: Callable[[Change], object]
+    ) -> None:
+        self._cache, self._kind, self._namespace = cache, kind, namespace
+        self._changed = changed
+        self._listed: set[Key] = set()
+
+    def take(self, item: Manifest) -> None:
+        """One object of the list; seeing it twice is fine."""
+        self._cache.forget_doom(item["metadata"].get("uid", ""))
+        self._listed.add(key_of(item))
+        self._tell(self._cache.put(self._kind, item))
+
+    def finish(self, version: str) -> None:
+        """Forget what was not in the list, unless it is newer than the list's version."""
+        for key in self._cache.keys(self._kind):
+            is_in_scope = self._namespace in (None, key.namespace) or not self._kind.namespaced
+            if is_in_scope and key not in self._listed:
+                self._tell(self._cache.drop(self._kind, key, int(version or 0)))
+
+    def _tell(self, change: Change | None) -> None:
+        if change is not None:
+            self._changed(change)
 
 
 def _version(manifest: Manifest) -> int:

@@ -30,19 +30,21 @@ from terrace.controller.port import (
     ForbiddenError,
     GoneError,
     InvalidError,
-    Listing,
     NotFoundError,
     UnavailableError,
 )
 from terrace_runtime.contract import pod_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from terrace.api.names import Key
     from terrace.controller.metrics import Metrics
 
 USER_AGENT = f"terrace-operator/{__version__}"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-PAGE_SIZE = 500
+PAGE_SIZE = 250
+"""Reading a page holds the event loop for about 20 ms."""
 MAX_LIST_RESTARTS = 3
 MAX_IN_FLIGHT = 20
 CALL_TIMEOUT_S = 30.0
@@ -149,11 +151,13 @@ class HttpCluster:
         options = {"preconditions": {"uid": uid}, "propagationPolicy": policy}
         await self._call("delete", "DELETE", kind, _path(kind, key), None, options)
 
-    async def list_all(self, kind: Kind, namespace: str | None, selector: str) -> Listing:
+    async def list_all(
+        self, kind: Kind, namespace: str | None, selector: str, take: Callable[[Manifest], None]
+    ) -> str:
         """See ``port.Cluster``."""
         for _ in range(MAX_LIST_RESTARTS):
             try:
-                return await self._list_once(kind, namespace, selector)
+                return await self._list_once(kind, namespace, selector, take)
             except GoneError:
                 continue  # A page token outlived its snapshot; the next one is fresh.
         raise UnavailableError(f"list of {kind.plural} expired {MAX_LIST_RESTARTS} times")
@@ -166,17 +170,19 @@ class HttpCluster:
         body = await self._call("get", "GET", kind, path, query)
         return body[:max_bytes].decode(errors="replace")
 
-    async def _list_once(self, kind: Kind, namespace: str | None, selector: str) -> Listing:
-        items: list[Manifest] = []
+    async def _list_once(
+        self, kind: Kind, namespace: str | None, selector: str, take: Callable[[Manifest], None]
+    ) -> str:
         query = {"limit": str(PAGE_SIZE)}
         if selector:
             query["labelSelector"] = selector
         while True:
             page = await self._json("list", "GET", kind, kind.path(namespace), query)
-            items += page.get("items") or ()
+            for item in page.get("items") or ():
+                take(item)
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
-                return Listing(items, str(metadata.get("resourceVersion", "")))
+                return str(metadata.get("resourceVersion", ""))
             query["continue"] = metadata["continue"]
 
     async def _apply(self, kind: Kind, manifest: Manifest, sub: str, manager: str) -> Manifest:

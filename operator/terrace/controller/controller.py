@@ -209,9 +209,11 @@ class Controller:
             self._concern_owner(change)
 
     def _concern_model(self, change: Change) -> None:
-        self.queue.add(Item(MODEL, change.key))
         if _same_intent(change.old, change.new):
+            self.queue.add(Item(MODEL, change.key))
             return  # Its status changed, and that concerns nobody else.
+        # What a user has changed goes before the echoes of what pods and others do.
+        self.queue.add(Item(MODEL, change.key), is_urgent=change.old is not None)
         for model in (change.old, change.new):
             if model is None:
                 continue

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+import orjson
 import structlog
 
 from terrace.api.conditions import ConditionType, Reason
@@ -106,7 +107,7 @@ class Recorder:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._waiting: deque[Manifest] = deque()
+        self._waiting: deque[bytes] = deque()
         self._wake = asyncio.Event()
 
     def tell(self, kind: Kind, after: Manifest, before: Manifest, now: datetime) -> None:
@@ -115,7 +116,7 @@ class Recorder:
             if len(self._waiting) >= MAX_WAITING:
                 log.warning("event not written", object=str(key_of(after)), error="too many wait")
                 return
-            self._waiting.append(event(kind, after, condition, now))
+            self._waiting.append(orjson.dumps(event(kind, after, condition, now)))
             self._wake.set()
 
     async def run(self) -> None:
@@ -128,7 +129,7 @@ class Recorder:
     async def drain(self) -> None:
         """Post what waits now."""
         while self._waiting:
-            told = self._waiting.popleft()
+            told = orjson.loads(self._waiting.popleft())
             try:
                 await self._cluster.create(EVENT, told)
             except ClusterError as error:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from terrace.controller.cluster import Connection
 
 PREFIX = f"feed.{names.GROUP}"
-PAGE_SIZE = 500
+PAGE_SIZE = 250
 SERVER_TIMEOUT_S = 300
 """Whole seconds: the API server refuses 300.0."""
 CONNECT_TIMEOUT_S = 10.0

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from terrace.api.names import Key
     from terrace.controller.kinds import Kind, Manifest
 
@@ -80,8 +82,13 @@ class Cluster(Protocol):
         """
         ...
 
-    async def list_all(self, kind: Kind, namespace: str | None, selector: str) -> Listing:
-        """List page by page, starting over when a page has expired."""
+    async def list_all(
+        self, kind: Kind, namespace: str | None, selector: str, take: Callable[[Manifest], None]
+    ) -> str:
+        """List page by page, starting over when a page has expired; returns the list's version.
+
+        Each object goes to ``take`` as it comes, so that never all of them are in memory.
+        """
         ...
 
     async def read_log(self, pod: Key, container: str, max_bytes: int) -> str:

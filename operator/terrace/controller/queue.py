@@ -49,6 +49,7 @@ class WorkQueue(Generic[T]):
         self._rng = rng
         self._limits = limits or QueueLimits()
         self._ready: OrderedDict[T, float] = OrderedDict()
+        self._urgent: OrderedDict[T, float] = OrderedDict()
         self._delayed: dict[T, float] = {}
         self._heap: list[tuple[float, int, T]] = []
         self._sequence = 0
@@ -62,7 +63,7 @@ class WorkQueue(Generic[T]):
         self.num_retries = 0
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return len(self._ready) + len(self._urgent)
 
     @property
     def num_in_flight(self) -> int:
@@ -72,17 +73,21 @@ class WorkQueue(Generic[T]):
     @property
     def oldest_s(self) -> float:
         """How long the first ready item has waited; 0 when none does."""
-        for added_at in self._ready.values():
-            return max(0.0, self._clock() - added_at)
-        return 0.0
+        first = [next(iter(lane.values())) for lane in (self._urgent, self._ready) if lane]
+        return max(0.0, self._clock() - min(first)) if first else 0.0
 
-    def add(self, item: T) -> None:
-        """Queue the item now, unless it already waits."""
+    def add(self, item: T, *, is_urgent: bool = False) -> None:
+        """Queue the item now, unless it already waits.
+
+        ``is_urgent``: before all that are not, for what a user has just asked for.
+        """
         self.num_adds += 1
         if item in self._in_flight:
             self._dirty.add(item)
-        elif item not in self._ready:
-            self._ready[item] = self._clock()
+        elif is_urgent:
+            self._urgent.setdefault(item, self._ready.pop(item, self._clock()))
+        else:
+            self._make_ready(item)
         self._wake.set()
 
     def add_after(self, item: T, delay_s: float) -> None:
@@ -113,9 +118,9 @@ class WorkQueue(Generic[T]):
     def take(self) -> T | None:
         """The next ready item, now in flight; None when nothing is ready or the rate is spent."""
         self._release_due()
-        if not self._ready or not self._spend_token():
+        if not len(self) or not self._spend_token():
             return None
-        item, _ = self._ready.popitem(last=False)
+        item, _ = (self._urgent or self._ready).popitem(last=False)
         self._in_flight.add(item)
         return item
 
@@ -124,13 +129,13 @@ class WorkQueue(Generic[T]):
         self._in_flight.discard(item)
         if item in self._dirty:
             self._dirty.discard(item)
-            self._ready[item] = self._clock()
+            self._make_ready(item)
         self._wake.set()
 
     def wait_s(self) -> float | None:
         """Seconds until ``take`` may return something; None: not before something is added."""
         self._release_due()
-        if self._ready:
+        if len(self):
             missing = 1.0 - self._refill()
             return max(0.0, missing / self._limits.rate_per_s)
         if self._heap:
@@ -157,8 +162,12 @@ class WorkQueue(Generic[T]):
             del self._delayed[item]
             if item in self._in_flight:
                 self._dirty.add(item)
-            elif item not in self._ready:
-                self._ready[item] = now
+            else:
+                self._make_ready(item)
+
+    def _make_ready(self, item: T) -> None:
+        if item not in self._ready and item not in self._urgent:
+            self._ready[item] = self._clock()
 
     def _refill(self) -> float:
         now = self._clock()

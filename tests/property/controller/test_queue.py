@@ -25,9 +25,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.later: dict[str, float] = {}
         self.in_flight: list[str] = []
 
-    @rule(item=ITEMS)
-    def add(self, item: str) -> None:
-        self.queue.add(item)
+    @rule(item=ITEMS, is_urgent=st.booleans())
+    def add(self, item: str, is_urgent: bool) -> None:  # noqa: FBT001 -- drawn by hypothesis
+        self.queue.add(item, is_urgent=is_urgent)
         self.owed.add(item)
 
     @rule(item=ITEMS, delay_s=st.floats(0, 100))
@@ -108,3 +108,13 @@ def test_no_more_items_are_taken_than_the_rate_allows(count: int, rate: float, b
             taken += 1
             assert taken <= burst + time_s * rate + 1e-3
     assert time_s <= max(0, count - burst) / rate + 1e-2 * count
+
+
+def test_what_is_urgent_goes_first_and_keeps_its_order() -> None:
+    queue: WorkQueue[str] = WorkQueue(lambda: 0.0, Random(1), FAST)
+    for item in "abcd":
+        queue.add(item)
+    for item in "cxc":
+        queue.add(item, is_urgent=True)
+    queue.add("x")
+    assert [queue.take() for _ in range(6)] == ["c", "x", "a", "b", "d", None]

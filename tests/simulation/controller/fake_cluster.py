@@ -17,7 +17,6 @@ from terrace.controller.kinds import Kind, Manifest, key_of, labels_of, uid_of
 from terrace.controller.port import (
     ConflictError,
     InvalidError,
-    Listing,
     NotFoundError,
 )
 
@@ -86,7 +85,9 @@ class FakeCluster:
 
         self._call("delete", kind, {"metadata": key._asdict()}, effect)
 
-    async def list_all(self, kind: Kind, namespace: str | None, selector: str) -> Listing:
+    async def list_all(
+        self, kind: Kind, namespace: str | None, selector: str, take: Callable[[Manifest], None]
+    ) -> str:
         self.checkpoint(f"list {kind}", "before")
         name, _, value = selector.partition("=")
         items = [
@@ -101,9 +102,11 @@ class FakeCluster:
             and namespace in (None, key.namespace)
             and (not selector or labels_of(manifest).get(name) == value)
         ]
-        listing = Listing(items, str(self._version))
+        version = str(self._version)
+        for item in items:
+            take(item)
         self.checkpoint(f"list {kind}", "after")
-        return listing
+        return version
 
     async def read_log(self, pod: Key, container: str, max_bytes: int) -> str:
         self.checkpoint(f"log {pod}", "before")
