@@ -230,12 +230,12 @@ def fetch_pod(**status: Any) -> tuple[Kind, Manifest]:
     return POD, {**found, "spec": {}, "status": {"phase": "Running", **status}}
 
 
-def parts(*, gateway_ready: bool = True, **variables: str) -> list[tuple[Kind, Manifest]]:
+def parts(*, operator_ready: bool = True, **variables: str) -> list[tuple[Kind, Manifest]]:
     """Terrace's own pods; ``variables``: the operator's environment."""
     env = [{"name": name, "value": value} for name, value in variables.items()]
     found: list[tuple[Kind, Manifest]] = []
     for component in ("operator", "gateway"):
-        is_ready = component == "operator" or gateway_ready
+        is_ready = component == "gateway" or operator_ready
         metadata = {
             "name": f"terrace-{component}-x",
             "namespace": "terrace-system",

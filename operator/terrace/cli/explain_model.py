@@ -91,7 +91,8 @@ def _operator_steps(scene: Scene) -> tuple[Step, ...]:
     """Only where the operator has not seen the object as it is now, or is known to be down."""
     model = scene.seen.model
     if is_seen(model):
-        if scene.operators is None or any(pods.is_ready(pod) for pod in scene.operators):
+        # None at all: it may run elsewhere, and its status is fresh.
+        if not scene.operators or any(pods.is_ready(pod) for pod in scene.operators):
             return ()
         summary = "no operator pod is ready: the status below may be old, and nothing goes on"
         return (Step("operator", State.STUCK, summary, command=OPERATOR_PODS),)

@@ -193,9 +193,8 @@ def test_a_pool_tells_its_flavors_claim_and_models() -> None:
 
 
 def test_an_operator_that_is_down_is_told_although_the_status_is_fresh() -> None:
-    gateway = [part for part in parts() if "gateway" in part[1]["metadata"]["name"]]
     objects = [each for each in ready() if each not in parts()]
-    story = story_of(FakeReader([*objects, *gateway]), "im", DEMO)
+    story = story_of(FakeReader([*objects, *parts(operator_ready=False)]), "im", DEMO)
     assert story.steps[0].summary.startswith("no operator pod is ready")
     assert story.next_command == "kubectl get pods -A -l app.kubernetes.io/name=terrace"
 
