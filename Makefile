@@ -149,6 +149,11 @@ bench-planner: init ## Plans against llama.cpp's own report and real replicas (R
 fuzz: init ## Hostile model headers for SECONDS (60)
 	PYTHONPATH=tests $(PY) -m support.header_fuzz $(or $(SECONDS),60)
 
+.PHONY: bench-operator
+bench-operator: programs ## The operator at scale, with a bare client as the peer (MODELS=100 for a glance)
+	@$(BENCH).operator_scale $(if $(CASES),--cases '$(CASES)') $(if $(MODELS),--models $(MODELS)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS))
+
 .PHONY: clean
 clean: ## Remove what the tools made here; .venv/ and the cache of builds stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .local dist
