@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -199,7 +200,8 @@ def test_exclusive_devices_have_one_client_and_a_full_cluster_says_what_is_missi
     assert "node one with 0 of 1: 1 missing" in found["message"]
     assert not world.pods(model="second")
     world.api.delete(MODEL, world.namespace, "first")
-    world.wait_ready("second")
+    # A young control plane's garbage collector learns of our kinds within half a minute.
+    world.wait_ready("second", timeout_s=120)
     assert operator.process.poll() is None
 
 
@@ -247,7 +249,7 @@ def test_the_stronger_model_gets_the_last_device_after_its_holders_residence(
     world.wait("Placed", "False", "NoNodeFits", name="equal")
     world.api.delete(MODEL, world.namespace, "equal")
     world.api.delete(MODEL, world.namespace, "strong")
-    world.wait_ready("weak")
+    world.wait_ready("weak", timeout_s=120)
 
 
 def test_who_loses_a_device_takes_the_next_flavor(
@@ -269,20 +271,19 @@ def test_who_loses_a_device_takes_the_next_flavor(
     assert operator.process.poll() is None
 
 
+def foreign_pod(world: World, node: str) -> None:
+    """A pod that is not ours has the node's device."""
+    container = {"name": "x", "image": "x", "resources": {"limits": {GPU: "1"}}}
+    spec = {"nodeName": node, "automountServiceAccountToken": False, "containers": [container]}
+    metadata = {"name": f"foreign-{node}", "namespace": world.namespace}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    world.api.create(POD, pod)
+
+
 def test_replicas_that_no_node_takes_try_the_next_flavor(world: World, machines: Any) -> None:
     operator = world.operators.start(pending_s=2)
     machines("taken", A100, {GPU: 1})
-    foreign = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "foreign", "namespace": world.namespace},
-        "spec": {
-            "nodeName": "taken",
-            "automountServiceAccountToken": False,
-            "containers": [{"name": "x", "image": "x", "resources": {"limits": {GPU: "1"}}}],
-        },
-    }
-    world.api.create(POD, foreign)
+    foreign_pod(world, "taken")
     one_pool(world, "taken", {"accelerator": "nvidia"}, {"name": "cpu"})
     world.add_model("moves", poolRef={"name": "taken"})
     world.wait_ready("moves")
@@ -293,5 +294,57 @@ def test_replicas_that_no_node_takes_try_the_next_flavor(world: World, machines:
         return len(world.api.items(STATEFULSET, world.namespace, sets)) == 1
 
     eventually(is_alone, "the set that found no node is gone")
-    world.api.delete(POD, world.namespace, "foreign", gracePeriodSeconds=0)
+    world.api.delete(POD, world.namespace, "foreign-taken", gracePeriodSeconds=0)
+    assert operator.process.poll() is None
+
+
+def test_where_no_flavor_has_a_node_replicas_wait_in_each_and_do_not_hurry(
+    world: World, machines: Any
+) -> None:
+    operator = world.operators.start(pending_s=2)
+    for name in ("x", "y"):
+        machines(name, A100, {GPU: 1})
+        foreign_pod(world, name)
+    flavors = [
+        {"name": name, "accelerator": "nvidia", "nodeSelector": {"kind": name}}
+        for name in ("x", "y")
+    ]
+    one_pool(world, "x", *flavors, name="two")
+    world.add_model("waits", poolRef={"name": "two"})
+    seen: list[str] = []
+
+    def has_moved_on_twice() -> bool:
+        placement = (world.model("waits").get("status") or {}).get("placement") or {}
+        flavor = placement.get("flavor", "")
+        if flavor and seen[-1:] != [flavor]:
+            seen.append(flavor)
+        return len(seen) == 3
+
+    start = time.monotonic()
+    eventually(has_moved_on_twice, "it tries one flavor, the other, and the first again")
+    assert seen == ["x", "y", "x"]
+    assert time.monotonic() - start >= 2 * 2
+    world.api.delete(POD, world.namespace, "foreign-x", gracePeriodSeconds=0)
+    world.api.delete(POD, world.namespace, "foreign-y", gracePeriodSeconds=0)
+    world.wait_ready("waits")
+    assert operator.process.poll() is None
+
+
+def test_a_claim_template_is_passed_through(
+    world: World, operator: Operator, machines: Any
+) -> None:
+    machines("dra", {}, {})
+    flavor = {
+        "accelerator": "nvidia",
+        "resourceClaimTemplateName": "gpus",
+        "memoryPerDevice": "80Gi",
+    }
+    one_pool(world, "dra", flavor)
+    world.add_model("claims", poolRef={"name": "dra"})
+    pods = eventually(lambda: world.pods(model="claims"), "a replica is made")
+    claim = {"name": "devices", "resourceClaimTemplateName": "gpus"}
+    assert pods[0]["spec"]["resourceClaims"] == [claim]
+    resources = pods[0]["spec"]["containers"][0]["resources"]
+    assert resources["claims"] == [{"name": "devices"}]
+    assert not limits_of(pods[0])
     assert operator.process.poll() is None

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from terrace.api.conditions import ConditionType, Reason
 from terrace.api.names import Key
-from terrace.controller.contest import Claim, holders_of
+from terrace.controller.contest import Claim
+from terrace.controller.holders import holders_of
 from terrace.controller.moving import Eviction, give_way, homeless_left_s, move_on
 from terrace.controller.placing import Decision, Running, decide_placement
 from terrace.planner.inputs import Cluster

@@ -47,7 +47,10 @@ def homeless_left_s(
 def move_on(
     model: ModelInputs, pool: PoolSpec, cluster: Cluster, stuck: str, bound_s: float
 ) -> Decision | None:
-    """Another flavor than the one whose nodes do not take the replicas; None where none fits."""
+    """Another flavor than the one whose nodes do not take the replicas; None where none fits.
+
+    The replicas that no node took go: should it be that flavor's turn again, they wait anew.
+    """
     others = [flavor for flavor in pool.flavors if flavor.name != stuck]
     if not others:
         return None
@@ -55,7 +58,7 @@ def move_on(
     if isinstance(fresh, NoPlacement):
         return None
     why = f"flavor {stuck}: none of its nodes took a replica for {bound_s:.0f} s"
-    return Decision(fresh.flavor, _because(fresh.plan, why))
+    return Decision(fresh.flavor, _because(fresh.plan, why), evicted=stuck)
 
 
 def give_way(

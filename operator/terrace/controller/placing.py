@@ -37,7 +37,7 @@ class Decision:
     plan: OffloadPlan
     pending: OffloadPlan | None = None
     evicted: str = ""
-    """A flavor whose replicas go at once: a stronger model waits for their devices."""
+    """A flavor whose replicas go at once: for a stronger model, or because no node took them."""
     held: RuntimeConfig | None = None
     """What replicas go on with while a file is fetched that they will need; None: no such wait."""
     given_up: Place | None = None

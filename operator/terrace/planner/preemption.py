@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from terrace.planner.inputs import ModelInputs
 
 DEFAULT_RESIDENCE_S = 300
-MAX_TRIES = 32
+MAX_TRIES = 16
 """Most sets of holders that are tried for one flavor; each is a planning."""
 
 
@@ -44,6 +44,8 @@ class Holder:
     """Node or, not bound yet, flavor -> devices, as in Usage."""
     memory: Mapping[str, int] = field(default_factory=dict)
     """Node or flavor -> bytes, as in Usage."""
+    is_leaving: bool = False
+    """Its replicas drain and do not come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +58,34 @@ class Swap:
     """Devices of one replica."""
     victims: tuple[Holder, ...]
     at: float
-    """When the residence of all of them is over."""
+    """When the residence of all of them is over; 0: they drain already."""
 
 
 def find_swap(
     model: ModelInputs, pool: PoolSpec, cluster: Cluster, holders: Sequence[Holder]
 ) -> Swap | None:
-    """The first flavor where holders of lower priority can make room; None when none can.
+    """The first flavor where holders that drain, or that are weaker, make room; None: none can.
 
     ``cluster.used`` counts the holders. Flavors after one where the model fits without any swap are
     not looked at: fitting comes before taking.
     """
     priority = model.spec.priority or 0
-    weaker = [each for each in holders if each.priority < priority]
-    if not weaker:
+    leaving = [each for each in holders if each.is_leaving]
+    weaker = [each for each in holders if each.priority < priority and not each.is_leaving]
+    if not weaker and not leaving:
         return None
     for flavor in pool.flavors:
         alone = pool.model_copy(update={"flavors": [flavor]})
         if isinstance(place(model, alone, cluster), Placement):
             return None
-        theirs = [each for each in weaker if each.flavor == flavor.name]
-        if flavor.accelerator == CPU or not theirs:
+        if flavor.accelerator == CPU:
             continue
-        victims = _victims(model, alone, cluster, theirs)
+        # What drains is as good as free: nobody else has to go for it.
+        drained = [each for each in leaving if each.flavor == flavor.name]
+        left = replace(cluster, used=without(cluster.used, drained))
+        if drained and isinstance(place(model, alone, left), Placement):
+            return Swap(flavor, drained[0].resource, flavor.count or 1, tuple(drained), 0)
+        victims = _victims(model, alone, left, [e for e in weaker if e.flavor == flavor.name])
         if victims:
             residence = flavor.min_residence_seconds
             residence = DEFAULT_RESIDENCE_S if residence is None else residence

@@ -14,7 +14,8 @@ from terrace.api.conditions import Reason
 from terrace.api.quantity import parse_bytes, parse_millis
 from terrace.planner.accelerators import CPU
 from terrace.planner.candidates import candidates, largest_free
-from terrace.planner.device_rooms import device_offers, row_of
+from terrace.planner.device_refusals import row_of
+from terrace.planner.device_rooms import device_offers
 from terrace.planner.nodes import format_bytes
 from terrace.planner.room import NoPlacement, Room
 

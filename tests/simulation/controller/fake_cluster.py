@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from terrace.api import names
-from terrace.controller.kinds import Kind, Manifest, key_of, labels_of, uid_of
+from terrace.controller.kinds import POD, Kind, Manifest, key_of, labels_of, uid_of
 from terrace.controller.port import (
     ConflictError,
     InvalidError,
@@ -38,6 +38,8 @@ class FakeCluster:
         self.writes: list[str] = []
         """Requests to write that were carried out, also those that changed nothing."""
         self.checkpoint: Checkpoint = lambda _call, _moment: None
+        self.drains = False
+        """Whether pods whose owner is gone are marked and stay until somebody takes them away."""
         self._now = now
         self._applied: dict[tuple[Kind, Key, str], Manifest] = {}
         self._version = 100
@@ -153,8 +155,15 @@ class FakeCluster:
         self.events.append((kind, last, True))
         for (owned_kind, owned_key), manifest in list(self.objects.items()):
             owners = manifest["metadata"].get("ownerReferences") or ()
-            if any(owner["uid"] == uid_of(gone) for owner in owners):
+            if not any(owner["uid"] == uid_of(gone) for owner in owners):
+                continue
+            if self.drains and owned_kind == POD:
+                self.edit(POD, owned_key, self._mark)
+            else:
                 self.vanish(owned_kind, owned_key)
+
+    def _mark(self, live: Manifest) -> None:
+        live["metadata"]["deletionTimestamp"] = self._now()
 
     def of_kind(self, kind: Kind) -> list[Manifest]:
         """All objects of a kind, by key."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from simulation.controller.scenarios import quiet_writes, replicas
+from simulation.controller.scenarios import POOL_KEY, quiet_writes, replicas
 from simulation.controller.simulation import Simulation
 from support.controller_objects import condition, model, node, pool
 from terrace.api.names import Key
-from terrace.controller.kinds import MODEL, NODE, POOL, labels_of
+from terrace.controller.kinds import MODEL, NODE, POD, POOL, is_deleting, key_of, labels_of, uid_of
 
 GPU = "nvidia.com/gpu"
 LABELS = {
@@ -19,6 +19,7 @@ LABELS = {
     "nvidia.com/gpu.replicas": "1",
 }
 RESIDENCE_S = 5
+DRAIN_S = 40
 
 
 class Devices(Simulation):
@@ -28,6 +29,8 @@ class Devices(Simulation):
         super().__init__(seed, **config)
         self.devices = devices
         self.most_clients = 0
+        self.cluster.drains = True
+        self._drains: dict[str, float] = {}
         self.cluster.vanish(NODE, Key("", "node-a"))
         bare = node("node-a", cpu="64", memory="256Gi", labels=LABELS, devices={GPU: devices})
         self.cluster.put_new(NODE, bare)
@@ -36,9 +39,20 @@ class Devices(Simulation):
 
     async def _round(self) -> bool:
         moved = await super()._round()
+        if self._drain() and not moved:
+            self.time_s += DRAIN_S
+            moved = True
         clients = sum(GPU in limits(pod) for pod in replicas(self))
         self.most_clients = max(self.most_clients, clients)
         return moved
+
+    def _drain(self) -> bool:
+        """Replicas that were told to go have gone after a while; False: none is on its way."""
+        leaving = [pod for pod in self.cluster.of_kind(POD) if is_deleting(pod)]
+        for pod in leaving:
+            if self._drains.setdefault(uid_of(pod), self.time_s) + DRAIN_S <= self.time_s:
+                self.cluster.vanish(POD, key_of(pod))
+        return bool(leaving)
 
     def add(self, name: str, priority: int) -> None:
         self.cluster.put_new(MODEL, model(name, priority=priority))
@@ -98,3 +112,35 @@ async def test_under_faults_devices_never_have_two_clients_and_the_strongest_win
     has = sorted((priorities[name] for name in sim.holders()), reverse=True)
     assert has == sorted(priorities.values(), reverse=True)[:2]
     assert await quiet_writes(sim) == []
+
+
+async def test_who_waits_for_a_drain_takes_no_worse_flavor_and_nobody_elses_device() -> None:
+    sim = Devices(devices=2)
+    gpu = {"name": "gpu", "accelerator": "nvidia", "minResidenceSeconds": RESIDENCE_S}
+    sim.cluster.edit(
+        POOL, POOL_KEY, lambda live: live["spec"].update(flavors=[gpu, {"name": "cpu"}])
+    )
+    for name, priority in (("weakest", 0), ("weak", 1)):
+        sim.add(name, priority)
+        await sim.settle()
+    sim.add("strong", 10)
+    await sim.settle()
+    assert sim.most_clients == 2
+    with_devices = {
+        labels_of(pod)["terrace.dev/model"] for pod in replicas(sim) if GPU in limits(pod)
+    }
+    assert with_devices == {"weak", "strong"}
+    assert sim.holders() == {"weakest", "weak", "strong"}
+
+
+async def test_who_waits_gets_the_device_of_a_model_that_goes() -> None:
+    sim = Devices()
+    sim.add("first", 0)
+    await sim.settle()
+    sim.add("second", 0)
+    await sim.settle()
+    assert sim.placed("second")["reason"] == "NoNodeFits"
+    sim.cluster.vanish(MODEL, Key("default", "first"))
+    await sim.settle()
+    assert sim.holders() == {"second"}
+    assert sim.most_clients == 1
