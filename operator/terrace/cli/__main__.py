@@ -18,6 +18,7 @@ from terrace.cli.demo import demo
 from terrace.cli.errors import CommandError
 from terrace.cli.explain import explain
 from terrace.cli.plan import plan
+from terrace.cli.screen import clean
 from terrace.local.errors import LocalClusterError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def main() -> NoReturn:
         sys.exit(1)  # the reader of our output, such as `head`, has gone
     except (CommandError, LocalClusterError, OSError) as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"error: {error}", style="red", markup=False)
+        console.print(f"error: {clean(str(error))}", style="red", markup=False)
         sys.exit(error.code if isinstance(error, CommandError) else 1)
     sys.exit(0)
 

@@ -32,7 +32,7 @@ from terrace.cli.plan_spec import (
 from terrace.cli.plan_table import plan_lines
 from terrace.cli.plan_yaml import as_yaml, manifests
 from terrace.cli.profiles import Row, Target, chosen_row, plan_profiles
-from terrace.cli.screen import show, width_of
+from terrace.cli.screen import show, waiting, width_of
 from terrace.cli.target import cluster_target, machine_target, reading_of, shape_target
 from terrace.planner.accelerators import BadTableError, built_in, read_table
 from terrace.planner.placement import Placement
@@ -210,8 +210,11 @@ def plan(
     # Before anything is downloaded, what was written is checked.
     model_spec(wanted, target.pool_key.name)
     reading = reading_of(target.pool, tuple(allow_network or ()), wants_digest=wants_digest)
-    facts = read_facts(source, reading=reading)
-    draft_facts = read_facts(draft, "--draft", "draft", reading) if draft is not None else None
+    with waiting(f"Reading the header of {source}"):
+        facts = read_facts(source, reading=reading)
+        draft_facts = None
+        if draft is not None:
+            draft_facts = read_facts(draft, "--draft", "draft", reading)
     spec = model_spec(wanted, target.pool_key.name, facts.digest)
     rows = plan_profiles(target.inputs(facts, spec, draft_facts), target)
     match kind:
@@ -295,6 +298,8 @@ def _print_yaml(
     ]
     if is_local(wanted.source) and wanted.uri is None:
         comments.append(f"Put the file on the claim first: {source_uri(wanted.source)}")
+    if not target.is_stored and not with_pool:
+        comments.append(f"For a pool {target.pool_key.name} of such nodes: --with-pool prints it")
     key = Key(target.pool_key.namespace, name or model_name(wanted.source))
     pool = target.pool if with_pool else None
     typer.echo(as_yaml(manifests(key, spec, target.pool_key, pool), comments), nl=False)

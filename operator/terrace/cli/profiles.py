@@ -48,6 +48,8 @@ class Target:
     cluster: Cluster
     notes: tuple[str, ...] = ()
     """What the reader has to know about it."""
+    is_stored: bool = False
+    """Whether the pool is one of the cluster's."""
     learned: Learned | None = None
     """None: nothing ran there yet."""
 

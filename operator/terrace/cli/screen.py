@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import textwrap
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Iterator
 
 PIPED_WIDTH = 100
 MIN_WIDTH = 44
@@ -35,6 +37,17 @@ class Line:
     """Never wrapped."""
 
 
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say on a terminal what is waited for, for as long as it takes."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(Text(clean(what))):
+        yield
+
+
 def width_of(console: Console) -> int:
     """Columns to write in; a pipe has none of its own."""
     width = console.width if console.is_terminal else PIPED_WIDTH
@@ -44,9 +57,14 @@ def width_of(console: Console) -> int:
 def show(console: Console, lines: list[Line], width: int) -> None:
     """Print ``lines``. What a cluster or a file said cannot control the terminal."""
     for line in lines:
-        clean = _CONTROL.sub("?", line.text)
-        for text in wrapped(clean, width, line.indent) if not line.is_table else [clean]:
-            console.print(Text(text, style=line.style), soft_wrap=True)
+        text = clean(line.text)
+        for each in wrapped(text, width, line.indent) if not line.is_table else [text]:
+            console.print(Text(each, style=line.style), soft_wrap=True)
+
+
+def clean(text: str) -> str:
+    """``text`` without what a terminal would obey."""
+    return _CONTROL.sub("?", text)
 
 
 def wrapped(text: str, width: int, indent: int) -> list[str]:

@@ -84,7 +84,8 @@ def cluster_target(
     notes = tuple(f"not counted, for lack of permission: {gap}" for gap in seen.gaps)
     count = len(cluster.nodes)
     title = f"cluster {reader.server}{of_pool}: {count} node{'s' if count > 1 else ''}"
-    return Target(title, key, spec, cluster, notes, Learned(seen.cache, installed))
+    is_stored = pool is not None
+    return Target(title, key, spec, cluster, notes, is_stored, Learned(seen.cache, installed))
 
 
 def reading_of(pool: PoolSpec, networks: tuple[str, ...], *, wants_digest: bool) -> Reading:
