@@ -56,8 +56,9 @@ def _device_too_small(wish: Wish, room: Room, device: DeviceRoom, smallest: Size
     missing = one.missing_bytes(experts, layers if is_only else 2)
     what = "all layers and KV cells" if is_only else "not even one layer and its KV cells"
     which = f"{device.count} x {device.product or device.accelerator}"
+    nearest = f" of {device.preferred_nodes[0]}" if device.preferred_nodes else ""
     have = (
-        f"{which} with {format_bytes(device.memory_bytes)}, "
+        f"{which}{nearest} with {format_bytes(device.memory_bytes)}, "
         f"{format_bytes(device.margin_bytes)} of it kept free"
     )
     advice = _device_advice(wish, device, smallest)

@@ -235,15 +235,16 @@ def test_the_next_flavor_is_taken_where_the_first_has_no_room() -> None:
         {"name": "gpu", "accelerator": "nvidia", "nodeSelector": {"gpu": "yes"}},
         {"name": "cpu"},
     )
-    labels = {"gpu": "yes", "nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.memory": "2048"}
+    labels = {"gpu": "yes", "nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.memory": "1024"}
     nodes = (
-        node("gpu-a", labels=labels, resources={"nvidia.com/gpu": 1}, memory_bytes=8 * GIB),
+        node("gpu-a", labels=labels, resources={"nvidia.com/gpu": 1}, memory_bytes=64 * GIB),
         node("cpu-a", memory_bytes=64 * GIB),
     )
     found = place(ModelInputs(facts(MIXTURE), model()), pool(*flavors), Cluster(nodes))
     assert isinstance(found, Placement)
     assert found.flavor.name == "cpu"
     assert found.plan.reasons[0].startswith("flavor gpu: ")
+    assert "1 x NVIDIA-L4 of gpu-a with 1.0 GiB" in found.plan.reasons[0]
 
 
 def test_status_plan_shows_the_device_part() -> None:
