@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from terrace_runtime.models.work import Work
 
 _BEAT_S: Final = 1.0
+_TOLD_BY_HEADERS: Final = frozenset({"UnsupportedFormat", "InvalidModel", "Truncated"})
+"""Failures of a peek that the whole file would bring as well; of others the download says more."""
 
 
 class Filling:
@@ -144,7 +146,7 @@ class Filling:
         try:
             await remote_facts(self._remote, self._work.spec.role, web)
         except FetchError as error:
-            if error.permanent:
+            if error.permanent and error.reason in _TOLD_BY_HEADERS:
                 raise
 
     def _copy(self, path: Path, part: Unfinished) -> None:

@@ -52,6 +52,7 @@ def facts_of_files(
     paths: Sequence[Path], proof: Proof, reporter: ProgressReporter
 ) -> ModelFacts | FileFacts:
     """Facts with the digest of all parts; raises FetchError for files that are not as they must."""
+    proof.digests = []
     try:
         size = sum(path.stat().st_size for path in paths)
         for path in paths:
