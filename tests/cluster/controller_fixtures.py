@@ -10,7 +10,7 @@ from cluster.controller_api import Api
 from cluster.controller_kubelet import Kubelet
 from cluster.controller_operator import Operator, Operators
 from cluster.controller_world import World
-from support.controller_objects import fetched
+from support.controller_objects import fetched, fetched_for
 from terrace.controller.kinds import (
     MODEL,
     POOL,
@@ -54,6 +54,7 @@ def world(
     yield World(control_plane, api, kubelet, operators, namespace)
     operators.stop_all()
     kubelet.outcome, kubelet.serve = lambda _model: fetched(), lambda _pod: None
+    kubelet.extra_outcome = fetched_for
     api.request("DELETE", f"/api/v1/namespaces/{namespace}")
     for kind in (MODEL, POOL):  # Other tests' operators must not see them.
         for left in api.items(kind, namespace):

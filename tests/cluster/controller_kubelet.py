@@ -13,10 +13,16 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Self
 
 from cluster.controller_api import Api, ApiError, Manifest
-from support.controller_objects import fetched, node
+from support.controller_objects import fetched, fetched_for, node
 from terrace.api import names
-from terrace.controller.kinds import CLAIM, NODE, POD, Kind, is_deleting, labels_of
-from terrace_runtime.contract import EXIT_PERMANENT, FetchOutcome
+from terrace.controller.kinds import CLAIM, NODE, POD, SECRET, Kind, is_deleting, labels_of
+from terrace_runtime.contract import (
+    EXIT_PERMANENT,
+    FetchOutcome,
+    FetchSpec,
+    PruneOutcome,
+    PruneSpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +44,10 @@ class Kubelet:
         self._beat_at = 0.0
         self.outcome: Callable[[str], FetchOutcome | None] = lambda _model: fetched()
         """Model name -> how its fetch ends; None: it goes on running."""
+        self.extra_outcome: Callable[[FetchSpec], FetchOutcome | None] = fetched_for
+        """The same of a draft or an adapter."""
+        self.pruned: list[str] = []
+        """Digests that prune Jobs were told to delete."""
         self.serve: Callable[[Manifest], Manifest | None] = lambda _pod: None
         """Replica -> a status instead of ready."""
         self.started: list[str] = []
@@ -96,8 +106,10 @@ class Kubelet:
         phase = (pod.get("status") or {}).get("phase")
         if not pod["spec"].get("nodeName") or phase in ("Succeeded", "Failed"):
             return
-        if labels_of(pod).get(names.COMPONENT) == "fetch":
-            status = self._fetch_status(labels_of(pod)[names.LABEL_MODEL])
+        if labels_of(pod).get(names.COMPONENT) in ("fetch", "prune"):
+            if self._waits_for_a_secret(pod):
+                return
+            status = _work_status(self._outcome_of(pod))
         else:
             status = self.serve(pod) or running(pod, ready=True)
         if phase == status["phase"] and _container(pod) == _container({"status": status}):
@@ -106,20 +118,22 @@ class Kubelet:
             self.started.append(pod["metadata"]["uid"])
         self._api.patch(POD, namespace, name, {"status": status}, "/status")
 
-    def _fetch_status(self, model: str) -> Manifest:
-        outcome = self.outcome(model)
-        if outcome is None:
-            return _status("Running", "fetch", {"running": {"startedAt": _now()}}, ready=True)
-        code = 0 if outcome.facts else (EXIT_PERMANENT if outcome.failure.permanent else 1)  # type: ignore[union-attr]
-        ended = {
-            "exitCode": code,
-            "reason": "Error" if code else "Completed",
-            "message": outcome.model_dump_json(exclude_defaults=True),
-            "startedAt": _now(),
-            "finishedAt": _now(),
-        }
-        phase = "Failed" if code else "Succeeded"
-        return _status(phase, "fetch", {"terminated": ended}, ready=False)
+    def _waits_for_a_secret(self, pod: Manifest) -> bool:
+        """A kubelet starts no container before its volumes are there, and says so in events."""
+        secrets = [v["secret"]["secretName"] for v in pod["spec"]["volumes"] if "secret" in v]
+        namespace = pod["metadata"]["namespace"]
+        return any(self._api.get(SECRET, namespace, name) is None for name in secrets)
+
+    def _outcome_of(self, pod: Manifest) -> FetchOutcome | PruneOutcome | None:
+        (variable,) = pod["spec"]["containers"][0]["env"]
+        if variable["name"] == "TERRACE_PRUNE":
+            spec = PruneSpec.model_validate_json(variable["value"])
+            self.pruned += spec.digests
+            return PruneOutcome(freed=spec.digests)
+        fetch = FetchSpec.model_validate_json(variable["value"])
+        if fetch.role != "model":
+            return self.extra_outcome(fetch)
+        return self.outcome(labels_of(pod)[names.LABEL_MODEL])
 
     def _provide(self, claim: Manifest) -> None:
         key = claim["metadata"]
@@ -149,6 +163,22 @@ class Kubelet:
             body = {"status": {**status, "conditions": ready}}
             self._api.patch(NODE, "", name, body, "/status")
             self._api.patch(NODE, "", name, {"spec": {"taints": None}})
+
+
+def _work_status(outcome: FetchOutcome | PruneOutcome | None) -> Manifest:
+    if outcome is None:
+        return _status("Running", "fetch", {"running": {"startedAt": _now()}}, ready=True)
+    failure = outcome.failure
+    code = 0 if failure is None else (EXIT_PERMANENT if failure.permanent else 1)
+    ended = {
+        "exitCode": code,
+        "reason": "Error" if code else "Completed",
+        "message": outcome.model_dump_json(exclude_defaults=True),
+        "startedAt": _now(),
+        "finishedAt": _now(),
+    }
+    phase = "Failed" if code else "Succeeded"
+    return _status(phase, "fetch", {"terminated": ended}, ready=False)
 
 
 def running(_pod: Manifest, *, ready: bool) -> Manifest:

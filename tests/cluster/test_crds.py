@@ -170,6 +170,14 @@ GOOD = {
     "class for models": changed(POOL, "class", offload={"maxDisk": 0, "disk": {}}),
     "longest name": changed(MODEL, "m" * 40),
     "pvc": changed(MODEL, "pvc", source={"uri": "pvc://claim/folder/a.gguf"}),
+    "draft and adapters": changed(
+        MODEL,
+        "extended",
+        draft={"uri": "hf://owner/repo:Q4_0", "secretRef": {"name": "hub"}},
+        speculation={"mode": "Draft"},
+        servedNames=["extended"],
+        adapters=[{"name": "me", "source": {"uri": "s3://bucket/a.gguf"}, "scale": -1}],
+    ),
 }
 
 
@@ -208,6 +216,10 @@ def source(uri: str, **fields: Any) -> dict[str, Any]:
     return changed(MODEL, source={"uri": uri, **fields})
 
 
+def adapter(name: str) -> dict[str, Any]:
+    return {"name": name, "source": {"uri": f"https://host/{name}.gguf"}}
+
+
 def offload(base: dict[str, Any] = MODEL, **fields: Any) -> dict[str, Any]:
     return changed(base, offload=fields)
 
@@ -219,7 +231,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "model: no pool": (changed(MODEL, poolRef=None), ["spec.poolRef", "Required"]),
     "model: no source": (changed(MODEL, source=None), ["spec.source", "Required"]),
     "model: typo": (changed(MODEL, replcas=2), ["spec.replcas", "unknown field"]),
-    "uri: scheme": (source("s3://a/b"), ["spec.source.uri", "https://HOST/PATH"]),
+    "uri: scheme": (source("ftp://a/b"), ["spec.source.uri", "https://HOST/PATH"]),
     "uri: no path": (source("https://host"), ["spec.source.uri", "https://HOST/PATH"]),
     "uri: plain http": (source("http://host/a"), ["spec.source.sha256", "set sha256"]),
     "uri: long": (source("https://h/" + "a" * 2048), ["spec.source.uri", "2048"]),
@@ -301,8 +313,48 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["access.cacheIsolation", "Tenant"],
     ),
     "speculation: mode": (
-        changed(MODEL, speculation={"mode": "Draft"}),
+        changed(MODEL, speculation={"mode": "Guess"}),
         ["speculation.mode", "NGram"],
+    ),
+    "speculation: no draft": (
+        changed(MODEL, speculation={"mode": "Draft"}),
+        ["spec.draft", "needs spec.draft"],
+    ),
+    "draft: no mode": (
+        changed(MODEL, draft={"uri": "demo://draft"}),
+        ["spec.speculation", "set it, or drop draft"],
+    ),
+    "draft: other mode": (
+        changed(MODEL, draft={"uri": "demo://draft"}, speculation={"mode": "NGram"}),
+        ["spec.speculation", "no effect without speculation.mode Draft"],
+    ),
+    "draft: plain http": (
+        changed(MODEL, draft={"uri": "http://h/a"}, speculation={"mode": "Draft"}),
+        ["spec.draft.sha256", "set sha256"],
+    ),
+    "adapters: twice": (
+        changed(MODEL, adapters=[adapter("a"), adapter("a")]),
+        ["spec.adapters[1]", "Duplicate"],
+    ),
+    "adapters: served name": (
+        changed(MODEL, servedNames=["a", "b"], adapters=[adapter("b")]),
+        ["spec.adapters", "not one of spec.servedNames"],
+    ),
+    "adapters: own name": (
+        changed(MODEL, "me", adapters=[adapter("me")]),
+        ["adapter needs a name of its own", "metadata.name"],
+    ),
+    "adapters: scale": (
+        changed(MODEL, adapters=[adapter("a") | {"scale": 11}]),
+        ["spec.adapters[0].scale", "10"],
+    ),
+    "secret: http": (
+        source("http://h/a", sha256="a" * 64, secretRef={"name": "key"}),
+        ["spec.source.secretRef", "only https://"],
+    ),
+    "secret: demo": (
+        source("demo://chat", secretRef={"name": "key"}),
+        ["spec.source.secretRef", "drop secretRef"],
     ),
     "speculation: tokens": (
         changed(MODEL, speculation={"maxTokens": 17}),
@@ -554,6 +606,12 @@ def test_columns_show_the_state_at_a_glance(api: LocalCluster) -> None:
         "readyReplicas": 1,
         "placement": {"flavor": "cpu", "statefulSet": "columns-cpu"},
         "url": "http://gateway/v1",
+        "download": {
+            "stage": "download",
+            "doneBytes": 43,
+            "totalBytes": 100,
+            "summary": "43%, 12.0 MiB/s, 3m20s left",
+        },
     }
     api.kubectl(
         "patch",
@@ -566,8 +624,10 @@ def test_columns_show_the_state_at_a_glance(api: LocalCluster) -> None:
         return [line.split() for line in text.splitlines()]
 
     head, row = wait_for("the columns", table)
-    assert head == ["NAME", "READY", "STATUS", "AVAILABLE", "REPLICAS", "FLAVOR", "CONTEXT", "AGE"]
+    titles = "NAME READY STATUS AVAILABLE REPLICAS FLAVOR CONTEXT DOWNLOAD AGE"
+    assert head == titles.split()
     assert row[:6] == ["columns", "False", "ReplicasStarting", "1", "2", "cpu"]
+    assert row[6:-1] == ["43%,", "12.0", "MiB/s,", "3m20s", "left"]
     head, row = table("-o", "wide")
     assert {"POOL", "URL", "SOURCE", "DIGEST"} <= set(head)
     assert {"p", "http://gateway/v1", "demo://chat"} <= set(row)

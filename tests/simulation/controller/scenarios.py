@@ -62,7 +62,7 @@ async def kept(sim: Simulation) -> None:
 async def extended(sim: Simulation) -> None:
     """A draft and adapters, of which one goes, one comes and one gets another file."""
     sim.cluster.put_new(POOL, pool())
-    draft = {"draft": {"uri": "demo://draft"}, "speculation": {"mode": "Draft"}}
+    draft: Manifest = {"draft": {"uri": "demo://draft"}, "speculation": {"mode": "Draft"}}
     sim.cluster.put_new(MODEL, model(**draft, adapters=[adapter("a"), adapter("b")]))
     await sim.settle()
     kept = [adapter("a", "https://host/other.gguf"), adapter("c")]

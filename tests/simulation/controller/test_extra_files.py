@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from simulation.controller.scenarios import (
     DEMO,
     adapter,
@@ -14,7 +16,7 @@ from simulation.controller.scenarios import (
 from simulation.controller.simulation import Simulation
 from support.controller_objects import condition, fetched_for, model, not_fetched, pool
 from terrace.api.names import Key
-from terrace.controller.kinds import CONFIGMAP, JOB, MODEL, POD, POOL, STATEFULSET
+from terrace.controller.kinds import CONFIGMAP, JOB, MODEL, POD, POOL, STATEFULSET, Manifest
 from terrace_runtime.contract import (
     EXIT_MODEL_MISSING,
     RUNTIME_CONFIG_FILE,
@@ -23,7 +25,7 @@ from terrace_runtime.contract import (
     RuntimeConfig,
 )
 
-DRAFT = {"draft": {"uri": "demo://draft"}, "speculation": {"mode": "Draft"}}
+DRAFT: Manifest = {"draft": {"uri": "demo://draft"}, "speculation": {"mode": "Draft"}}
 
 
 def told(sim: Simulation) -> RuntimeConfig:
@@ -38,7 +40,7 @@ def jobs(sim: Simulation) -> set[str]:
     return {job["metadata"]["name"] for job in sim.cluster.of_kind(JOB)}
 
 
-async def running(sim: Simulation, **spec: object) -> None:
+async def running(sim: Simulation, **spec: Any) -> None:
     sim.cluster.put_new(POOL, pool())
     sim.cluster.put_new(MODEL, model(replicas=2, **spec))
     await sim.settle()

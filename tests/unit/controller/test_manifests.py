@@ -237,7 +237,7 @@ def test_a_fetch_is_told_of_the_mirrors_of_its_kind_alone(uri: str, wanted: Mani
 def test_a_secret_is_mounted_into_its_own_fetch_and_nowhere_else() -> None:
     secret = {"uri": "https://a/b.gguf", "secretRef": {"name": "key"}}
     plain = {"uri": "https://a/c.gguf"}
-    spec = {
+    spec: dict[str, Any] = {
         "source": plain,
         "draft": secret,
         "speculation": {"mode": "Draft"},
@@ -261,7 +261,7 @@ def test_a_secret_is_mounted_into_its_own_fetch_and_nowhere_else() -> None:
 
 def test_files_of_several_claims_are_seen_at_paths_of_their_own() -> None:
     """Model and one adapter on one claim, another adapter on a second, the draft in the cache."""
-    spec = {
+    spec: dict[str, Any] = {
         "source": {"uri": "pvc://files/a.gguf"},
         "draft": {"uri": "demo://draft"},
         "speculation": {"mode": "Draft"},
@@ -299,8 +299,8 @@ def test_files_of_several_claims_are_seen_at_paths_of_their_own() -> None:
 
 
 def test_a_claim_that_is_cache_and_source_at_once_is_one_volume() -> None:
-    cache = {"modelCache": {"claimName": "files"}}
-    spec = {
+    cache: dict[str, Any] = {"modelCache": {"claimName": "files"}}
+    spec: dict[str, Any] = {
         "source": {"uri": "demo://chat"},
         "adapters": [{"name": "a", "source": {"uri": "pvc://files/a.gguf"}}],
     }
