@@ -16,7 +16,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from terrace_runtime.contract import Offload, RuntimeConfig, Speculation
 
@@ -46,6 +46,7 @@ class Ask:
     device_layers: int = 0
     expert_layers_on_host: int = 0
     kv_on_device: bool = True
+    weights: Literal["mapped", "loaded"] = "mapped"
 
     @property
     def text(self) -> str:
@@ -68,6 +69,10 @@ class Answer:
     def total(self, *kinds: str) -> int:
         """All buffers of some kinds, wherever they lie."""
         return sum(row.get(kind, 0) for row in self.buffers.values() for kind in kinds)
+
+    def on(self, device: str, *kinds: str) -> int:
+        """Buffers of some kinds on one device."""
+        return sum(self.buffers.get(device, {}).get(kind, 0) for kind in kinds)
 
 
 def ask(
@@ -111,6 +116,7 @@ def config_of(one: Ask, file: str) -> RuntimeConfig:
             device_layers=one.device_layers,
             expert_layers_on_host=one.expert_layers_on_host,
             kv_on_device=one.kv_on_device,
+            weights=one.weights,
         ),
     )
 
