@@ -80,6 +80,8 @@ def _first_fit(wish: Wish, room: Room) -> Fit | NoPlacement:
     if refusal:
         return refusal
     wish = wish.in_room(room)
+    if _is_far_too_small(wish, room):
+        return too_small(wish, room)
     for preferred in wish.sized(room):
         sized = preferred
         missing = _missing(wish, room, sized)
@@ -93,6 +95,18 @@ def _first_fit(wish: Wish, room: Room) -> Fit | NoPlacement:
             if size.limit_bytes <= room.memory_bytes:
                 return Fit(room, sized, shape, size)
     return too_small(wish, room)
+
+
+def _is_far_too_small(wish: Wish, room: Room) -> bool:
+    """Whether weights alone are more than a room's devices and host, so that no size need be tried.
+
+    Paged weights need no room.
+    """
+    device = room.device
+    if device is None or wish.offload.profile == "DiskHeavy":
+        return False
+    layers = sum(run.count * run.weight_bytes for run in wish.facts.layers)
+    return layers > room.memory_bytes + device.count * device.memory_bytes
 
 
 def _missing(wish: Wish, room: Room, sized: Sized) -> int:
