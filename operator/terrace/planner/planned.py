@@ -20,6 +20,7 @@ from terrace.planner.plan import (
     OffloadPlan,
 )
 from terrace.planner.reasons import byte_reasons
+from terrace.planner.rooms import REQUEST_MILLIS_PER_THREAD
 from terrace.planner.tiers import volume_bytes
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 
 MAX_REASONS, MAX_REASON = 48, 600
+DEVICE_THREADS = 4
+"""Threads by default where the host computes no layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def planned(wish: Wish, fit: Fit, *, inputs: str, skipped: tuple[str, ...]) -> O
     """The plan; ``skipped`` says why flavors before this one were not taken."""
     room, shape, size = fit.room, fit.shape, fit.size
     tiers, limit = shape.tiers, _limit(size, shape, room)
-    extras = wish.extras_of(fit.sized.size)
+    extras, threads = wish.extras_of(fit.sized.size), _threads(wish, fit)
     return OffloadPlan(
         inputs=inputs,
         flavor=room.flavor.name,
@@ -56,7 +59,7 @@ def planned(wish: Wish, fit: Fit, *, inputs: str, skipped: tuple[str, ...]) -> O
         batch_tokens=BATCH_TOKENS,
         ubatch_tokens=shape.ubatch_tokens,
         prefill_tokens=PREFILL_TOKENS,
-        threads=room.threads,
+        threads=threads.count,
         kv_key_type=shape.kv_key_type,
         kv_value_type=shape.kv_value_type,
         kv_unified=tiers.is_unified,
@@ -82,7 +85,7 @@ def planned(wish: Wish, fit: Fit, *, inputs: str, skipped: tuple[str, ...]) -> O
         corrected_device_bytes=extras.correction.device_bytes if shape.split else 0,
         memory_request_bytes=size.request_bytes,
         memory_limit_bytes=limit,
-        cpu_millis=room.cpu_millis,
+        cpu_millis=threads.cpu_millis,
         preferred_nodes=room.device.preferred_nodes if room.device else (),
         reasons=bounded(
             (
@@ -94,10 +97,30 @@ def planned(wish: Wish, fit: Fit, *, inputs: str, skipped: tuple[str, ...]) -> O
                 *wish.speculation_reasons,
                 *byte_reasons(wish.facts, shape, size, limit, extras),
                 _steps_reason(shape),
-                f"threads {room.threads}: {room.cpu_words}",
+                f"threads {threads.count}: {threads.words}",
             )
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Threads:
+    """Threads of one replica and the CPU that it requests for them."""
+
+    count: int
+    cpu_millis: int
+    words: str
+
+
+def _threads(wish: Wish, fit: Fit) -> _Threads:
+    """As the room says; few where all layers are on devices and the user wrote no number."""
+    room = fit.room
+    is_idle = fit.sized.is_whole(wish) and room.flavor.host.cpu is None
+    if not is_idle or room.threads <= DEVICE_THREADS:
+        return _Threads(room.threads, room.cpu_millis, room.cpu_words)
+    millis = min(room.cpu_millis, DEVICE_THREADS * REQUEST_MILLIS_PER_THREAD)
+    words = "all layers are on the device, which leaves the CPU little to do; host.cpu is not set"
+    return _Threads(DEVICE_THREADS, millis, words)
 
 
 def bounded(reasons: tuple[str, ...]) -> tuple[str, ...]:

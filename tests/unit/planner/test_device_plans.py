@@ -53,6 +53,7 @@ def test_a_model_that_fits_lies_on_the_device_whole() -> None:
     )
     assert plan.host_weights_bytes == facts("llama-3.1-8b").token_embedding_bytes
     assert plan.parallel == 16
+    assert (plan.threads, plan.cpu_millis) == (4, 1000)
 
 
 def test_cells_leave_the_device_where_many_sequences_would_push_the_layers_out() -> None:
@@ -94,6 +95,16 @@ def test_host_heavy_keeps_attention_and_cells_of_a_dense_model_there_too() -> No
         assert re.search(pattern, name)
     for name in ("blk.0.attn_q.weight", "blk.0.ffn_norm.weight", "blk.32.ffn_up.weight"):
         assert not re.search(pattern, name)
+
+
+def test_threads_are_many_where_the_host_computes_layers_and_as_written() -> None:
+    plan, _ = planned(BIG, L4)
+    assert plan.threads == 15
+    where = room(H100)
+    flavor = pool({"name": "only", "accelerator": "nvidia", "host": {"cpu": "8"}}).flavors[0]
+    written = plan_in(facts("llama-3.1-8b"), replace(where, flavor=flavor, threads=8))
+    assert isinstance(written, OffloadPlan)
+    assert written.threads == 8
 
 
 def test_layers_are_cut_over_two_devices() -> None:
