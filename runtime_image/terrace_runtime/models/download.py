@@ -17,7 +17,7 @@ from terrace_runtime.models.unfinished import Note
 from terrace_runtime.models.web import PARTIAL, RANGE_NOT_SATISFIABLE, tries
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import BinaryIO
 
     import aiohttp
@@ -38,14 +38,14 @@ class Download:
         file: RemoteFile,
         access: Access,
         target: Unfinished,
-        check_room: Callable[[int], None],
+        on_size: Callable[[int, int], Awaitable[None]],
         on_bytes: Callable[[int, int], None],
     ) -> None:
-        """``on_bytes`` hears the bytes done and in total (0: unknown)."""
+        """Both hear the bytes done and in total (0: unknown); ``on_size`` before each body."""
         self._file = file
         self._access = access
         self._target = target
-        self._check_room = check_room
+        self._on_size = on_size
         self._on_bytes = on_bytes
 
     async def run(self, web: Web) -> None:
@@ -105,7 +105,7 @@ class Download:
                 f"the source announces {self._file.size} bytes and sends {total}",
                 permanent=False,
             )
-        self._check_room(max(total - start, 0))
+        await self._on_size(start, total)
         self._target.write_note(Note(validator=_validator(response), total_bytes=total))
         with (
             disk_errors(self._target.path.parent),

@@ -125,10 +125,7 @@ class Filling:
         if len(files) > 1:
             # A part that is missing is told now, and the time left is that of all parts.
             sizes = [file.size or await size_of(file, access, web) for file in files]
-        have = sum(part.size for part in parts)
-        self._cache.check_room(sum(sizes) - have)
-        if not have and sum(sizes) >= self._work.peek_from_bytes:
-            await self._peek(web)
+        self._cache.check_room(sum(sizes) - sum(part.size for part in parts))
         for index, (file, part) in enumerate(zip(files, parts, strict=True)):
             others = sum(other.size for other in parts if other is not part)
 
@@ -137,12 +134,19 @@ class Filling:
                 whole = sum(sizes) if all(sizes) else 0
                 self._work.reporter.report("download", others + done, whole)
 
-            download = Download(file, access, part, self._cache.check_room, on_bytes)
-            await download.run(web)
+            async def on_size(done: int, total: int, before: int = others) -> None:
+                self._cache.check_room(max(total - done, 0))
+                if not before + done and max(total, sum(sizes)) >= self._work.peek_from_bytes:
+                    await self._peek(web)
+
+            await Download(file, access, part, on_size, on_bytes).run(web)
             sizes[index] = part.size
 
     async def _peek(self, web: Web) -> None:
-        """Refuse what cannot be served after megabytes, not after hours."""
+        """Refuse what cannot be served after megabytes, not after hours.
+
+        The download has begun and waits meanwhile: its answer said how large the file is.
+        """
         try:
             await remote_facts(self._remote, self._work.spec.role, web)
         except FetchError as error:

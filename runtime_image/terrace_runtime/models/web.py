@@ -165,7 +165,7 @@ async def open_web(
         total=None, sock_connect=limits.connect_timeout_s, sock_read=limits.read_timeout_s
     )
     connector = aiohttp.TCPConnector(
-        resolver=GuardedResolver(rule), limit=1, force_close=True, ssl=_trust(authority)
+        resolver=GuardedResolver(rule), limit=2, force_close=True, ssl=_trust(authority)
     )
     async with aiohttp.ClientSession(
         connector=connector,

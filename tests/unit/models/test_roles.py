@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from support.fetching import LOOPBACK, failure, get, sha, stored
 from support.gguf_files import model_file
 from support.lora_files import lora_file
-from support.origins import Hub, Registry
+from support.origins import Hub, Registry, S3Store, cut
 from support.split_files import split_file
 from terrace_runtime.contract import FetchOutcome, FetchSpec, FileRole
 
@@ -69,18 +69,40 @@ async def test_a_model_is_no_adapter_and_an_adapter_no_model(
 async def test_a_large_file_of_the_wrong_kind_is_refused_by_its_header(
     pod: Path, tmp_path: Path
 ) -> None:
-    content = model_file(tmp_path / "m.gguf", layers=6, embedding=1024, vocabulary=16384)
-    async with Hub(files={"f.gguf": content.read_bytes()}).running() as hub:
-        spec = FetchSpec(
-            uri="hf://owner/repo",
-            role="adapter",
-            hf_endpoint=hub.url,
-            allowed_networks=LOOPBACK,
-        )
-        wrong = failure(await get(spec, peek_from_bytes=10 * 2**20))
-        assert (wrong.reason, wrong.permanent) == ("UnsupportedFormat", True)
-        ranges = [request.headers.get("Range") for request in hub.asked("/resolve/")]
-        assert ranges == [f"bytes=0-{8 * 2**20 - 1}"]
+    path = model_file(tmp_path / "m.gguf", layers=6, embedding=1024, vocabulary=16384)
+    content = path.read_bytes()
+    async with (
+        Hub(files={"f.gguf": content}).running() as hub,
+        S3Store(objects={"bucket/f.gguf": content}).running() as store,
+    ):
+        for server, uri in ((hub, "hf://owner/repo"), (store, "s3://bucket/f.gguf")):
+            spec = FetchSpec.model_validate(
+                {
+                    "uri": uri,
+                    "role": "adapter",
+                    f"{uri[:2]}_endpoint": server.url,
+                    "allowed_networks": LOOPBACK,
+                }
+            )
+            wrong = failure(await get(spec, peek_from_bytes=10 * 2**20))
+            assert (wrong.reason, wrong.permanent) == ("UnsupportedFormat", True)
+            ranges = [request.headers.get("Range") for request in server.asked("f.gguf")]
+            assert ranges == [None, f"bytes=0-{8 * 2**20 - 1}"]
+            had = [part.stat().st_size for part in (pod / "models" / "partial").iterdir()]
+            assert sum(had) < 1000  # The note alone.
+
+
+async def test_a_large_file_of_the_right_kind_is_peeked_at_and_fetched(
+    pod: Path, tmp_path: Path
+) -> None:
+    path = model_file(tmp_path / "m.gguf", layers=6, embedding=1024, vocabulary=16384)
+    content = path.read_bytes()
+    async with S3Store(objects={"bucket/f.gguf": content}).running() as store:
+        spec = FetchSpec(uri="s3://bucket/f.gguf", s3_endpoint=store.url, allowed_networks=LOOPBACK)
+        store.faults = [cut(content, 2**20)]
+        assert stored(pod, await get(spec, peek_from_bytes=10 * 2**20)) == content
+        ranges = [request.headers.get("Range") for request in store.requests]
+        assert ranges == [None, f"bytes=0-{8 * 2**20 - 1}", f"bytes={2**20}-"]
 
 
 async def test_an_adapter_in_parts_is_refused(pod: Path, tmp_path: Path) -> None:
