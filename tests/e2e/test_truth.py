@@ -78,3 +78,25 @@ def test_a_replica_over_its_limit_gets_a_larger_plan_and_others_of_the_file_too(
     finally:
         chain.delete("im", "hungry", "second")
         chain.delete("ipool", "hungry")
+
+
+@pytest.mark.timeout(300)
+def test_a_replica_that_no_plan_holds_is_killed_twice_and_no_more(chain: Chain) -> None:
+    limit = wait_for("the demo's plan", lambda: limit_of(chain, "demo"), timeout=60)
+    make_hungry(chain, limit + 512 * MIB)
+    add_pool(chain)
+    try:
+        chain.apply(model("glutton", poolRef={"name": "hungry"}))
+        ready = chain.wait_condition("glutton", "Ready", "False", "Degraded", timeout=120)
+        assert "killed for their memory" in ready["message"]
+        wait_for("no replica", lambda: not chain.pods("glutton"), timeout=30)
+        replicas = chain.get("statefulset", "glutton-cpu")["spec"]["replicas"]
+        assert replicas == 0
+        make_hungry(chain, 1)
+        chain.apply(
+            model("glutton", poolRef={"name": "hungry"}, context={"length": 1024, "parallel": 4})
+        )
+        chain.wait_condition("glutton", "Ready", "True", timeout=120)
+    finally:
+        chain.delete("im", "glutton")
+        chain.delete("ipool", "hungry")
