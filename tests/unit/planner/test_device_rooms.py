@@ -177,12 +177,12 @@ def test_a_mig_slice_is_asked_for_by_name() -> None:
 def test_unknown_memory_names_the_field_to_set(accelerator: str, resource: str) -> None:
     bare = node(resources={resource: 2})
     wanted = flavor(accelerator=accelerator)
-    types = {"weight_types": ("F16", "F32")}
-    found = refused(rooms(wanted, bare, **types))
+    types = ("F16", "F32")
+    found = refused(rooms(wanted, bare, weight_types=types))
     assert found.reason == Reason.UNKNOWN_DEVICE_MEMORY
     assert "set memoryPerDevice" in found.message
     own = flavor(accelerator=accelerator, memoryPerDevice="16Gi")
-    (device,) = devices(rooms(own, bare, **types))
+    (device,) = devices(rooms(own, bare, weight_types=types))
     assert (device.memory_bytes, device.resource) == (16 * GIB, resource)
 
 
