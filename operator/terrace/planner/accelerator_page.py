@@ -56,23 +56,25 @@ values (by backend or by accelerator), for another; you must where the runtime i
 _LAST = """
 ## Who gets which device
 
-Flavors are tried in their order, and the first that fits is taken. Devices that replicas will use as
-soon as they have a node count as used, so that many models do not all choose one flavor. Of a
-flavor's nodes, replicas prefer those that keep fewest devices idle (`packing: Pack`, the default) or
-most (`packing: Spread`); replicas of one model are spread over nodes, unless the pool's model cache
-is a volume that one node alone can mount (`ReadWriteOnce`): then they prefer the node that has it.
+Flavors are tried in their order, and the first that fits is taken. Devices that replicas will use
+as soon as they have a node count as used, so that many models do not all choose one flavor. Of a
+flavor's nodes, replicas prefer those that keep fewest devices idle (`packing: Pack`, the default)
+or most (`packing: Spread`). Replicas of one model are spread over nodes, unless the pool's model
+cache is a volume that one node alone can mount (`ReadWriteOnce`): then they prefer the node that
+has it.
 
-- **Nothing fits**: `Placed=False NoNodeFits` says of each flavor what is missing and which node comes
-  nearest. The model is placed as soon as there is room.
+- **Nothing fits**: `Placed=False NoNodeFits` says of each flavor what is missing and which node
+  comes nearest. The model is placed as soon as there is room.
 - **kube-scheduler finds no node** for any of the replicas, say because pods that are not Terrace's
-  have the devices: after five minutes (`TERRACE_PENDING_S` of the operator) they try the next flavor.
+  have the devices: after five minutes (`TERRACE_PENDING_S` of the operator) they try the next
+  flavor.
 - **`spec.priority`** decides about devices that are all in use: a model that fits no flavor before,
   and whose priority is higher, takes a device from the least important model of the same pool that
   has one, once that has had it for `minResidenceSeconds` (default: 300). Replicas drain first
-  (`drainTimeoutSeconds`). Who loses its devices takes the pool's next flavor that fits, else it says
-  `Placed=False Preempted` and by whom, and comes back when there is room. Equal priorities take
-  nothing from each other. All replicas of a model go together, and devices of a ResourceClaimTemplate
-  are nobody's to take.
+  (`drainTimeoutSeconds`). Who loses its devices takes the pool's next flavor that fits, else it
+  says `Placed=False Preempted` and by whom, and comes back when there is room. Equal priorities
+  take nothing from each other. All replicas of a model go together, and devices of a
+  ResourceClaimTemplate are nobody's to take.
 """
 
 _OWN_ROWS = """
