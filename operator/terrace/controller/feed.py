@@ -26,6 +26,8 @@ PAGE_SIZE = 250
 SERVER_TIMEOUT_S = 300
 """Whole seconds: the API server refuses 300.0."""
 CONNECT_TIMEOUT_S = 10.0
+IDLE_S = 1.0
+"""How long kopf keeps a task and a queue for an object after its last event (5 by default)."""
 
 
 class See(Protocol):
@@ -59,6 +61,7 @@ def make_settings() -> kopf.OperatorSettings:
     settings.persistence.finalizer = f"{PREFIX}/never-set"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=PREFIX)
     settings.persistence.diffbase_storage = NoDiffBase()
+    settings.queueing.idle_timeout = IDLE_S
     settings.watching.server_timeout = SERVER_TIMEOUT_S
     settings.watching.connect_timeout = CONNECT_TIMEOUT_S
     settings.watching.chunk_size = PAGE_SIZE
