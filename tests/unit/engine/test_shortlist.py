@@ -6,7 +6,7 @@ import asyncio
 import random
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -120,8 +120,22 @@ async def test_answers_of_a_mixed_crowd_are_those_of_the_host() -> None:
     assert {name: together[name] for name in greedy} == {name: host[name] for name in greedy}
 
 
-async def answers_of(device_sampling: str, *, at_once: bool) -> dict[str, str]:
-    config = runtime_config(context_tokens=512, threads=1, device_sampling=device_sampling)
+@pytest.mark.parametrize(
+    "changes",
+    [{"kv_unified": True}, {"speculation": {"mode": "ngram", "max_tokens": 4}}],
+    ids=["unified", "guessing"],
+)
+async def test_answers_are_the_same_in_unified_cells_and_with_guesses(
+    changes: dict[str, Any],
+) -> None:
+    host = await answers_of("off", at_once=False, **changes)
+    assert await answers_of("on", at_once=False, **changes) == host
+
+
+async def answers_of(device_sampling: str, *, at_once: bool, **changes: Any) -> dict[str, str]:
+    config = runtime_config(
+        context_tokens=512, threads=1, device_sampling=device_sampling, **changes
+    )
     engine = InProcessEngine(config, LlamaBackend())
     await engine.start()
     requests = crowd()
