@@ -164,7 +164,9 @@ def crowd() -> list[Request]:
         Request(id=name, prompt=prompt, sampling=one, max_tokens=12)
         for name, one in samplings.items()
     ]
-    return [greedy[0], drawn[0], *drawn[1:], *greedy[1:]]
+    # Text that repeats is what guesses are made of.
+    repeated = text_request("greedy repeats", "1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2,", max_tokens=80)
+    return [greedy[0], *drawn, *greedy[1:], repeated]
 
 
 @pytest.mark.parametrize(
