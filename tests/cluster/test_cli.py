@@ -145,7 +145,7 @@ def test_explain_judges_every_flavor_on_the_live_nodes(world: World, operator: O
     world.wait("Placed", "False", "NoNodeFits")
     details = " ".join(step(explained(world), "placement")["details"])
     assert "TiB" in details
-    assert "nearest: node-a" in details
+    assert "nearest to flavor far: node-a" in details
     assert "without label zone=nowhere" in details
     pool = terrace(world.cluster.kubeconfig, "explain", "ipool/default", "-n", world.namespace)
     assert "flavor far  NoNodeFits" in pool.stdout

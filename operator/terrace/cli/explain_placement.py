@@ -106,7 +106,7 @@ def plan_step(scene: Scene) -> Step:
         return Step("plan", State.WAITING, "waits for a placement")
     summary = (
         f"{status.parallel} x {status.context:,} tokens, weights {status.weights or 'mapped'}, "
-        f"{status.kv_types.key}/{status.kv_types.value} cells, {status.threads} threads, memory "
+        f"{status.kv_types.key}/{status.kv_types.value} cells, {_threads(status.threads)}, memory "
         f"limit {_size(status.limits.memory)}"
     )
     return Step("plan", State.DONE, summary)
@@ -164,11 +164,13 @@ def flavor_verdicts(subject: Subject) -> Iterator[str]:
                 f"tokens in {format_bytes(plan.memory_limit_bytes)}"
             )
             continue
-        named = result.message.startswith(f"flavor {flavor.name}")
-        yield result.message if named else f"flavor {flavor.name}: {result.message}"
+        # What is about no flavor, or about the only one, the condition has said.
+        is_about_it = result.message.startswith(f"flavor {flavor.name}")
+        if is_about_it and len(subject.pool.flavors) > 1:
+            yield result.message
         nearest = nearest_node(flavor, subject.cluster.nodes)
         if nearest:
-            yield f"  nearest: {nearest}"
+            yield f"  nearest to flavor {flavor.name}: {nearest}"
 
 
 def nearest_node(flavor: Flavor, nodes: tuple[NodeFacts, ...]) -> str:
@@ -180,6 +182,10 @@ def nearest_node(flavor: Flavor, nodes: tuple[NodeFacts, ...]) -> str:
     best = max(nodes, key=lambda n: (wanted <= n.labels.items(), n.memory_bytes, n.name))
     why = candidates(flavor, [best]).refused.removeprefix("1 ")
     return f"{best.name} with {format_bytes(best.memory_bytes)}, {why}"
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _size(text: str) -> str:
