@@ -69,11 +69,23 @@ def children(
 
 
 def planned(model_object: Manifest, pool_object: Manifest) -> OffloadPlan:
-    """The planner's own plan on a node of 8 CPUs and 16 GiB."""
+    """The planner's own plan on a node of 8 CPUs and 16 GiB, and one with GPUs for who asks."""
     about = subject(model_object, pool_object)
-    placed = place(facts(), about.spec, about.pool, [node_facts(node())], {})
+    nodes = [node_facts(each) for each in (node(), gpu_node())]
+    placed = place(facts(), about.spec, about.pool, nodes, {})
     assert isinstance(placed, Placement), placed
     return placed.plan
+
+
+def gpu_node() -> Manifest:
+    """A node that only flavors with devices tolerate."""
+    labels = {
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
+        "nvidia.com/gpu.memory": "81920",
+    }
+    taints = [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]
+    bare = node("node-gpu", labels=labels, devices={"nvidia.com/gpu": 4})
+    return bare | {"spec": {"taints": taints}}
 
 
 def pod_of(manifest: Manifest) -> Manifest:
