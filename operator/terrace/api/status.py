@@ -424,6 +424,8 @@ class FlavorStatus(StatusValue):
     """CPU of these nodes together."""
     allocatable_memory: str
     """Memory of these nodes together."""
+    allocatable_devices: str | None = None
+    """Devices of these nodes together, as 16 x nvidia.com/gpu; absent for accelerator cpu."""
 
 
 class CachedFile(StatusValue):

@@ -23,10 +23,14 @@ from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
 from terrace.controller.reconcile import BLOCKED_RETRY_S
 from terrace.controller.status import status_patch, with_times
 from terrace.controller.unused import noted
+from terrace.planner.accelerators import CPU
+from terrace.planner.device_rooms import wanted_resources
 from terrace.planner.nodes import format_bytes
 
 if TYPE_CHECKING:
     from terrace.controller.inventory import Inventory
+    from terrace.planner.accelerators import AcceleratorTable
+    from terrace.planner.nodes import NodeFacts
 
 T = ConditionType
 _MILLIS = 1000
@@ -43,7 +47,7 @@ async def reconcile_pool(context: Context, key: Key) -> Outcome:
     problem: tuple[Reason, str] | None = None
     try:
         spec = parse_spec(PoolSpec, pool)
-        flavors = flavor_statuses(spec, context.cache.inventory)
+        flavors = flavor_statuses(spec, context.cache.inventory, context.accelerators)
         await _apply_claim(context, pool, spec)
         found = judge(context, pool, spec)
         await prune(context, pool, spec, found)
@@ -58,9 +62,11 @@ async def reconcile_pool(context: Context, key: Key) -> Outcome:
     return Outcome(BLOCKED_RETRY_S if problem else found.look_in_s)
 
 
-def flavor_statuses(spec: PoolSpec, inventory: Inventory) -> list[FlavorStatus]:
+def flavor_statuses(
+    spec: PoolSpec, inventory: Inventory, table: AcceleratorTable
+) -> list[FlavorStatus]:
     """Ready nodes of each flavor and what they have together."""
-    return [_flavor_status(flavor, inventory) for flavor in spec.flavors]
+    return [_flavor_status(flavor, inventory, table) for flavor in spec.flavors]
 
 
 def pool_conditions(
@@ -128,11 +134,25 @@ async def _report(
     context.events.tell(POOL, after, pool, now)
 
 
-def _flavor_status(flavor: Flavor, inventory: Inventory) -> FlavorStatus:
+def _flavor_status(flavor: Flavor, inventory: Inventory, table: AcceleratorTable) -> FlavorStatus:
     own = [node for node in inventory.matching(flavor.node_selector) if node.ready]
     return FlavorStatus(
         name=flavor.name,
         nodes=len(own),
         allocatable_cpu=f"{sum(node.cpu_millis for node in own) / _MILLIS:g}",
         allocatable_memory=format_bytes(sum(node.memory_bytes for node in own)),
+        allocatable_devices=_devices(flavor, own, table),
     )
+
+
+def _devices(flavor: Flavor, own: list[NodeFacts], table: AcceleratorTable) -> str | None:
+    row = table.accelerators.get(flavor.accelerator)
+    if row is None or row.name == CPU:
+        return None
+    if flavor.resource_claim_template_name is not None:
+        return f"by ResourceClaimTemplate {flavor.resource_claim_template_name}"
+    totals = {
+        resource: sum(node.resources.get(resource, 0) for node in own)
+        for resource in wanted_resources(flavor, row)
+    }
+    return ", ".join(f"{count} x {name}" for name, count in totals.items() if count) or "none"

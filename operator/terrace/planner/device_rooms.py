@@ -51,7 +51,7 @@ def device_offers(
         return _claimed(flavor, table, row, nodes)
     resource = _resource(flavor, row, nodes)
     if resource is None:
-        wanted = " or ".join(_wanted_resources(flavor, row)) or "a resource of that kind"
+        wanted = " or ".join(wanted_resources(flavor, row)) or "a resource of that kind"
         return NoPlacement(
             Reason.NO_NODE_FITS,
             f"flavor {flavor.name}: none of its {len(nodes)} nodes offers {wanted}: its device "
@@ -209,13 +209,14 @@ def _bare(
 
 def _resource(flavor: Flavor, row: Accelerator, nodes: Sequence[NodeFacts]) -> str | None:
     """The first wanted resource that any node offers."""
-    for name in _wanted_resources(flavor, row):
+    for name in wanted_resources(flavor, row):
         if any(node.resources.get(name, 0) > 0 for node in nodes):
             return name
     return None
 
 
-def _wanted_resources(flavor: Flavor, row: Accelerator) -> tuple[str, ...]:
+def wanted_resources(flavor: Flavor, row: Accelerator) -> tuple[str, ...]:
+    """Extended resources that give the flavor its devices, the preferred one first."""
     if flavor.resource_name is not None:
         return (flavor.resource_name,)
     return (*row.shared_resources, *row.resources) if flavor.sharing == "Shared" else row.resources
