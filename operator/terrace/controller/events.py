@@ -105,15 +105,16 @@ class Recorder:
     An event that cannot be written, or that too many others wait before, is logged and not missed.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, max_waiting: int = MAX_WAITING) -> None:
         self._cluster = cluster
+        self._max_waiting = max_waiting
         self._waiting: deque[bytes] = deque()
         self._wake = asyncio.Event()
 
     def tell(self, kind: Kind, after: Manifest, before: Manifest, now: datetime) -> None:
         """Post the transitions between two states of an object soon."""
         for condition in transitions(before.get("status") or {}, after.get("status") or {}):
-            if len(self._waiting) >= MAX_WAITING:
+            if len(self._waiting) >= self._max_waiting:
                 log.warning("event not written", object=str(key_of(after)), error="too many wait")
                 return
             self._waiting.append(orjson.dumps(event(kind, after, condition, now)))
