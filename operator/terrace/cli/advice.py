@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from terrace.api import names
 from terrace.api.conditions import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class About:
     name: str
     pool: str
     uri: str = ""
+    options: str = ""
+    """Of ``terrace plan``, for what the spec asks for."""
 
     @property
     def edit(self) -> str:
@@ -48,7 +53,8 @@ class About:
         """Every profile on the live nodes; a file that only the cluster can read is not planned."""
         if not self.uri.startswith(("hf://", "https://", "oci://", "demo://")):
             return self.nodes
-        return f"terrace plan {shlex.quote(self.uri)} --pool {self.namespace}/{self.pool}"
+        where = f"--pool {self.namespace}/{self.pool}"
+        return f"terrace plan {shlex.quote(self.uri)} {where} {self.options}".rstrip()
 
     @property
     def nodes(self) -> str:
@@ -59,6 +65,32 @@ class About:
         """Replace the replicas, one by one, by ones with the plan that waits."""
         wish = f"{names.ANNOTATION_TAKE_PLAN}={digest[: names.MIN_DIGEST_DIGITS]}"
         return f"kubectl annotate im -n {self.namespace} {self.name} --overwrite {wish}"
+
+
+def plan_options(spec: Mapping[str, Any]) -> str:
+    """Options of ``terrace plan`` that ask for what a stored spec does; it may not even parse."""
+    context, offload = _map(spec, "context"), _map(spec, "offload")
+    kv_types = _map(offload, "kvTypes")
+    written = {
+        "--context": context.get("length"),
+        "--parallel": context.get("parallel"),
+        "--profile": offload.get("profile"),
+        "--kv-types": ",".join(str(kv_types.get(each, "f16")) for each in ("key", "value")),
+        "--max-disk": offload.get("maxDisk"),
+        "--spill-threshold": offload.get("spillThreshold"),
+        "--draft": _map(spec, "draft").get("uri"),
+    }
+    if not kv_types:
+        written["--kv-types"] = None
+    words = [
+        f"{name} {shlex.quote(str(each))}" for name, each in written.items() if each is not None
+    ]
+    return " ".join(words)
+
+
+def _map(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 _EDIT: Final = frozenset(

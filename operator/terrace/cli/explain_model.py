@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from terrace.api.conditions import ConditionType, Reason
 from terrace.api.names import Key
-from terrace.cli.advice import About, command_for
+from terrace.cli.advice import About, command_for, plan_options
 from terrace.cli.conditions import condition, is_seen
 from terrace.cli.explain_file import facts_step, file_step
 from terrace.cli.explain_placement import placement_step, plan_notes, plan_of, plan_step
@@ -32,9 +32,10 @@ def explain_model(scene: Scene) -> Story:
     """Where the model stands, why, and what to type next."""
     model = scene.seen.model
     key = key_of(model)
-    source = (model.get("spec") or {}).get("source")
+    spec = model.get("spec") or {}
+    source = spec.get("source")
     uri = str(source.get("uri", "")) if isinstance(source, dict) else ""
-    about = About(key.namespace, key.name, pool_name(model), uri)
+    about = About(key.namespace, key.name, pool_name(model), uri, plan_options(spec))
     plan = plan_of(scene)
     steps = (
         *_operator_steps(scene),

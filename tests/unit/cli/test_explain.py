@@ -208,3 +208,18 @@ def test_a_cluster_without_terrace_is_told_so() -> None:
 
     with pytest.raises(InputError, match="Terrace is not installed there"):
         story_of(Bare([]), "im", DEMO)
+
+
+def test_the_plan_to_type_asks_for_what_the_spec_asks_for() -> None:
+    (kind, found), *others = no_node_fits()
+    found["spec"] |= {
+        "source": {"uri": "hf://o/r:Q4_K_M"},
+        "context": {"length": 4096, "parallel": 2},
+        "offload": {"profile": "HostHeavy", "kvTypes": {"key": "q8_0"}, "maxDisk": "8Gi"},
+        "draft": {"uri": "hf://o/d; rm"},
+    }
+    story = story_of(FakeReader([(kind, found), *others]), "im", DEMO)
+    assert story.next_command == (
+        "terrace plan hf://o/r:Q4_K_M --pool default/default --context 4096 --parallel 2 "
+        "--profile HostHeavy --kv-types q8_0,f16 --max-disk 8Gi --draft 'hf://o/d; rm'"
+    )
