@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -17,7 +18,6 @@ from support.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from support.chain import Chain
 
@@ -174,3 +174,33 @@ def test_an_adapter_is_added_to_a_running_model_by_a_secret_that_comes_late(
 
 def cached(chain: Chain) -> dict[str, Any]:
     return {"message": "", **chain.condition("grown", "ModelCached")}
+
+
+def test_a_file_that_no_model_uses_any_more_leaves_the_disk(chain: Chain) -> None:
+    pool = yaml.safe_load((ROOT / "examples/01-minimal/1-pool.yaml").read_text())
+    pool["metadata"] = {"name": "tidy", "namespace": "default"}
+    pool["spec"]["modelCache"]["deleteUnusedAfterSeconds"] = 1
+    kept, gone = (model(name, poolRef={"name": "tidy"}) for name in ("kept", "gone"))
+    gone["spec"] |= {"draft": {"uri": "demo://draft"}, "speculation": {"mode": "Draft"}}
+    chain.apply(pool, kept, gone)
+    try:
+        chain.wait_condition("kept", "Ready", "True")
+        chain.wait_condition("gone", "Ready", "True")
+        draft = chain.get("im", "gone")["status"]["draft"]
+        claim = chain.get("pvc", draft["claim"])
+        folder = Path(chain.get("pv", claim["spec"]["volumeName"])["spec"]["local"]["path"])
+        file = folder / draft["path"].removeprefix("/models/")
+        assert file.stat().st_size == draft["fileBytes"]
+        plain = ask(chain, "kept")
+        chain.delete("im", "gone")
+        wait_for("the draft's file to go", lambda: not file.exists(), timeout=60)
+
+        def noted() -> list[str]:
+            return [entry["digest"] for entry in chain.get("ipool", "tidy")["status"]["files"]]
+
+        wait_for("the draft's note to go", lambda: draft["digest"] not in noted(), timeout=30)
+        assert noted() == [chain.get("im", "kept")["status"]["model"]["digest"]]
+        assert ask(chain, "kept") == plain
+    finally:
+        chain.delete("im", "kept", "gone")
+        chain.delete("ipool", "tidy")

@@ -227,7 +227,9 @@ class ModelStatus(StatusValue):
     """Facts of the model file, read from its header."""
 
     path: str = ""
-    """Path of the file in the replicas."""
+    """Path of the file in the fetch Job."""
+    claim: str = ""
+    """The PersistentVolumeClaim it lies on."""
     uri: str = ""
     """Where it came from."""
     version: str = "v1"
@@ -290,7 +292,9 @@ class AdapterStatus(StatusValue):
     name: str
     """Name that clients call it by."""
     path: str
-    """Path of the file in the replicas."""
+    """Path of the file in the fetch Job."""
+    claim: str = ""
+    """The PersistentVolumeClaim it lies on."""
     digest: str
     """SHA-256 of the file."""
     file_bytes: int

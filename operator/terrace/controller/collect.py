@@ -17,6 +17,7 @@ from terrace.controller.apply import carry_out, remove
 from terrace.controller.diff import diff
 from terrace.controller.jobs import prune_job
 from terrace.controller.kinds import CONFIGMAP, JOB, POD, POOL, Manifest, key_of, uid_of
+from terrace.controller.model_volumes import cache_claim
 from terrace.controller.unused import (
     after_pruning,
     due,
@@ -97,7 +98,7 @@ def _used(cache: Cache, pool: Manifest) -> tuple[dict[str, int], set[str]]:
     mounted: set[str] = set()
     key = key_of(pool)
     for sharer in cache.of_kind(POOL):
-        if key_of(sharer).namespace != key.namespace or _claim(sharer) != _claim(pool):
+        if key_of(sharer).namespace != key.namespace or cache_claim(sharer) != cache_claim(pool):
             continue
         for model in cache.models_in_pool(key_of(sharer)):
             for digest, file_bytes in used_files(model).items():
@@ -106,9 +107,3 @@ def _used(cache: Cache, pool: Manifest) -> tuple[dict[str, int], set[str]]:
                 if kind == CONFIGMAP:
                     mounted |= mounted_digests(child)
     return used, mounted
-
-
-def _claim(pool: Manifest) -> str:
-    """The claim of a pool's files, read without trusting that it parses."""
-    model_cache = (pool.get("spec") or {}).get("modelCache") or {}
-    return str(model_cache.get("claimName") or names.model_cache_claim_name(key_of(pool).name))

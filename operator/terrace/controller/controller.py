@@ -16,7 +16,6 @@ import structlog
 from terrace.api import names
 from terrace.api.names import Key
 from terrace.controller.cache import Change, FullList, claimed_names
-from terrace.controller.contest import by_importance
 from terrace.controller.kinds import (
     LABELLED_KINDS,
     MODEL,
@@ -112,8 +111,10 @@ class Controller:
         self.is_synced = True
         for key in self.context.cache.keys(POOL):
             self.queue.add(Item(POOL, key))
-        for model in by_importance(self.context.cache.of_kind(MODEL)):
-            self.queue.add(Item(MODEL, key_of(model)))
+        # After a restart, claims of the strongest are known before others look for room.
+        cache = self.context.cache
+        for key in cache.strongest_first(cache.keys(MODEL)):
+            self.queue.add(Item(MODEL, key))
 
     def _listed(self, change: Change) -> None:
         if not self.is_synced:
@@ -238,9 +239,13 @@ class Controller:
                 continue
             namespace, owner = change.key.namespace, controller_of(child)
             if change.kind == POD:
-                model = labels_of(child).get(names.LABEL_MODEL)
+                model, pool = (
+                    labels_of(child).get(n) for n in (names.LABEL_MODEL, names.LABEL_POOL)
+                )
                 if model:
                     self.queue.add(Item(MODEL, Key(namespace, model)))
+                elif pool:  # It deletes unused files, and its last word says which.
+                    self.queue.add(Item(POOL, Key(namespace, pool)))
             elif owner is not None and owner.get("kind") in (MODEL.kind, POOL.kind):
                 kind = MODEL if owner["kind"] == MODEL.kind else POOL
                 self.queue.add(Item(kind, Key(namespace, owner["name"])))
@@ -254,7 +259,7 @@ class Controller:
 
     def _look_again(self) -> str:
         """Queue what the cluster's capacity concerns: models without a place, pools' statuses."""
-        for key in self._unplaced:
+        for key in self.context.cache.strongest_first(self._unplaced):
             self.queue.add(Item(MODEL, key))
         for key in self.context.cache.keys(POOL) if self._nodes_changed else ():
             self.queue.add(Item(POOL, key))

@@ -7,7 +7,7 @@ Does not own: which files a model has (``files.py``), making or deleting the Job
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -42,6 +42,8 @@ class KnownModel:
 
     facts: ModelFacts
     path: str
+    claim: str = ""
+    """The claim it lies on; empty in what an older operator wrote down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class KnownFile:
 
     facts: FileFacts
     path: str
+    claim: str = ""
 
 
 Known = TypeVar("Known", bound=KnownModel | KnownFile)
@@ -78,18 +81,23 @@ def read_fetch(
     read: Callable[[FetchOutcome], Known | None],
     now: datetime,
     retry_s: float,
+    claim: str = "",
 ) -> Fetch[Known]:
     """Judge the Job, its pods and what status holds; the newest success counts.
 
-    ``read``: what of an outcome is the file wanted here.
+    ``read``: what of an outcome is the file wanted here. ``claim``: where replicas look for it; a
+    file on another one, as of a model that moved to another pool, is not there. Empty: unknown.
     """
-    if job is None:
+    if persisted is not None and claim and persisted.claim not in ("", claim):
+        persisted = None
+    if job is None or (claim and _claim_of(job) not in ("", claim)):
         return Fetch(known=persisted)
     own = [pod for pod in all_pods if is_controlled_by(pod, uid_of(job))]
     own.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     newest = own[-1] if own else None
     outcome = outcome_of(newest) if newest else None
-    known = (read(outcome) if outcome else None) or persisted
+    found = read(outcome) if outcome else None
+    known = replace(found, claim=_claim_of(job)) if found else persisted
     failure = outcome.failure if outcome else None
     running = newest if newest is not None and pods.is_running(newest) else None
     ended_at = finished_at(job)
@@ -141,15 +149,16 @@ def persisted_model(stored: object) -> KnownModel | None:
         return None
     try:
         status = ModelStatus.model_validate(stored)
-        facts = ModelFacts.model_validate(status.model_dump(exclude={"path", "uri"}))
+        facts = ModelFacts.model_validate(status.model_dump(exclude={"path", "uri", "claim"}))
     except ValidationError:
         return None
-    return KnownModel(facts, status.path)
+    return KnownModel(facts, status.path, status.claim)
 
 
 def model_status(known: KnownModel, uri: str = "") -> ModelStatus:
     """The facts as status.model and status.draft show them."""
-    return ModelStatus.model_validate({**known.facts.model_dump(), "path": known.path, "uri": uri})
+    place = {"path": known.path, "claim": known.claim, "uri": uri}
+    return ModelStatus.model_validate({**known.facts.model_dump(), **place})
 
 
 def parse_progress(log: str) -> FetchProgress | None:
@@ -208,6 +217,12 @@ def _waiting(job: Manifest, pod: Manifest, now: datetime) -> tuple[str, float | 
     if left_s > 0:
         return "", left_s
     return f"the fetch pod waits for its volumes: {_volumes(job)}", None
+
+
+def _claim_of(job: Manifest) -> str:
+    pod = ((job.get("spec") or {}).get("template") or {}).get("spec") or {}
+    claims = (volume.get("persistentVolumeClaim") for volume in pod.get("volumes") or ())
+    return next((str(claim["claimName"]) for claim in claims if claim), "")
 
 
 def _volumes(job: Manifest) -> str:

@@ -28,7 +28,7 @@ from terrace.controller.facts import (
 from terrace_runtime.contract import FileFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from terrace.api.model import Adapter, File, ModelSpec
@@ -118,20 +118,26 @@ def read_extras(
     all_pods: list[Manifest],
     now: datetime,
     retry_s: float,
+    claim_for: Callable[[str], str] = lambda _uri: "",
 ) -> Extras:
-    """Judge the Jobs of draft and adapters, and what status holds of them. ``jobs``: by name."""
+    """Judge the Jobs of draft and adapters, and what status holds of them.
+
+    ``jobs``: by name. ``claim_for``: the claim that a source's file is to lie on.
+    """
     name, stored = model["metadata"]["name"], model.get("status") or {}
     draft = None
     if spec.draft is not None:
         file = _file(name, "draft", spec.draft, "the draft")
         before = _persisted_draft(stored, spec.draft)
         job = jobs.get(file.job)
-        draft = Draft(file, read_fetch(job, all_pods, before, known_model, now, retry_s))
+        claim = claim_for(spec.draft.uri)
+        draft = Draft(file, read_fetch(job, all_pods, before, known_model, now, retry_s, claim))
     adapters = []
     for adapter in spec.adapters:
         file = _adapter_file(name, adapter)
         held = _persisted_adapter(stored, adapter.source)
-        fetch = read_fetch(jobs.get(file.job), all_pods, held, known_file, now, retry_s)
+        job, claim = jobs.get(file.job), claim_for(adapter.source.uri)
+        fetch = read_fetch(job, all_pods, held, known_file, now, retry_s, claim)
         adapters.append(AdapterFile(file, fetch, adapter))
     return Extras(draft, tuple(adapters))
 
@@ -150,6 +156,7 @@ def adapter_statuses(extras: Extras) -> list[AdapterStatus]:
         AdapterStatus(
             name=each.adapter.name,
             path=each.fetch.known.path,
+            claim=each.fetch.known.claim,
             digest=each.fetch.known.facts.digest,
             file_bytes=each.fetch.known.facts.file_bytes,
             uri=each.file.source.uri,
@@ -180,7 +187,7 @@ def _persisted_adapter(stored: Manifest, source: File) -> KnownFile | None:
     for entry in _adapters(stored.get("adapters") or ()):
         if _is_of({"uri": entry.uri, "digest": entry.digest}, source):
             facts = FileFacts(digest=entry.digest, file_bytes=entry.file_bytes)
-            return KnownFile(facts, entry.path)
+            return KnownFile(facts, entry.path, entry.claim)
     return None
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from terrace.api import names
+from terrace.controller.kinds import Manifest, key_of
 from terrace_runtime.contract import MODEL_CACHE_DIR, MODEL_SOURCE_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from terrace.api.pool import PoolSpec
-    from terrace.controller.kinds import Manifest
 
 EXTRA_SOURCES_DIR = f"{MODEL_SOURCE_DIR}s"
 """In a replica, a claim that only a draft or an adapter lies on is mounted below, by its name."""
@@ -40,6 +40,12 @@ def model_volume(uri: str, pool_name: str, pool: PoolSpec) -> ModelVolume:
         return ModelVolume(claim, MODEL_SOURCE_DIR, is_user_owned=True)
     claim = pool.model_cache.claim_name or names.model_cache_claim_name(pool_name)
     return ModelVolume(claim, MODEL_CACHE_DIR, is_user_owned=False)
+
+
+def cache_claim(pool: Manifest) -> str:
+    """The claim of a stored pool's model cache; it need not parse."""
+    model_cache = (pool.get("spec") or {}).get("modelCache") or {}
+    return str(model_cache.get("claimName") or names.model_cache_claim_name(key_of(pool).name))
 
 
 def claim_of(uri: str) -> str:

@@ -25,6 +25,7 @@ from terrace.controller.kinds import (
     labels_of,
     uid_of,
 )
+from terrace.controller.model_volumes import cache_claim, claim_of
 
 if TYPE_CHECKING:
     from terrace.controller.diff import Children
@@ -103,6 +104,11 @@ class Observed:
         return {name: child for (kind, name), child in self.children.items() if kind == JOB}
 
 
+def claim_for(seen: Observed, uri: str) -> str:
+    """The claim that a file of the model is to lie on; empty while its pool is not there."""
+    return claim_of(uri) or (cache_claim(seen.pool) if seen.pool else "")
+
+
 def observe(cache: Cache, key: Key) -> Observed | None:
     """The view of one model; None when it does not exist."""
     model = cache.get(MODEL, key)
@@ -132,6 +138,12 @@ def pool_name(model: Manifest) -> str:
     """The pool a stored model refers to, read without trusting that it parses."""
     reference = (model.get("spec") or {}).get("poolRef")
     return str(reference.get("name", "")) if isinstance(reference, dict) else ""
+
+
+def source_uri(model: Manifest) -> str:
+    """Where a stored model's file comes from, read without trusting that it parses."""
+    source = (model.get("spec") or {}).get("source")
+    return str(source.get("uri", "")) if isinstance(source, dict) else ""
 
 
 def _is_pod_of(pod: Manifest, model: str) -> bool:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from terrace.api import names
 from terrace.controller import pods
 from terrace.controller.diff import mounted_configs
-from terrace.controller.kinds import Manifest, annotations_of, is_controlled_by, uid_of
+from terrace.controller.kinds import Manifest, annotations_of, is_controlled_by, labels_of, uid_of
 from terrace.controller.shortfall import given_up_words, noted_place, shortage
 from terrace.planner.placement import place
 from terrace.planner.plan import OffloadPlan
@@ -101,6 +101,8 @@ def hold(running: Running | None, config: Manifest | None, subject: Subject) -> 
     flavors = {flavor.name: flavor for flavor in subject.pool.flavors}
     if running is None or config is None or running.plan.flavor not in flavors:
         return None
+    if labels_of(running.carrier).get(names.LABEL_POOL) != subject.pool_name:
+        return None  # It mounts another pool's cache, and is left alone altogether.
     try:
         told = RuntimeConfig.model_validate_json(config["data"][RUNTIME_CONFIG_FILE])
     except (KeyError, ValidationError):

@@ -35,7 +35,7 @@ from terrace.controller.kinds import (
 )
 from terrace.controller.kv_claims import claim_steps
 from terrace.controller.manifests import Subject, model_children, plan_label
-from terrace.controller.observe import Observed, observe, pool_name
+from terrace.controller.observe import Observed, claim_for, observe, pool_name, source_uri
 from terrace.controller.parse import InvalidSpecError, parse_spec
 from terrace.controller.placing import Decision, hold, running_set, take_pending
 from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
@@ -88,7 +88,13 @@ async def _converge(context: Context, seen: Observed) -> Findings:
     except InvalidSpecError as error:
         return replace(found, invalid_spec=str(error))
     extras = read_extras(
-        seen.model, spec, seen.jobs, seen.pods, context.now(), context.config.fetch_retry_s
+        seen.model,
+        spec,
+        seen.jobs,
+        seen.pods,
+        context.now(),
+        context.config.fetch_retry_s,
+        lambda uri: claim_for(seen, uri),
     )
     wanted_replicas = 1 if spec.replicas is None else spec.replicas
     found = replace(found, wanted_replicas=wanted_replicas, extras=extras)
@@ -133,6 +139,7 @@ def _model_fetch(context: Context, seen: Observed) -> Fetch[KnownModel]:
         known_model,
         context.now(),
         context.config.fetch_retry_s,
+        claim_for(seen, source_uri(seen.model)),
     )
 
 

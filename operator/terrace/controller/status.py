@@ -22,6 +22,7 @@ from terrace.controller.download_status import download_status
 from terrace.controller.facts import model_status as facts_status
 from terrace.controller.files import adapter_statuses, draft_status
 from terrace.controller.kinds import Kind, Manifest, key_of
+from terrace.controller.observe import source_uri
 from terrace.controller.placing import Decision
 from terrace.controller.plan_status import plan_status
 from terrace.controller.report_status import cache_status, performance_status
@@ -51,7 +52,7 @@ def model_status(model: Manifest, found: Findings, url: str, now: datetime) -> M
         url=url or None,
         placement=_placement(found, decision, before),
         plan=plan_status(decision) if decision else None,
-        model=facts_status(known, _uri(model)) if known else None,
+        model=facts_status(known, source_uri(model)) if known else None,
         draft=draft_status(found.extras),
         adapters=adapter_statuses(found.extras),
         download=download_status(found, before, now),
@@ -65,11 +66,6 @@ def model_status(model: Manifest, found: Findings, url: str, now: datetime) -> M
     if found.invalid_spec:  # It does not say which files are wanted: what is known stays known.
         shown |= {field: before[field] for field in ("draft", "adapters") if field in before}
     return shown
-
-
-def _uri(model: Manifest) -> str:
-    source = (model.get("spec") or {}).get("source")
-    return str(source.get("uri", "")) if isinstance(source, dict) else ""
 
 
 def as_json(status: InferenceModelStatus) -> Manifest:

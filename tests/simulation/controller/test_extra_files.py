@@ -14,7 +14,7 @@ from simulation.controller.scenarios import (
     status,
 )
 from simulation.controller.simulation import Simulation
-from support.controller_objects import condition, fetched_for, model, not_fetched, pool
+from support.controller_objects import condition, fetched, fetched_for, model, not_fetched, pool
 from terrace.api.names import Key
 from terrace.controller.kinds import CONFIGMAP, JOB, MODEL, POD, POOL, STATEFULSET, Manifest
 from terrace_runtime.contract import (
@@ -219,13 +219,38 @@ async def test_names_of_adapters_are_claimed_as_served_names_are() -> None:
     assert status(sim, Key("default", "younger"))["status"]["servedNames"] == ["poet"]
 
 
-async def test_a_model_that_moves_to_another_cache_fetches_all_files_there() -> None:
+def claims(sim: Simulation) -> set[str]:
+    """Claims of model files that Jobs and the set mount."""
+    owners = [*sim.cluster.of_kind(JOB), *sim.cluster.of_kind(STATEFULSET)]
+    volumes = [v for owner in owners for v in owner["spec"]["template"]["spec"]["volumes"]]
+    return {
+        v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v
+    }
+
+
+async def test_a_model_that_moves_to_another_cache_serves_until_all_its_files_are_there() -> None:
     sim = Simulation()
-    await extended(sim)
+    await running(sim, adapters=[adapter("poet"), adapter("slow")])
+    before = uids(sim)
+    sim.workloads.outcome = lambda: None
+    sim.workloads.extra_outcome = slow_fetch
     sim.cluster.put_new(POOL, pool("other"))
     sim.cluster.edit(MODEL, DEMO, lambda m: m["spec"].update(poolRef={"name": "other"}))
+    await run_until(sim, lambda: claims(sim) == {"default-models", "other-models"})
+    for _ in range(100):
+        await sim._round()
+    assert uids(sim) == before
+    sim.workloads.outcome = fetched
+    for _ in range(100):
+        await sim._round()
+    assert uids(sim) == before
+    template = sim.cluster.objects[STATEFULSET, Key("default", "demo-cpu")]["spec"]["template"]
+    (volume,) = [v for v in template["spec"]["volumes"] if v["name"] == "model"]
+    assert volume["persistentVolumeClaim"]["claimName"] == "default-models"
+    assert condition(status(sim), "Available")["status"] == "True"
+    sim.workloads.extra_outcome = fetched_for
     await sim.settle()
-    for job in sim.cluster.of_kind(JOB):
-        claim = job["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]
-        assert claim == {"claimName": "other-models"}
+    assert claims(sim) == {"other-models"}
+    assert before.isdisjoint(uids(sim))
     assert condition(status(sim), "Ready")["status"] == "True"
+    assert await quiet_writes(sim) == []

@@ -38,10 +38,10 @@ class Workloads:
     def __init__(self, cluster: FakeCluster, now: Callable[[], str]) -> None:
         self._cluster = cluster
         self._now = now
-        self.outcome: Callable[[], FetchOutcome] = fetched
-        """Of a model file."""
+        self.outcome: Callable[[], FetchOutcome | None] = fetched
+        """Of a model file; None: it goes on."""
         self.extra_outcome: Callable[[FetchSpec], FetchOutcome | None] = fetched_for
-        """Of a draft or an adapter; None: it goes on."""
+        """Of a draft or an adapter."""
         self.pruned: Callable[[PruneSpec], PruneOutcome | None] = _all_freed
         self.is_serving: Callable[[Manifest], bool] = lambda _pod: True
         """Whether a replica becomes ready."""

@@ -151,7 +151,7 @@ def test_the_longest_names_leave_room_for_a_pods_label() -> None:
 
 
 def test_the_status_shows_all_facts_of_the_model_file() -> None:
-    assert set(ModelStatus.model_fields) == {*ModelFacts.model_fields, "path", "uri"}
+    assert set(ModelStatus.model_fields) == {*ModelFacts.model_fields, "path", "claim", "uri"}
     assert set(LayerRunStatus.model_fields) == set(LayerRun.model_fields)
 
 
