@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import yaml
 
 from support.chain import ROOT, model
@@ -61,6 +62,15 @@ def digest(chain: Chain, name: str) -> str:
     return found
 
 
+def ask(chain: Chain, name: str) -> str:
+    messages = [{"role": "user", "content": "What is a pod?"}]
+    body = {"model": name, "messages": messages, "temperature": 0}
+    reply = httpx2.post(f"{chain.url}/chat/completions", json=body, timeout=60)
+    assert reply.status_code == 200, reply.text
+    answer: str = reply.json()["choices"][0]["message"]["content"]
+    return answer
+
+
 def is_cached(chain: Chain, found: str) -> bool:
     """Whether any volume of the cluster holds the blob."""
     return any(chain.cluster.folder.root.rglob(f"blobs/{found}*"))
@@ -98,6 +108,7 @@ def test_parts_of_a_hub_are_shared_and_freed(chain: Chain, tmp_path: Path) -> No
             status = chain.get("im", "one")["status"]
             assert status["model"]["parts"] == 3
             assert len(hub.asked("/resolve/")) == 3
+            assert "pod is the smallest thing Kubernetes runs" in ask(chain, "one")
             assert all("Authorization" not in request.headers for request in cdn.requests)
             found = chain.wait_condition("none", "ModelCached", "False", "NotFound")
             assert "c-Q8_0-00001-of-00003.gguf" in found["message"]

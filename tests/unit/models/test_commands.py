@@ -134,7 +134,7 @@ async def test_inspect_prints_json_alone_whatever_happens_on_the_way(
 
 
 async def test_prune_prints_what_it_freed(pod: Path) -> None:
-    _, _, _ = await run(pod, "fetch", TERRACE_FETCH=spec("demo://draft"))
+    await run(pod, "fetch", TERRACE_FETCH=spec("demo://draft"))
     outcome = FetchOutcome.model_validate_json(last_words(pod))
     assert outcome.facts is not None
     digest = outcome.facts.digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import resource
 from dataclasses import replace
@@ -10,16 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llama_cpp
-import openai
 import pytest
 
 import terrace_runtime
-from support.engine_builders import runtime_config
 from support.fetching import LOOPBACK, QUICK, failure, get, leftovers, sha
 from support.origins import Cdn, Hub, Registry, S3Store, cut
-from support.replicas import pod_folder, serving
 from support.split_files import split_file, split_model
-from support.waiting import wait_for
 from terrace_runtime.contract import FetchOutcome, FetchSpec
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.remote import digest_of
@@ -218,29 +213,6 @@ async def test_llama_cpp_loads_what_lies_in_the_cache(
     assert llama_cpp.llama_model_n_params(model) == outcome.facts.parameters
     assert llama_cpp.llama_model_n_layer(model) == outcome.facts.layer_count
     llama_cpp.llama_model_free(model)
-
-
-async def test_a_replica_answers_from_a_model_in_parts(tmp_path: Path) -> None:
-    pod = pod_folder(tmp_path)
-    (pod / "source").mkdir(exist_ok=True)
-    split_file(DEMO.with_name("chat.gguf"), pod / "source" / "chat", 4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TERRACE_POD_ROOT", str(pod))
-        outcome = await get(FetchSpec(uri="pvc://claim/chat-00001-of-00004.gguf"))
-    config = runtime_config(model_path=outcome.path)
-
-    def answer() -> str:
-        with serving(pod, config) as replica:
-            wait_for("readiness", replica.is_ready, every=0.05)
-            with openai.OpenAI(base_url=f"http://127.0.0.1:{replica.port}/v1", api_key="x") as ai:
-                said = ai.chat.completions.create(
-                    model="chat",
-                    messages=[{"role": "user", "content": "What is a pod?"}],
-                    temperature=0,
-                )
-        return said.choices[0].message.content or ""
-
-    assert "pod is the smallest thing Kubernetes runs" in await asyncio.to_thread(answer)
 
 
 @pytest.mark.parametrize("number", [1, 7, 512])
