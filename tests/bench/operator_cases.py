@@ -9,40 +9,38 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.operator_change import change
 from bench.operator_replay import counted, replay, run_of
-from bench.operator_requests import APPLY, MERGE, AuditLog
+from bench.operator_requests import MERGE, AuditLog
 from bench.operator_world import (
     IN_FLIGHT,
+    OURS,
+    PEER,
     USER,
+    Line,
     Sizes,
     in_parallel,
+    line_of,
     metrics,
-    model_name,
     peak_bytes,
     running,
 )
-from bench.verdict import percentile, significant
+from bench.verdict import significant
 from build.workshop import say
-from terrace.controller.kinds import BUDGET, CONFIGMAP, MODEL, NODE, STATEFULSET
+from terrace.controller.kinds import BUDGET, NODE, STATEFULSET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from bench.operator_requests import Client
     from bench.operator_world import World
     from cluster.controller_operator import Operator
 
-Line = dict[str, Any]
 MB = 1e6
-OURS, PEER = "ours", "peer"
 IDLE_S = 60.0
-CHANGES, BURSTS, BURST = 100, 5, 30
-PAUSE_S = 0.5
-"""After each change: what it caused (a pod, its node, its start) is over by then."""
 PLANS, LAG = "terrace_operator_plans_total", "terrace_operator_loop_lag_seconds"
 
 
@@ -58,7 +56,7 @@ async def apply(case: str, sizes: Sizes, rounds: int) -> list[Line]:
     is_small = case != "apply-5000" or peak < 300
     middle = sorted(found, key=lambda one: one["ours_s"] / one["peer_s"])[len(found) // 2]
     return [
-        _line(
+        line_of(
             case,
             is_ok=ratio <= 2 and is_small,
             target="<= 2x" + ("; < 300 MB" if case == "apply-5000" else ""),
@@ -104,7 +102,7 @@ async def fill(world: World, namespace: str, operator: Operator) -> None:
     """Create all models; returns when every model has its last child."""
     num = world.sizes.models
     await in_parallel(
-        [lambda index=index: world.add_model(namespace, index) for index in range(num)], IN_FLIGHT
+        [partial(world.add_model, namespace, index) for index in range(num)], IN_FLIGHT
     )
     limit_s = 60 + num / 5
     deadline = time.monotonic() + limit_s
@@ -167,7 +165,7 @@ async def idle(world: World, operator: Operator, seconds: float) -> Line:
         pass
     await asyncio.sleep(seconds)
     wrote = [each for each in log.news() if each.user == USER and each.resource != "leases"]
-    return _line(
+    return line_of(
         "idle",
         is_ok=not wrote,
         target="0 writes",
@@ -180,117 +178,6 @@ async def idle(world: World, operator: Operator, seconds: float) -> Line:
     )
 
 
-async def change(world: World) -> Line:
-    """A patch of a model, until the watch shows its set as it should be."""
-    seen = SetWatch(world.admin)
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(seen.run())
-        await seen.started.wait()
-        await asyncio.sleep(1.0)
-        one = [await _change(world, seen, index, 2) for index in range(_some(world, CHANGES))]
-        back: list[float] = []
-        for burst in range(BURSTS):
-            chosen = range(burst * BURST, (burst + 1) * BURST)
-            indexes = [index % world.sizes.models for index in chosen]
-            # Sent one after the other, without waiting for what follows from any of them.
-            waits = []
-            for index in indexes:
-                began = await _patch(world, index, 3)
-                waits.append(seen.wait(model_name(index), 3, began))
-            back += await asyncio.gather(*waits)
-            await world.settled(1.0)
-        watching.cancel()
-    floor = await least(world)
-    figures = {
-        "floor_p50_ms": percentile(floor, 50),
-        "floor_p99_ms": percentile(floor, 99),
-        "p50_ms": percentile(one, 50),
-        "p99_ms": percentile(one, 99),
-        "burst_p50_ms": percentile(back, 50),
-        "burst_p99_ms": percentile(back, 99),
-    }
-    shown = {name: significant(seconds * 1000) for name, seconds in figures.items()}
-    p50, p99 = ((shown[f"{kind}p50_ms"], shown[f"{kind}p99_ms"]) for kind in ("", "burst_"))
-    return _line(
-        "change",
-        is_ok=p50[0] <= 20 and p50[1] <= 70 and p99[0] <= 20 and p99[1] <= 70,
-        target="p50 <= 20 ms, p99 <= 70 ms, also back to back",
-        **shown,
-        changes=len(one),
-        changes_back_to_back=len(back),
-    )
-
-
-async def least(world: World) -> list[float]:
-    """What the cluster itself takes now: patch, event, apply, event, by a bare client."""
-    admin, path = world.admin, CONFIGMAP.path("default")
-    for name in ("asked", "made"):
-        await admin.send("POST", path, {"metadata": {"name": name}, "data": {"n": "0"}})
-    seen: dict[tuple[str, str], asyncio.Event] = defaultdict(asyncio.Event)
-
-    async def watch() -> None:
-        async for event in admin.watch(path):
-            found = event["object"]
-            seen[found["metadata"]["name"], found.get("data", {}).get("n", "")].set()
-
-    waits = []
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(watch())
-        await asyncio.sleep(1.0)
-        for index in range(1, _some(world, CHANGES) + 1):
-            word, began = str(index), time.perf_counter()
-            await admin.send("PATCH", f"{path}/asked", {"data": {"n": word}}, MERGE)
-            await seen["asked", word].wait()
-            body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "made"}}
-            query = "?fieldManager=bench&force=true"
-            await admin.send("PATCH", f"{path}/made{query}", {**body, "data": {"n": word}}, APPLY)
-            await seen["made", word].wait()
-            waits.append(time.perf_counter() - began)
-            await asyncio.sleep(0.1)
-        watching.cancel()
-    return waits
-
-
-class SetWatch:
-    """When the watch showed how many replicas of which model, by this process' clock."""
-
-    def __init__(self, admin: Client) -> None:
-        self._admin = admin
-        self._seen: dict[tuple[str, int], float] = {}
-        self._changed = asyncio.Condition()
-        self.started = asyncio.Event()
-
-    async def run(self) -> None:
-        self.started.set()
-        async for event in self._admin.watch(STATEFULSET.path(OURS)):
-            now = time.perf_counter()
-            metadata, spec = event["object"]["metadata"], event["object"]["spec"]
-            name = metadata["labels"]["terrace.dev/model"]
-            self._seen.setdefault((name, spec["replicas"]), now)
-            async with self._changed:
-                self._changed.notify_all()
-
-    async def wait(self, name: str, replicas: int, began: float) -> float:
-        async with asyncio.timeout(30), self._changed:
-            await self._changed.wait_for(lambda: (name, replicas) in self._seen)
-        return self._seen[name, replicas] - began
-
-
-async def _change(world: World, seen: SetWatch, index: int, replicas: int) -> float:
-    began = await _patch(world, index, replicas)
-    seconds = await seen.wait(model_name(index), replicas, began)
-    await asyncio.sleep(PAUSE_S)
-    return seconds
-
-
-async def _patch(world: World, index: int, replicas: int) -> float:
-    """Returns when it was sent."""
-    began = time.perf_counter()
-    path = f"{MODEL.path(OURS)}/{model_name(index)}"
-    await world.admin.send("PATCH", path, {"spec": {"replicas": replicas}}, MERGE)
-    return began
-
-
 async def relabel(world: World, operator: Operator) -> Line:
     """Every node joins the next pool's group, all at once."""
     sizes, before = world.sizes, metrics(operator)
@@ -301,14 +188,14 @@ async def relabel(world: World, operator: Operator) -> Line:
         return world.admin.send("PATCH", path, {"metadata": {"labels": labels}}, MERGE)
 
     began = time.perf_counter()
-    await in_parallel([lambda index=index: patch(index) for index in range(sizes.nodes)], IN_FLIGHT)
+    await in_parallel([partial(patch, index) for index in range(sizes.nodes)], IN_FLIGHT)
     took = time.perf_counter() - began
     await world.settled()
     after = metrics(operator)
     plans = after.get(PLANS, 0.0) - before.get(PLANS, 0.0)
     lag_ms = 1000 * quantile_above(LAG, before, after, 0.99)
     per_model = plans / sizes.models
-    return _line(
+    return line_of(
         "relabel",
         is_ok=per_model <= 1 and lag_ms < 100,
         target="<= 1 plan per model; lag p99 < 100 ms",
@@ -338,10 +225,6 @@ def quantile_above(
 # Small things -------------------------------------------------------------------------------------
 
 
-def _some(world: World, count: int) -> int:
-    return min(count, world.sizes.models)
-
-
 def _cpu_s(operator: Operator) -> float:
     fields = Path(f"/proc/{operator.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -350,8 +233,3 @@ def _cpu_s(operator: Operator) -> float:
 def _rss_bytes(operator: Operator) -> int:
     pages = Path(f"/proc/{operator.process.pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _line(case: str, *, is_ok: bool, target: str, **figures: Any) -> Line:
-    load = round(os.getloadavg()[0], 1)
-    return {"case": case, "ok": is_ok, "target": target, **figures, "load_average": load}

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.operator_requests import APPLY, JSON
@@ -82,9 +83,7 @@ async def replay(world: World, client: Client, run: Run, source: str, target: st
             for each in groups.get(name, ()):
                 await _write(client, each, source, target, uid)
 
-    users = in_parallel(
-        [lambda index=index: create(index) for index in range(num_models)], IN_FLIGHT
-    )
+    users = in_parallel([partial(create, index) for index in range(num_models)], IN_FLIGHT)
     workers = [asyncio.create_task(work()) for _ in range(WORKERS)]
     await users
     for _ in workers:

@@ -21,7 +21,7 @@ from build.workshop import say
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from bench.operator_cases import Line
+    from bench.operator_world import Line
 
 IDS = ("apply-1000", "idle", "change", "relabel", "apply-5000")
 

@@ -1,10 +1,8 @@
 """A control plane with simulated nodes, pools and models, for the benchmarks of the operator.
 
-Owns: the cluster's programs and settings, kwok and its stages, the objects that users make. Does
-not own: measuring. Nodes are kwok's: the real scheduler binds pods to them; a Job's pod completes
-with the facts of one small model as its termination message, a replica becomes ready. kwok renews
-each node's lease every 100 s instead of 10 s: on two cores, a thousand kubelets' heartbeats would
-take half of what is measured.
+Owns: the cluster's programs and settings, the objects that users make. Does not own: kwok
+(``operator_player.py``), measuring. kwok renews each node's lease every 100 s instead of 10 s: on
+two cores, a thousand kubelets' heartbeats would take half of what is measured.
 """
 
 from __future__ import annotations
@@ -13,21 +11,20 @@ import asyncio
 import contextlib
 import json
 import os
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from bench.operator_player import play
 from bench.operator_requests import MERGE, AuditLog, Client, Manifest, audit_policy
 from build.workshop import say
 from cluster.controller_api import Api
 from cluster.controller_looks import get
 from cluster.controller_operator import SYSTEM, Operator, Operators
-from support.controller_objects import MODEL_PATH, condition, facts, fetched
+from support.controller_objects import MODEL_PATH, condition, facts
 from terrace.controller.facts import KnownModel, model_status
 from terrace.controller.kinds import MODEL, NODE, POD, POOL, STATEFULSET
 from terrace.local.binaries import find_binaries
@@ -35,13 +32,17 @@ from terrace.local.cluster import LocalCluster
 from terrace.local.state import ClusterOptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable
 
 USER = f"system:serviceaccount:{SYSTEM}:terrace-operator"
-LEASE_S, GRACE_S = 400, 600
+GRACE_S = 600
 IN_FLIGHT = 32
 """Of users who create models; the operator and the bare client have 16 workers."""
 CLAIM = "models"
+OURS, PEER = "ours", "peer"
+"""Namespaces."""
+Line = dict[str, Any]
+"""What a case prints."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class World:
     async def add_nodes(self) -> None:
         bodies = [node(index, self.sizes) for index in range(self.sizes.nodes)]
         await in_parallel(
-            [lambda body=body: self.admin.send("POST", NODE.path(None), body) for body in bodies]
+            [partial(self.admin.send, "POST", NODE.path(None), body) for body in bodies]
         )
 
     async def add_namespace(self, name: str) -> None:
@@ -89,7 +90,7 @@ class World:
         await self.admin.send("POST", f"/api/v1/namespaces/{name}/persistentvolumeclaims", claim)
         bodies = [pool(index) for index in range(self.sizes.pools)]
         await in_parallel(
-            [lambda body=body: self.admin.send("POST", POOL.path(name), body) for body in bodies]
+            [partial(self.admin.send, "POST", POOL.path(name), body) for body in bodies]
         )
 
     async def add_model(self, namespace: str, index: int) -> str:
@@ -140,7 +141,7 @@ async def running(sizes: Sizes) -> AsyncIterator[World]:
         try:
             world = World(cluster, folder, sizes, audit)
             world.operators  # noqa: B018 - installs what a cluster needs before anything else
-            player = _play(kwok, cluster, folder)
+            player = play(kwok, cluster, folder)
             await world.add_nodes()
             yield world
         finally:
@@ -181,6 +182,12 @@ def peak_bytes(operator: Operator) -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def line_of(case: str, *, is_ok: bool, target: str, **figures: Any) -> Line:
+    """The line of a case."""
+    load = round(os.getloadavg()[0], 1)
+    return {"case": case, "ok": is_ok, "target": target, **figures, "load_average": load}
 
 
 # Objects ------------------------------------------------------------------------------------------
@@ -295,91 +302,3 @@ def _options(policy: Path, audit: Path) -> ClusterOptions:
             "etcd": ("--quota-backend-bytes=8589934592",),
         },
     )
-
-
-def _play(kwok: str, cluster: LocalCluster, folder: Path) -> subprocess.Popen[bytes]:
-    stages = folder / "stages.yaml"
-    stages.write_text(yaml.safe_dump_all(_stages()))
-    command = [
-        kwok,
-        f"--kubeconfig={cluster.kubeconfig}",
-        f"--config={stages}",
-        "--manage-all-nodes",
-        f"--node-lease-duration-seconds={LEASE_S}",
-        "--cidr=10.9.0.0/16",
-    ]
-    with (folder / "kwok.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log)
-
-
-def _stages() -> Sequence[Manifest]:
-    pending = _when(".status.phase", "In", "Pending")
-    alive = {"key": ".metadata.deletionTimestamp", "operator": "DoesNotExist"}
-    of_job = _when(".metadata.ownerReferences.[].kind", "In", "Job")
-    of_set = _when(".metadata.ownerReferences.[].kind", "In", "StatefulSet")
-    message = json.dumps(fetched().model_dump_json(exclude_defaults=True))
-    ended = (
-        "{exitCode: 0, reason: Completed, startedAt: {{ Now | Quote }}, "
-        f"finishedAt: {{{{ Now | Quote }}}}, message: {message}}}"
-    )
-    running_node = {
-        "resourceRef": {"apiGroup": "v1", "kind": "Node"},
-        "selector": {"matchExpressions": [_when(".status.phase", "NotIn", "Running")]},
-        "next": {"statusTemplate": "phase: Running\n"},
-    }
-    return [
-        # Without a stage for nodes kwok takes care of none, nor of their pods.
-        {**_head("node"), "spec": running_node},
-        _stage("fetched", [alive, pending, of_job], "Succeeded", "fetch", "terminated", ended),
-        _stage(
-            "serving",
-            [alive, pending, of_set],
-            "Running",
-            "runtime",
-            "running",
-            "{startedAt: {{ Now | Quote }}}",
-        ),
-        {
-            **_head("gone"),
-            "spec": {
-                "resourceRef": {"apiGroup": "v1", "kind": "Pod"},
-                "selector": {"matchExpressions": [{**alive, "operator": "Exists"}]},
-                "next": {"delete": True},
-            },
-        },
-    ]
-
-
-def _stage(
-    name: str, expressions: list[Manifest], phase: str, container: str, state: str, value: str
-) -> Manifest:
-    word = "True" if phase == "Running" else "False"
-    conditions = "".join(
-        f'- {{type: {kind}, status: "{word}", lastTransitionTime: {{{{ Now | Quote }}}}}}\n'
-        for kind in ("Ready", "ContainersReady")
-    )
-    template = (
-        f"phase: {phase}\nstartTime: {{{{ Now | Quote }}}}\nconditions:\n{conditions}"
-        f"containerStatuses:\n- name: {container}\n  image: none\n  imageID: none\n"
-        f"  ready: {word.lower()}\n  restartCount: 0\n  state:\n    {state}: {value}\n"
-    )
-    return {
-        **_head(name),
-        "spec": {
-            "resourceRef": {"apiGroup": "v1", "kind": "Pod"},
-            "selector": {"matchExpressions": expressions},
-            "next": {"statusTemplate": template},
-        },
-    }
-
-
-def _head(name: str) -> Manifest:
-    return {
-        "apiVersion": "kwok.x-k8s.io/v1alpha1",
-        "kind": "Stage",
-        "metadata": {"name": name},
-    }
-
-
-def _when(key: str, operator: str, *values: str) -> Manifest:
-    return {"key": key, "operator": operator, "values": list(values)}

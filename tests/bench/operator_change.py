@@ -1,0 +1,140 @@
+"""The case `change`: how long after a user's patch the child is as it should be.
+
+Owns: changes one by one, changes back to back, and what the cluster itself takes for one. Does not
+own: the cluster at rest that it happens in (``operator_cases.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from bench.operator_requests import APPLY, MERGE
+from bench.operator_world import OURS, Line, line_of, model_name
+from bench.verdict import percentile, significant
+from terrace.controller.kinds import CONFIGMAP, MODEL, STATEFULSET
+
+if TYPE_CHECKING:
+    from bench.operator_requests import Client
+    from bench.operator_world import World
+
+CHANGES, BURSTS, BURST = 100, 5, 30
+PAUSE_S = 0.5
+"""After each change: what it caused (a pod, its node, its start) is over by then."""
+
+
+async def change(world: World) -> Line:
+    """A patch of a model, until the watch shows its set as it should be."""
+    seen = SetWatch(world.admin)
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(seen.run())
+        await seen.started.wait()
+        await asyncio.sleep(1.0)
+        one = [await _change(world, seen, index, 2) for index in range(_some(world, CHANGES))]
+        back: list[float] = []
+        for burst in range(BURSTS):
+            chosen = range(burst * BURST, (burst + 1) * BURST)
+            indexes = [index % world.sizes.models for index in chosen]
+            # Sent one after the other, without waiting for what follows from any of them.
+            waits = []
+            for index in indexes:
+                began = await _patch(world, index, 3)
+                waits.append(seen.wait(model_name(index), 3, began))
+            back += await asyncio.gather(*waits)
+            await world.settled(1.0)
+        watching.cancel()
+    floor = await least(world)
+    figures = {
+        "floor_p50_ms": percentile(floor, 50),
+        "floor_p99_ms": percentile(floor, 99),
+        "p50_ms": percentile(one, 50),
+        "p99_ms": percentile(one, 99),
+        "burst_p50_ms": percentile(back, 50),
+        "burst_p99_ms": percentile(back, 99),
+    }
+    shown = {name: significant(seconds * 1000) for name, seconds in figures.items()}
+    p50, p99 = ((shown[f"{kind}p50_ms"], shown[f"{kind}p99_ms"]) for kind in ("", "burst_"))
+    return line_of(
+        "change",
+        is_ok=p50[0] <= 20 and p50[1] <= 70 and p99[0] <= 20 and p99[1] <= 70,
+        target="p50 <= 20 ms, p99 <= 70 ms, also back to back",
+        **shown,
+        changes=len(one),
+        changes_back_to_back=len(back),
+    )
+
+
+async def least(world: World) -> list[float]:
+    """What the cluster itself takes now: patch, event, apply, event, by a bare client."""
+    admin, path = world.admin, CONFIGMAP.path("default")
+    for name in ("asked", "made"):
+        await admin.send("POST", path, {"metadata": {"name": name}, "data": {"n": "0"}})
+    seen: dict[tuple[str, str], asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def watch() -> None:
+        async for event in admin.watch(path):
+            found = event["object"]
+            seen[found["metadata"]["name"], found.get("data", {}).get("n", "")].set()
+
+    waits = []
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(watch())
+        await asyncio.sleep(1.0)
+        for index in range(1, _some(world, CHANGES) + 1):
+            word, began = str(index), time.perf_counter()
+            await admin.send("PATCH", f"{path}/asked", {"data": {"n": word}}, MERGE)
+            await seen["asked", word].wait()
+            body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "made"}}
+            query = "?fieldManager=bench&force=true"
+            await admin.send("PATCH", f"{path}/made{query}", {**body, "data": {"n": word}}, APPLY)
+            await seen["made", word].wait()
+            waits.append(time.perf_counter() - began)
+            await asyncio.sleep(0.1)
+        watching.cancel()
+    return waits
+
+
+class SetWatch:
+    """When the watch showed how many replicas of which model, by this process' clock."""
+
+    def __init__(self, admin: Client) -> None:
+        self._admin = admin
+        self._seen: dict[tuple[str, int], float] = {}
+        self._changed = asyncio.Condition()
+        self.started = asyncio.Event()
+
+    async def run(self) -> None:
+        self.started.set()
+        async for event in self._admin.watch(STATEFULSET.path(OURS)):
+            now = time.perf_counter()
+            metadata, spec = event["object"]["metadata"], event["object"]["spec"]
+            name = metadata["labels"]["terrace.dev/model"]
+            self._seen.setdefault((name, spec["replicas"]), now)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def wait(self, name: str, replicas: int, began: float) -> float:
+        async with asyncio.timeout(30), self._changed:
+            await self._changed.wait_for(lambda: (name, replicas) in self._seen)
+        return self._seen[name, replicas] - began
+
+
+async def _change(world: World, seen: SetWatch, index: int, replicas: int) -> float:
+    began = await _patch(world, index, replicas)
+    seconds = await seen.wait(model_name(index), replicas, began)
+    await asyncio.sleep(PAUSE_S)
+    return seconds
+
+
+async def _patch(world: World, index: int, replicas: int) -> float:
+    """Returns when it was sent."""
+    began = time.perf_counter()
+    path = f"{MODEL.path(OURS)}/{model_name(index)}"
+    await world.admin.send("PATCH", path, {"spec": {"replicas": replicas}}, MERGE)
+    return began
+
+
+def _some(world: World, count: int) -> int:
+    return min(count, world.sizes.models)
