@@ -56,7 +56,7 @@ def shape_flavor(shape: NodeShape) -> dict[str, Any]:
     devices = shape.devices
     if devices is None:
         return {"name": CPU}
-    memory = {"memoryPerDevice": str(devices.memory_bytes)} if devices.memory_bytes else {}
+    memory = {"memoryPerDevice": _quantity(devices.memory_bytes)} if devices.memory_bytes else {}
     return {
         "name": flavor_name(devices.accelerator),
         "accelerator": devices.accelerator,
@@ -89,6 +89,15 @@ def row_of(devices: Devices, table: AcceleratorTable) -> Accelerator:
         known = ", ".join(name for name in table.accelerators if name != CPU)
         raise InputError(f"--node: gpu: no accelerator is called {devices.accelerator!r}: {known}")
     return row
+
+
+def _quantity(count: int) -> str:
+    """``count`` bytes as people write them; exact."""
+    units = {"Ti": 1 << 40, "Gi": 1 << 30, "G": 10**9, "Mi": 1 << 20}
+    for unit, size in units.items():
+        if count % size == 0:
+            return f"{count // size}{unit}"
+    return str(count)
 
 
 def _check_memory(devices: Devices, row: Accelerator, node: NodeFacts) -> None:

@@ -81,6 +81,15 @@ def test_an_unknown_accelerator_is_answered_with_the_known_ones() -> None:
         shape_target(shape("voodoo:2x12Mi"), "a node", built_in())
 
 
+@pytest.mark.parametrize(
+    ("gpu", "memory"),
+    [("nvidia:24Gi", "24Gi"), ("nvidia:H100-80GB", "80G"), ("nvidia:1.5Gi", "1536Mi")],
+)
+def test_a_printed_pool_has_sizes_that_people_write(gpu: str, memory: str) -> None:
+    target = shape_target(shape(gpu), "a node", built_in())
+    assert target.pool.flavors[0].memory_per_device == memory
+
+
 def test_a_mac_is_planned_outside_of_kubernetes() -> None:
     target = shape_target(NodeShape(8000, 32 * GIB, Devices("metal", 1)), "a mac", built_in())
     assert target.cluster.is_standalone
