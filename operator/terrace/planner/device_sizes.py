@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from terrace.planner.split import Search
     from terrace_runtime.contract import ModelFacts
 
-GIVEN_UP = 0.05
-"""How much of the speed that the smallest default context brings is given up for a larger one."""
+GIVEN_UP: dict[Profile, float] = {"Auto": 0.05, "Balanced": 0.5, "DiskHeavy": 0.5}
+"""How much of the speed that the smallest default context brings is given up for a larger one; all
+of it with other profiles."""
 
 LEAST_GAIN = 0.5
 """How much faster tokens must become for cells to leave the layers that are on devices: attention
@@ -50,8 +51,8 @@ class Sized:
 def preferred(wish: Wish, room: DeviceRoom, sizes: Sequence[Size]) -> Iterator[Sized]:
     """The sizes that fit ``room``, the best first: as many layers as fit for each.
 
-    With Auto, a default context that keeps layers off the device shrinks as long as that makes
-    tokens faster by more than GIVEN_UP; what the user wrote does not.
+    A default context that keeps layers off the device shrinks as long as that makes tokens faster
+    by more than the profile gives up; what the user wrote does not.
     """
     found: list[Sized] = []
     profile = wish.offload.profile or DEFAULT_PROFILE
@@ -60,11 +61,11 @@ def preferred(wish: Wish, room: DeviceRoom, sizes: Sequence[Size]) -> Iterator[S
         sized = chosen(wish, room, size, read_tokens=default.context_tokens // 2)
         if sized is None or (size.is_extra and not sized.is_whole(wish)):
             continue
-        if not found and (profile != "Auto" or sized.is_whole(wish)):
+        if not found and (profile not in GIVEN_UP or sized.is_whole(wish)):
             yield sized  # Nothing is faster.
         else:
             found.append(sized)
-    least = max((each.speed for each in found), default=0.0) * (1 - GIVEN_UP)
+    least = max((each.speed for each in found), default=0.0) * (1 - GIVEN_UP.get(profile, 1))
     for good in (True, False):
         for each in found:
             if (each.speed >= least) is good:
@@ -78,6 +79,8 @@ def chosen(wish: Wish, room: DeviceRoom, size: Size, *, read_tokens: int = 0) ->
     split = pick(one, profile)
     least = one.speed(split) * (1 + LEAST_GAIN) if split else 0.0
     may_move = profile in MAY_MOVE_CELLS and _has_only_cells(wish.facts)
+    # A default context shrinks instead.
+    may_move &= wish.spec.context.length is not None or wish.spec.context.parallel is not None
     if may_move and one.speed(DeviceSplit(one.layer_count + 1, kv_on_device=False)) > least:
         other = searched(wish, room, size, read_tokens=read_tokens, kv_on_device=False)
         moved = pick(other, profile)
