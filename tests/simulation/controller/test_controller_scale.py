@@ -20,7 +20,17 @@ from terrace.controller.config import OperatorConfig
 from terrace.controller.context import Context
 from terrace.controller.controller import Controller
 from terrace.controller.facts import KnownModel, model_status
-from terrace.controller.kinds import MODEL, NODE, POD, POOL, SECRET, STATEFULSET, labels_of, uid_of
+from terrace.controller.kinds import (
+    MODEL,
+    NODE,
+    POD,
+    POOL,
+    SECRET,
+    STATEFULSET,
+    key_of,
+    labels_of,
+    uid_of,
+)
 from terrace.controller.metrics import Metrics
 from terrace.controller.progress import ProgressReader
 from terrace.controller.report import Reports
@@ -103,6 +113,11 @@ class Race:
             labels_of(each)[names.LABEL_FLAVOR] for each in self.cluster.of_kind(STATEFULSET)
         )
 
+    def plans(self) -> float:
+        """Plans that were worked out so far."""
+        registry = self.controller.metrics.registry
+        return registry.get_sample_value("terrace_operator_plans_total") or 0.0
+
     def unplaced(self) -> list[Manifest]:
         return [
             each
@@ -123,14 +138,18 @@ def _flavor(name: str) -> dict[str, Any]:
     }
 
 
+def _node(flavor: str, index: int, devices: int) -> Manifest:
+    joined = node(f"{flavor}-{index}", memory="512Gi", labels={"flavor": flavor})
+    joined["status"]["allocatable"][GPU] = str(devices)
+    return joined
+
+
 def _prepare(race: Race, num_models: int) -> None:
     put = race.cluster.put_new
     put(SECRET, TRUST)
     for flavor, (num_nodes, each) in DEVICES.items():
         for index in range(num_nodes):
-            joined = node(f"{flavor}-{index}", memory="512Gi", labels={"flavor": flavor})
-            joined["status"]["allocatable"][GPU] = str(each)
-            put(NODE, joined)
+            put(NODE, _node(flavor, index, each))
     put(POOL, pool() | {"spec": {"flavors": [_flavor(name) for name in DEVICES]}})
     status = model_status(KnownModel(facts(), MODEL_PATH)).model_dump(
         mode="json", by_alias=True, exclude_none=True
@@ -196,3 +215,31 @@ async def test_devices_that_become_free_go_to_models_that_wait() -> None:
     await race.settle()
     assert race.placed() == CAPACITY
     assert len(race.unplaced()) == 300 - sum(CAPACITY.values()) - len(gone)
+
+
+async def test_nodes_that_change_labels_make_no_placed_model_plan_again() -> None:
+    race = Race(0, NOW)
+    _prepare(race, 60)
+    await race.controller.resync()
+    await race.settle()
+    before = race.plans()
+    for found in race.cluster.of_kind(NODE):
+        race.cluster.edit(
+            NODE, key_of(found), lambda live: live["metadata"]["labels"].update(rack="r1")
+        )
+    await race.settle()
+    assert race.plans() == before
+
+
+async def test_a_node_that_joins_is_news_to_models_without_a_place_only() -> None:
+    race = Race(0, NOW)
+    _prepare(race, 200)
+    await race.controller.resync()
+    await race.settle()
+    before, waiting = race.plans(), len(race.unplaced())
+    assert waiting == 200 - sum(CAPACITY.values())
+    race.cluster.put_new(NODE, _node("big", 99, 8))
+    await race.settle()
+    assert len(race.unplaced()) == waiting - 8
+    # Each that waits looks once; the eight that are placed may look again as their sets appear.
+    assert race.plans() - before <= waiting + 8
