@@ -45,14 +45,18 @@ _OFFLOAD: dict[str, str] = {
 }
 """A model's field restarts its replicas, a pool's those of models that leave it out."""
 _MODEL: dict[str, tuple[Disruption, str]] = {
-    "poolRef.name": ("new set", "The file is fetched into the other pool's cache first."),
+    "poolRef.name": (
+        "new set",
+        "All files are fetched into the other pool's cache first. A flavor of the same name keeps "
+        "its set, and replicas are replaced one by one.",
+    ),
     "source.uri": ("refused", "A new file is a new InferenceModel."),
     "source.sha256": ("refused", "A new file is a new InferenceModel."),
     "source.secretRef.name": ("in place", "It holds for the next fetch."),
     "draft.uri": ("rolling", "The new file is fetched first."),
     "draft.sha256": ("rolling", "The new file is fetched first."),
     "draft.secretRef.name": ("in place", "It holds for the next fetch."),
-    "adapters[].name": ("rolling", "A replica reads its settings once."),
+    "adapters[].name": ("rolling", "A new adapter's file is fetched first."),
     "adapters[].source.uri": ("rolling", "The new file is fetched first."),
     "adapters[].source.sha256": ("rolling", "The new file is fetched first."),
     "adapters[].source.secretRef.name": ("in place", "It holds for the next fetch."),
