@@ -92,6 +92,19 @@ class Filling:
                 # The old bytes may be at fault and not the source: once more without them.
                 return await self._fill(is_retry=True)
             raise error from None
+        return await self._commit(parts, facts)
+
+    async def _commit(
+        self, parts: Sequence[Unfinished], facts: ModelFacts | FileFacts
+    ) -> FetchOutcome:
+        """Put the content in its place, under the lock by which it is deleted."""
+        key = content_key(facts.digest)
+        while key != self._key:
+            with self._cache.try_lock(key) as is_ours:
+                if is_ours:
+                    self._cache.commit(parts, facts.digest)
+                    return self._recorded(facts)
+            await asyncio.sleep(self._work.poll_s)
         self._cache.commit(parts, facts.digest)
         return self._recorded(facts)
 

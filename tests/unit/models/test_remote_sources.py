@@ -13,6 +13,7 @@ from support.fetching import LOOPBACK, failure, get, leftovers, sha, stored
 from support.file_server import status
 from support.origins import COMMIT, Cdn, Hub, Registry, S3Store, cut
 from terrace_runtime.contract import FetchOutcome, FetchSpec
+from terrace_runtime.models.cache import CacheFolder, content_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -214,6 +215,28 @@ async def test_a_secret_without_the_keys_of_s3_is_named(pod: Path) -> None:
         found = failure(await fetched(store, "s3://bucket/m.gguf", secret_dir=where))
         assert (found.reason, "AWS_ACCESS_KEY_ID" in found.message) == ("Unauthorized", True)
         assert store.requests == []
+
+
+async def test_the_same_content_of_another_source_spoils_no_entry(
+    pod: Path, content: bytes
+) -> None:
+    objects = {"bucket/a.gguf": content, "bucket/b.gguf": content}
+    async with S3Store(objects=objects).running() as store:
+        first = await fetched(store, "s3://bucket/a.gguf")
+        assert await fetched(store, "s3://bucket/b.gguf") == first
+        before = len(store.requests)
+        assert await fetched(store, "s3://bucket/a.gguf") == first
+        assert len(store.requests) == before
+
+
+async def test_a_file_is_committed_when_nobody_deletes_it(pod: Path, content: bytes) -> None:
+    async with S3Store(objects={"bucket/a.gguf": content}).running() as store:
+        with CacheFolder().try_lock(content_key(sha(content))) as is_ours:
+            assert is_ours
+            fetching = asyncio.create_task(fetched(store, "s3://bucket/a.gguf"))
+            done, _ = await asyncio.wait([fetching], timeout=0.5)
+            assert not done
+        assert stored(pod, await fetching) == content
 
 
 # OCI ----------------------------------------------------------------------------------------------
