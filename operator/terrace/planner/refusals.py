@@ -40,7 +40,7 @@ def refusal_in(wish: Wish, room: Room) -> NoPlacement | None:
     if most is None or wanted is None or wanted <= most:
         return None
     return NoPlacement(
-        Reason.NO_DEVICE,
+        Reason.NO_NODE_FITS,
         f"flavor {room.flavor.name}: spec.context.parallel is {wanted}, its device takes {most} at "
         f"a time: set it to {most} or less, or choose another flavor",
     )
