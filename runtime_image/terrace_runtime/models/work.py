@@ -44,7 +44,7 @@ async def known_outcome(work: Work, cache: ModelCache) -> FetchOutcome | None:
     paths = cache.blob_paths(entry.digest, len(entry.part_digests))
     try:
         facts = await asyncio.to_thread(work.read_headers, paths, work.spec.role)
-    except FetchError:
+    except (FetchError, OSError):
         return None  # Deleted under our eyes, or refused by a newer reader: fetching says which.
     facts = facts.model_copy(update={"digest": entry.digest})
     return outcome_of(cache.container_path(entry.digest, len(paths)), facts)

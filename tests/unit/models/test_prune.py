@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.fetching import get, leftovers, sha
+from support.fetching import LOOPBACK, get, leftovers, sha
+from support.origins import Hub, S3Store
 from support.split_files import split_model
 from terrace_runtime.contract import (
     MAX_PRUNED,
@@ -117,6 +119,38 @@ async def test_a_cache_that_cannot_be_written_is_said(pod: Path) -> None:
     outcome = prune(PruneSpec(digests=("0" * 64,)), NOW)
     assert outcome.failure is not None
     assert not outcome.failure.permanent
+
+
+async def test_fetches_and_prunes_at_once_never_fail(pod: Path, tmp_path: Path) -> None:
+    parts = {path.name: path.read_bytes() for path in split_model(tmp_path / "m", 2)}
+    (whole,) = tmp_path.glob("*.whole.gguf")
+    objects = {f"bucket/{name}.gguf": whole.read_bytes() for name in "ab"}
+    async with Hub(files=parts).running() as hub, S3Store(objects=objects).running() as store:
+        s3 = {"s3_endpoint": store.url, "allowed_networks": LOOPBACK}
+        specs = [
+            FetchSpec(uri="hf://owner/repo", hf_endpoint=hub.url, allowed_networks=LOOPBACK),
+            *(FetchSpec.model_validate({"uri": f"s3://bucket/{name}.gguf"} | s3) for name in "ab"),
+        ]
+        known = tuple({(await fetched(spec)).digest for spec in specs})
+        assert len(known) == 2
+        freed, is_over = 0, asyncio.Event()
+
+        async def delete() -> None:
+            nonlocal freed
+            while not is_over.is_set():
+                outcome = await asyncio.to_thread(prune, PruneSpec(digests=known), NOW)
+                assert outcome.failure is None
+                freed += bool(outcome.freed_bytes)
+
+        async def want(spec: FetchSpec) -> None:
+            for _ in range(15):
+                assert (await fetched(spec)).digest in known
+
+        deleting = asyncio.create_task(delete())
+        await asyncio.gather(*(want(spec) for spec in specs * 2))
+        is_over.set()
+        await deleting
+        assert freed > 1
 
 
 def test_the_longest_outcome_fits_a_termination_message() -> None:
