@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.fetching import LOOPBACK, get, leftovers, sha
+from support.gguf_files import model_file
 from support.origins import Hub, S3Store
 from support.split_files import split_model
 from terrace_runtime.contract import (
@@ -123,8 +124,8 @@ async def test_a_cache_that_cannot_be_written_is_said(pod: Path) -> None:
 
 async def test_fetches_and_prunes_at_once_never_fail(pod: Path, tmp_path: Path) -> None:
     parts = {path.name: path.read_bytes() for path in split_model(tmp_path / "m", 2)}
-    (whole,) = tmp_path.glob("*.whole.gguf")
-    objects = {f"bucket/{name}.gguf": whole.read_bytes() for name in "ab"}
+    whole = model_file(tmp_path / "whole.gguf").read_bytes()
+    objects = {f"bucket/{name}.gguf": whole for name in "ab"}
     async with Hub(files=parts).running() as hub, S3Store(objects=objects).running() as store:
         s3 = {"s3_endpoint": store.url, "allowed_networks": LOOPBACK}
         specs = [
