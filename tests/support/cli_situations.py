@@ -27,6 +27,8 @@ from support.cli_cluster import (
     warning,
 )
 from support.controller_objects import node
+from terrace.api import names
+from terrace.controller.kinds import STATEFULSET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,6 +178,38 @@ def operator_down() -> Objects:
     return [(kind, found), pool(), *nodes()]
 
 
+def scaled_to_zero() -> Objects:
+    kind, found = (objects := not_ready("ScaledToZero", "spec.replicas is 0"))[0]
+    found["spec"]["replicas"] = 0
+    return [(kind, found), *objects[1:]]
+
+
+def starting() -> Objects:
+    pod = replica(ready=False, state={"running": {}})
+    return not_ready("ReplicasStarting", "0 of 1 replicas ready", pod)
+
+
+def rolling_out() -> Objects:
+    told = {
+        "Ready": no("RollingOut", "0 of 1 replicas have the new plan"),
+        "Stalled": CALM,
+        "ModelCached": CACHED,
+        "Placed": PLACED,
+        "Available": AVAILABLE,
+    }
+    objects = [model(told, **running()), pool(), *nodes(), *parts()]
+    made = children()
+    (stateful_set,) = (child for kind, child in made if kind == STATEFULSET)
+    stateful_set["spec"]["template"]["metadata"] = {"labels": {names.LABEL_PLAN: "new"}}
+    return [*objects, *made, replica()]
+
+
+def spec_changed() -> Objects:
+    kind, found = (objects := ready())[0]
+    found["metadata"]["generation"] = 2
+    return [(kind, found), *objects[1:]]
+
+
 SITUATIONS: dict[str, Callable[[], Objects]] = {
     each.__name__: each
     for each in (
@@ -196,5 +230,9 @@ SITUATIONS: dict[str, Callable[[], Objects]] = {
         degraded,
         pending_plan,
         operator_down,
+        scaled_to_zero,
+        starting,
+        rolling_out,
+        spec_changed,
     )
 }

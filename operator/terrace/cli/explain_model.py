@@ -105,7 +105,8 @@ def _operator_steps(scene: Scene) -> tuple[Step, ...]:
         return (Step("operator", State.UNKNOWN, summary, command=OPERATOR_PODS),)
     running = [pod for pod in scene.operators if pods.is_ready(pod)]
     if running:
-        return (Step("operator", State.WORKING, f"{summary}; {len(running)} operator pods run"),)
+        count = f"{len(running)} of {len(scene.operators)} operator pods ready"
+        return (Step("operator", State.WORKING, f"{summary}; {count}"),)
     what = "no operator pod is ready" if scene.operators else "no operator is installed"
     return (Step("operator", State.STUCK, f"{summary}; {what}", command=OPERATOR_PODS),)
 

@@ -22,6 +22,7 @@ from terrace.controller.kinds import (
     SERVICE,
     STATEFULSET,
     Manifest,
+    is_controlled_by,
     is_deleting,
     uid_of,
 )
@@ -89,7 +90,9 @@ def replicas_step(scene: Scene, about: About, *, is_planned: bool) -> Step:
         reason, command = trouble
         return Step("replicas", State.STUCK, summary, reason, details, command)
     if ready < wanted or ready_is.reason == Reason.ROLLING_OUT:
-        reason = ready_is.reason if ready_is.reason == Reason.ROLLING_OUT else available.reason
+        is_rolling = ready_is.reason == Reason.ROLLING_OUT
+        reason = ready_is.reason if is_rolling else available.reason
+        summary += f"; {ready_is.message}" if is_rolling else ""
         why = "" if replicas else _why_no_pods(scene)
         state = State.STUCK if why else State.WORKING
         command = (
@@ -117,9 +120,20 @@ def _pod_lines(scene: Scene, pod: Manifest) -> Iterator[str]:
     where = f" on {node}" if node else ""
     restarts = _restarts(pod)
     often = f", {restarts} restarts" if restarts > 1 else ", 1 restart" if restarts else ""
-    yield f"{name}{where}: {_pod_words(pod)}{often}"
+    old = ", with the plan before this one" if _is_outdated(scene, pod) else ""
+    yield f"{name}{where}: {_pod_words(pod)}{often}{old}"
     if not pods.is_ready(pod):
         yield from (f"  event {words}" for words in warnings(scene, uid_of(pod)))
+
+
+def _is_outdated(scene: Scene, pod: Manifest) -> bool:
+    """Whether the set it belongs to would make it anew with another plan."""
+    for stateful_set in scene.seen.sets:
+        if is_controlled_by(pod, uid_of(stateful_set)):
+            metadata = stateful_set["spec"]["template"].get("metadata") or {}
+            wanted = (metadata.get("labels") or {}).get(names.LABEL_PLAN, "")
+            return bool(wanted) and pods.plan_label(pod) != wanted
+    return False
 
 
 def _pod_words(pod: Manifest) -> str:
