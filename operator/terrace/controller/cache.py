@@ -235,6 +235,10 @@ class Cache:
             key: self._priorities.get(key, 0) for _, key in self._index.get(("pool", *pool), {})
         }
 
+    def strongest_first(self, models: Iterable[Key]) -> list[Key]:
+        """Models by spec.priority, then by name, without reading them."""
+        return sorted(models, key=lambda key: (-self._priorities.get(key, 0), key))
+
     def models_exceeding(self, digest: str) -> list[Manifest]:
         """Models of the file ``digest`` whose replicas took more than their plans counted."""
         return [model for _, model in self._found(("exceeded", digest))]

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from terrace.api.names import Key
-from terrace.controller.cache import priority_of
-from terrace.controller.kinds import Manifest, key_of
 from terrace.planner.inputs import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from terrace.planner.preemption import Swap
 
 
@@ -71,8 +67,3 @@ class Contest:
             swap = claim.swap
             devices.setdefault(swap.resource, Counter())[swap.flavor.name] += swap.devices
         return Usage(used.memory, devices)
-
-
-def by_importance(models: Iterable[Manifest]) -> list[Manifest]:
-    """The strongest first: after a restart their claims are known before others look for room."""
-    return sorted(models, key=lambda each: (-priority_of(each), key_of(each)))

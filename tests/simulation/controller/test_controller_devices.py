@@ -133,6 +133,21 @@ async def test_who_waits_for_a_drain_takes_no_worse_flavor_and_nobody_elses_devi
     assert sim.holders() == {"weakest", "weak", "strong"}
 
 
+async def test_of_all_who_wait_the_strongest_gets_a_device_that_becomes_free() -> None:
+    sim = Devices()
+    sim.add("holder", 20)
+    await sim.settle()
+    for number in range(6):
+        sim.add(f"m{number}", number)
+    await sim.settle()
+    before = len(sim.cluster.writes)
+    sim.cluster.vanish(MODEL, Key("default", "holder"))
+    await sim.settle()
+    assert sim.holders() == {"m5"}
+    made = [write for write in sim.cluster.writes[before:] if "apply StatefulSet" in write]
+    assert made == ["apply StatefulSet default/m5-gpu"]
+
+
 async def test_who_waits_gets_the_device_of_a_model_that_goes() -> None:
     sim = Devices()
     sim.add("first", 0)

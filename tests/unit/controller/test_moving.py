@@ -9,7 +9,7 @@ from support.controller_objects import offload_plan
 from support.planning import GIB, demo_facts, model, node, pool
 from terrace.api.conditions import Reason
 from terrace.api.names import Key
-from terrace.controller.contest import Claim, Contest, by_importance
+from terrace.controller.contest import Claim, Contest
 from terrace.controller.moving import Eviction, give_way, homeless_left_s, move_on
 from terrace.controller.placing import Decision, Running
 from terrace.planner.inputs import Cluster, ModelInputs, Usage
@@ -108,11 +108,3 @@ def test_what_is_claimed_is_taken_for_equals_and_weaker_ones_of_the_pool_alone()
         (Key("other", "weak"), "p", 0),
     ):
         assert contest.reserved(used, key, pool_name, priority) is used
-
-
-def test_the_strongest_are_looked_at_first_and_nonsense_counts_as_nothing() -> None:
-    models = [
-        {"metadata": {"name": name, "namespace": "ns"}, "spec": {"priority": priority}}
-        for name, priority in (("a", 0), ("b", 9), ("c", "high"), ("d", -1))
-    ]
-    assert [each["metadata"]["name"] for each in by_importance(models)] == ["b", "a", "c", "d"]
