@@ -63,7 +63,6 @@ def children_step(scene: Scene, about: About, *, is_planned: bool) -> Step:
 
 def replicas_step(scene: Scene, about: About, *, is_planned: bool) -> Step:
     """What runs."""
-    available = condition(scene.seen.model, ConditionType.AVAILABLE)
     ready_is = condition(scene.seen.model, ConditionType.READY)
     replicas = [pod for pod in scene.seen.replicas if not is_deleting(pod)]
     details = tuple(line for pod in replicas[:MAX_REPLICAS] for line in _pod_lines(scene, pod))
@@ -73,8 +72,8 @@ def replicas_step(scene: Scene, about: About, *, is_planned: bool) -> Step:
         what = "the StatefulSet" if is_planned else "a plan"
         return Step("replicas", State.WAITING, f"wait for {what}")
     ready = sum(pods.is_ready(pod) for pod in replicas)
-    wanted = (scene.seen.model.get("spec") or {}).get("replicas")
-    wanted = 1 if wanted is None else wanted
+    stored = (scene.seen.model.get("spec") or {}).get("replicas")
+    wanted = stored if isinstance(stored, int) else 1
     summary = f"{ready} of {wanted} ready"
     if wanted == 0:
         command = command_for(Reason.SCALED_TO_ZERO, about)
@@ -90,18 +89,23 @@ def replicas_step(scene: Scene, about: About, *, is_planned: bool) -> Step:
         reason, command = trouble
         return Step("replicas", State.STUCK, summary, reason, details, command)
     if ready < wanted or ready_is.reason == Reason.ROLLING_OUT:
-        is_rolling = ready_is.reason == Reason.ROLLING_OUT
-        reason = ready_is.reason if is_rolling else available.reason
-        summary += f"; {ready_is.message}" if is_rolling else ""
-        why = "" if replicas else _why_no_pods(scene)
-        state = State.STUCK if why else State.WORKING
-        command = (
-            f"kubectl describe statefulset -n {about.namespace} -l {names.LABEL_MODEL}={about.name}"
-            if why
-            else about.watch
-        )
-        return Step("replicas", state, why or summary, reason, details, command)
+        return _unfinished(scene, about, summary, details)
     return Step("replicas", State.DONE, summary, details=details)
+
+
+def _unfinished(scene: Scene, about: About, summary: str, details: tuple[str, ...]) -> Step:
+    """Nothing is wrong with a pod, and yet not all are as they should be."""
+    ready = condition(scene.seen.model, ConditionType.READY)
+    if ready.reason == Reason.ROLLING_OUT:
+        summary += f"; {ready.message}"
+        return Step("replicas", State.WORKING, summary, ready.reason, details, about.watch)
+    reason = condition(scene.seen.model, ConditionType.AVAILABLE).reason
+    why = "" if details else _why_no_pods(scene)
+    if not why:
+        return Step("replicas", State.WORKING, summary, reason, details, about.watch)
+    sets = f"-n {about.namespace} -l {names.LABEL_MODEL}={about.name}"
+    command = f"kubectl describe statefulset {sets}"
+    return Step("replicas", State.STUCK, why, reason, command=command)
 
 
 def warnings(scene: Scene, uid: str) -> Iterator[str]:
