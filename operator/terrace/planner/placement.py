@@ -7,7 +7,7 @@ a flavor has (``rooms.py``), what goes where (``shapes.py``), words when nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from terrace.planner.device_sizes import Sized
     from terrace.planner.inputs import Cluster, ModelInputs
     from terrace.planner.plan import OffloadPlan
+
+
+SMALL_UBATCH_TOKENS = 128
+"""Most tokens of one graph where larger ones do not fit a device: prompts are read slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,15 @@ def _first_fit(wish: Wish, room: Room) -> Fit | NoPlacement:
     wish = wish.in_room(room)
     if _is_far_too_small(wish, room):
         return too_small(wish, room)
+    wishes = [wish]
+    if room.device is not None:
+        wishes.append(replace(wish, ubatch_tokens=SMALL_UBATCH_TOKENS))
+    fits = (_best_size(each, room) for each in wishes)
+    return next((fit for fit in fits if fit), None) or too_small(wishes[-1], room)
+
+
+def _best_size(wish: Wish, room: Room) -> Fit | None:
+    """The first size that fits, with the first of its shapes that does."""
     for preferred in wish.sized(room):
         sized = preferred
         missing = _missing(wish, room, sized)
@@ -94,7 +107,7 @@ def _first_fit(wish: Wish, room: Room) -> Fit | NoPlacement:
             size = footprint(wish.facts, shape, wish.extras_of(sized.size))
             if size.limit_bytes <= room.memory_bytes:
                 return Fit(room, sized, shape, size)
-    return too_small(wish, room)
+    return None
 
 
 def _is_far_too_small(wish: Wish, room: Room) -> bool:

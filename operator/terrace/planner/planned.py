@@ -132,7 +132,9 @@ def bounded(reasons: tuple[str, ...]) -> tuple[str, ...]:
 def _steps_reason(shape: Shape) -> str:
     words = f"steps: {BATCH_TOKENS} tokens at most"
     if shape.ubatch_tokens != BATCH_TOKENS:
-        words += f", computed {shape.ubatch_tokens} at a time"
+        words += (
+            f", computed {shape.ubatch_tokens} at a time for larger graphs do not fit the device"
+        )
     return f"{words}, {PREFILL_TOKENS} of them of prompts while other conversations answer"
 
 

@@ -38,6 +38,8 @@ class Wish:
     model: ModelInputs
     offload: Offload
     """The model's settings over its pool's."""
+    ubatch_tokens: int = UBATCH_TOKENS
+    """Most tokens of one graph."""
 
     @property
     def facts(self) -> ModelFacts:
@@ -129,7 +131,7 @@ class Wish:
         return Shape(
             size.context_tokens,
             size.parallel,
-            UBATCH_TOKENS,
+            self.ubatch_tokens,
             self.kv_types.key,
             self.kv_types.value,
             guessed_tokens=0 if guessing.mode == "Off" else guessing.max_tokens,
