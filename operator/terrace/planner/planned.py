@@ -130,12 +130,16 @@ def bounded(reasons: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _steps_reason(shape: Shape) -> str:
-    words = f"steps: {BATCH_TOKENS} tokens at most"
-    if shape.ubatch_tokens != BATCH_TOKENS:
-        words += (
-            f", computed {shape.ubatch_tokens} at a time for larger graphs do not fit the device"
-        )
-    return f"{words}, {PREFILL_TOKENS} of them of prompts while other conversations answer"
+    words = (
+        f"steps: {BATCH_TOKENS} tokens at most, {PREFILL_TOKENS} of them of prompts while other "
+        "conversations answer"
+    )
+    if shape.ubatch_tokens == BATCH_TOKENS:
+        return words
+    return (
+        f"{words}; computed {shape.ubatch_tokens} at a time, because larger graphs do not fit the "
+        "device: prompts are read slower"
+    )
 
 
 def _device(room: Room, split: DeviceSplit, size: Footprint, layers: int) -> DevicePlan | None:
