@@ -1,25 +1,26 @@
 """``terrace plan``: what would a model get, before there is any cluster.
 
-Owns: the options, what is printed where, exit codes. Does not own: numbers (``terrace.planner``).
-The walk: ``model_file.py`` reads facts, ``target.py`` says where, ``plan_spec.py`` what is wanted,
-``profiles.py`` asks the planner, ``plan_table.py``, ``plan_json.py`` and ``plan_yaml.py`` print.
+Owns: what is printed where, exit codes. Does not own: options (``plan_options.py``), numbers
+(``terrace.planner``). The walk: ``target.py`` says where, ``model_file.py`` reads facts,
+``plan_spec.py`` says what is wanted, ``profiles.py`` asks the planner, ``plan_table.py``,
+``plan_json.py`` and ``plan_yaml.py`` print.
 """
 
 from __future__ import annotations
 
 import json
-from enum import StrEnum
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
 from terrace.api.names import MAX_NAME_LENGTH, Key
+from terrace.cli import plan_options as options  # noqa: TC001 - typer reads the annotations
 from terrace.cli.errors import EXIT_NO, InputError
 from terrace.cli.model_file import read_facts
-from terrace.cli.node_shape import EXAMPLE, parse_shape
+from terrace.cli.node_shape import parse_shape
 from terrace.cli.plan_json import plan_document
+from terrace.cli.plan_options import PlanOutput
 from terrace.cli.plan_spec import (
     NO_DIGEST,
     Wanted,
@@ -38,145 +39,34 @@ from terrace.planner.accelerators import BadTableError, built_in, read_table
 from terrace.planner.placement import Placement
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from terrace.api.model import ModelSpec
     from terrace.planner.accelerators import AcceleratorTable
 
 
-class PlanOutput(StrEnum):
-    """How ``plan`` answers."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
-
-
-_WHERE, _WHAT, _HOW = "Where to plan", "What the model asks for", "Output"
-
-
 def plan(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A GGUF file: a path, hf://OWNER/REPO[:QUANT], or https://HOST/PATH. Only the "
-            "header is read; of a remote file only that is downloaded.",
-            show_default=False,
-        ),
-    ],
-    node: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHAPE",
-            help=f"A node in words: {EXAMPLE}, or gpu=nvidia:H100-80GB.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = None,
-    is_cluster: Annotated[
-        bool,
-        typer.Option(
-            "--cluster",
-            help="The nodes of the cluster of your kubeconfig, with what Terrace runs there.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = False,
-    pool: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[NS/]NAME",
-            help="An InferencePool of that cluster: its flavors and settings. Implies --cluster.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = None,
-    accelerators: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Rows that add to the accelerator table. Default with --cluster: the operator's.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = None,
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(help="Default: $KUBECONFIG or ~/.kube/config.", rich_help_panel=_WHERE),
-    ] = None,
-    kube_context: Annotated[
-        str | None,
-        typer.Option(help="Context of the kubeconfig.", rich_help_panel=_WHERE),
-    ] = None,
-    context: Annotated[
-        int | None,
-        typer.Option(help="Tokens of one conversation.", rich_help_panel=_WHAT),
-    ] = None,
-    parallel: Annotated[
-        int | None,
-        typer.Option(help="Conversations at the same time.", rich_help_panel=_WHAT),
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            help="Auto, DeviceOnly, Balanced, HostHeavy or DiskHeavy: the one that decides the "
-            "exit code and -o yaml. Default: the pool's, else Auto.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    kv_types: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY[,VALUE]", help="f16, q8_0 or q4_0, or one each.", rich_help_panel=_WHAT
-        ),
-    ] = None,
-    max_disk: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Disk tier, such as 20Gi.", rich_help_panel=_WHAT),
-    ] = None,
-    spill_threshold: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Host tier, such as 2Gi.", rich_help_panel=_WHAT),
-    ] = None,
-    draft: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE", help="A small model that guesses ahead.", rich_help_panel=_WHAT
-        ),
-    ] = None,
-    allow_network: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CIDR",
-            help="Private network that SOURCE may be in. Default: the pool's allowedNetworks.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    wants_digest: Annotated[
-        bool,
-        typer.Option(
-            "--digest",
-            help="Read a local SOURCE whole for its checksum, which the plan's digest covers.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = False,
-    output: Annotated[
-        PlanOutput,
-        typer.Option("--output", "-o", help="yaml: the manifests.", rich_help_panel=_HOW),
-    ] = PlanOutput.TABLE,
-    is_json: Annotated[
-        bool, typer.Option("--json", help="The same as -o json.", rich_help_panel=_HOW)
-    ] = False,
-    with_pool: Annotated[
-        bool,
-        typer.Option("--with-pool", help="-o yaml: the InferencePool too.", rich_help_panel=_HOW),
-    ] = False,
-    name: Annotated[
-        str | None,
-        typer.Option(help="-o yaml: name of the InferenceModel.", rich_help_panel=_HOW),
-    ] = None,
-    uri: Annotated[
-        str | None,
-        typer.Option(
-            help="-o yaml: spec.source.uri for a local SOURCE. Default: pvc://models/FILE.",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
+    source: options.Source,
+    node: options.Node = None,
+    is_cluster: options.Cluster = False,
+    pool: options.Pool = None,
+    accelerators: options.Accelerators = None,
+    kubeconfig: options.Kubeconfig = None,
+    kube_context: options.KubeContext = None,
+    context: options.Context = None,
+    parallel: options.Parallel = None,
+    profile: options.Profile = None,
+    kv_types: options.KvTypes = None,
+    max_disk: options.MaxDisk = None,
+    spill_threshold: options.SpillThreshold = None,
+    draft: options.Draft = None,
+    allow_network: options.AllowNetwork = None,
+    wants_digest: options.WantsDigest = False,
+    output: options.Output = PlanOutput.TABLE,
+    is_json: options.Json = False,
+    with_pool: options.WithPool = False,
+    name: options.Name = None,
+    uri: options.Uri = None,
 ) -> None:
     """Show what a model would get: where its bytes go, with every profile, and why.
 
