@@ -69,10 +69,11 @@ def _layers_reason(facts: ModelFacts, split: DeviceSplit, device: DeviceRoom) ->
     if split.device_layers > count:
         words = f"layers: all {count} and the output head on the {where}, {cells}"
         if split.expert_layers_on_host:
+            # Facts of an older header reader do not count experts.
+            some = f"{facts.experts_used} of {facts.experts}" if facts.experts else "few of them"
             words += (
                 f", but the routed experts of the first {split.expert_layers_on_host}: a token "
-                f"goes through {facts.experts_used} of {facts.experts}, so experts are what costs "
-                "least on the host"
+                f"goes through {some}, so experts are what costs least on the host"
             )
         return words
     layers = split.device_layers - 1

@@ -128,7 +128,9 @@ def searched(
     """The search for one size."""
     share = meaning_of(wish.offload, has_device=True).device_share
     # Only HostHeavy takes the feed-forward weights of dense layers away from their attention.
-    is_dense = wish.offload.profile == "HostHeavy" and not wish.facts.experts
+    is_dense = wish.offload.profile == "HostHeavy" and not any(
+        run.expert_bytes for run in wish.facts.layers
+    )
     return search(
         wish.facts,
         wish.bare(size),
