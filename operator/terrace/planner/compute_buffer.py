@@ -16,9 +16,11 @@ from terrace.planner.geometry import (
     Shape,
     cells,
     padded,
+    row_bytes,
     step_tokens,
     window_cells,
 )
+from terrace.planner.layers import whole_cells
 
 if TYPE_CHECKING:
     from terrace_runtime.contract import ModelFacts
@@ -39,6 +41,8 @@ HOST_EXPERT_WIDTHS = 5
 """Beside what each used expert gives back: *measured* on Qwen3 30B-A3B and gpt-oss, on Vulkan."""
 MOVED_WIDTHS = 7
 """*Measured* on Llama 3.1 8B (26 of 28 MiB) and 3.2 1B (10 of 14)."""
+ATTENTION_WIDTHS = 4
+"""Queries, keys, values and what comes of them. *Measured* on Llama 2 7B and Phi 3 mini."""
 PIPELINE_COPIES = 4
 """Several devices with everything on them work on several steps at once (GGML_SCHED_MAX_COPIES):
 each keeps so many of a step's inputs."""
@@ -91,7 +95,7 @@ def device_compute_bytes(facts: ModelFacts, shape: Shape) -> tuple[int, ...]:
     if not split.kv_on_device:
         graph += MOVED_WIDTHS * step.embeddings
     if not _is_whole(facts, split):
-        graph += _largest_tensor(facts)
+        graph = max(graph + _largest_tensor(facts), _copied_cells(facts, shape, step))
     elif split.devices > 1:
         graph += (PIPELINE_COPIES - 1) * (step.mask + step.embeddings)
     return (graph,) * split.devices
@@ -100,6 +104,21 @@ def device_compute_bytes(facts: ModelFacts, shape: Shape) -> tuple[int, ...]:
 def _is_whole(facts: ModelFacts, split: DeviceSplit) -> bool:
     """Whether all layers with their experts lie on devices."""
     return split.device_layers > facts.layer_count and not split.expert_layers_on_host
+
+
+def _copied_cells(facts: ModelFacts, shape: Shape, step: Step) -> int:
+    """Attention of a layer that the host has: its cells are copied to the device too."""
+    assert shape.split is not None
+    if not shape.split.kv_on_device or shape.split.device_layers > facts.layer_count:
+        return 0
+    whole = whole_cells(facts, shape)
+    layers = (
+        row_bytes(run, shape)
+        // run.count
+        * (window_cells(run.window, shape) if run.window else whole)
+        for run in facts.layers
+    )
+    return max(layers) + ATTENTION_WIDTHS * step.embeddings + step.mask
 
 
 def _largest_tensor(facts: ModelFacts) -> int:

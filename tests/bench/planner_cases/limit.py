@@ -34,7 +34,7 @@ from terrace.planner.placement import Placement
 from terrace_runtime.contract import KvTiers, RuntimeConfig, RuntimeReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from bench.verdict import Line
     from terrace.planner.plan import OffloadPlan
@@ -62,7 +62,11 @@ def run() -> Line:
     """The largest share of a limit that nobody used, with a row per replica."""
     if why := unavailable():
         return lost(METRIC, why)
-    rows = [_row(name, profile) for name in SIZES for profile in PROFILES]
+    return summary([_row(name, profile) for name in SIZES for profile in PROFILES])
+
+
+def summary(rows: Sequence[Line]) -> Line:
+    """The line of replicas that all lived."""
     worst = max(rows, key=lambda row: row["unused %"])
     line = absolute(METRIC, [{METRIC.id: worst["unused %"]}])
     over = [f"{row['model']} {row['profile']}" for row in rows if not row["request holds"]]
