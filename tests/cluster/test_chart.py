@@ -190,7 +190,9 @@ def test_models_show_the_address_of_the_gateway(helm: Path, gateway: Manifest, u
 def test_rows_of_accelerators_and_images_reach_the_operator_as_it_reads_them(helm: Path) -> None:
     rows = {"accelerators": [{"name": "mine", "extends": "metax", "backend": "cuda"}]}
     images = {"cuda": "registry.example/runtime:1.0-cuda"}
-    manifests = render(helm, accelerators=rows, runtime={"images": images})
+    manifests = render(
+        helm, accelerators=rows, runtime={"images": images}, operator={"pendingSeconds": 60}
+    )
     operator = container(manifests, "operator")
     env = dict.fromkeys(("POD_NAME", "POD_NAMESPACE", "POD_IP"), "x")
     env = {each["name"]: each.get("value", "x") for each in operator["env"]} | env
@@ -200,6 +202,7 @@ def test_rows_of_accelerators_and_images_reach_the_operator_as_it_reads_them(hel
     assert [config.accelerators] == [f"{mount['mountPath']}/{name}" for name in text]
     assert accelerator_table(config, *text.values()).accelerators["mine"].backend == "cuda"
     assert config.runtime_images == images
+    assert config.pending_s == 60
     template = one(manifests, "Deployment", "terrace-operator")["spec"]["template"]
     assert "terrace.dev/accelerators" in template["metadata"]["annotations"]
 

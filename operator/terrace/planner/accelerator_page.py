@@ -66,7 +66,7 @@ has it.
 - **Nothing fits**: `Placed=False NoNodeFits` says of each flavor what is missing and which node
   comes nearest. The model is placed as soon as there is room.
 - **kube-scheduler finds no node** for any of the replicas, say because pods that are not Terrace's
-  have the devices: after five minutes (`TERRACE_PENDING_S` of the operator) they try the next
+  have the devices: after five minutes (`operator.pendingSeconds` in the chart) they try the next
   flavor.
 - **`spec.priority`** decides about devices that are all in use: a model that fits no flavor before,
   and whose priority is higher, takes a device from the least important model of the same pool that
