@@ -195,7 +195,8 @@ class Controller:
         for key in done.wake:
             self.queue.add(Item(MODEL, key))
         if done.collector is not None:
-            self.queue.add_after(Item(POOL, done.collector), COUNT_DEBOUNCE_S)
+            # At once: what is not noted before its model is deleted is never collected.
+            self.queue.add(Item(POOL, done.collector))
 
     def _concern(self, change: Change) -> None:
         """Queue what a change concerns: the object itself, its owner, and what depends on it."""
