@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MIN_CONTEXT = 64
 """Least context that the runtime takes."""
+PHI3_LAYERS = 32
+"""*Seen*: with 40 layers the graph has more nodes than the 8 per tensor that this build counts."""
 
 
 def refusal_of(wish: Wish) -> NoPlacement | None:
@@ -29,6 +31,7 @@ def refusal_of(wish: Wish) -> NoPlacement | None:
     return (
         _refuse_context(wish.facts, wish.spec)
         or _refuse_kv_types(wish.facts, wish.kv_types)
+        or _refuse_kv_pair(wish)
         or _refuse_offload(wish)
     )
 
@@ -72,6 +75,29 @@ def _refuse_kv_types(facts: ModelFacts, kv_types: KvTypes) -> NoPlacement | None
                     f"values, this model's have {length}; use f16",
                 )
     return None
+
+
+def _refuse_kv_pair(wish: Wish) -> NoPlacement | None:
+    """What this build of llama.cpp cannot open, or aborts on."""
+    facts, types = wish.facts, wish.kv_types
+    is_latent = any(run.kv_heads and not run.value_length for run in facts.layers)
+    if is_latent and types.key != types.value:
+        why = "this model's attention takes its values from the keys: set both to one type"
+    elif (
+        facts.architecture == "phi3"
+        and facts.layer_count > PHI3_LAYERS
+        and (types.key, types.value) != ("f16", "f16")
+        and wish.offload.kv_layout != "Unified"
+    ):
+        why = (
+            "llama.cpp aborts on phi3 models of so many layers with quantised cells of several "
+            "sequences: use f16, or offload.kvLayout Unified"
+        )
+    else:
+        return None
+    return NoPlacement(
+        Reason.UNSUPPORTED_KV_TYPE, f"offload.kvTypes {types.key} and {types.value}: {why}"
+    )
 
 
 def _refuse_offload(wish: Wish) -> NoPlacement | None:

@@ -112,8 +112,10 @@ def plan_of(name: str, profile: str) -> OffloadPlan:
 
 def anonymous_bytes(plan: OffloadPlan) -> int:
     """What the plan counts as anonymous and shared."""
-    kept = plan.repacked_bytes + plan.kv_bytes + plan.compute_bytes + plan.base_bytes
-    return kept + plan.tiers_bytes + plan.draft_bytes + plan.adapter_bytes
+    if plan.weights != "paged":
+        return plan.memory_request_bytes - page_cache_bytes(plan)
+    # Its request has less page cache than weights, for they may come and go.
+    return plan.kv_bytes + plan.compute_bytes + plan.base_bytes + plan.tiers_bytes
 
 
 def fill(name: str, plan: OffloadPlan) -> Filled:

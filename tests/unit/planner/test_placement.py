@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from support.model_shapes import facts as shape_facts
 from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, place, pool, taint
 from terrace.api.conditions import Reason
 from terrace.planner.footprint import footprint
@@ -240,3 +241,29 @@ def test_the_order_of_nodes_changes_nothing() -> None:
     assert place(demo_facts(), model(), pool(), nodes, {}) == place(
         demo_facts(), model(), pool(), reversed(nodes), {}
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "types", "words"),
+    [
+        ("deepseek-v2-lite", {"key": "q8_0", "value": "f16"}, "takes its values from the keys"),
+        ("phi-4", {"key": "q8_0", "value": "q8_0"}, "use f16, or offload.kvLayout Unified"),
+    ],
+)
+def test_cells_that_this_build_cannot_have_are_refused_with_the_way_out(
+    name: str, types: dict[str, str], words: str
+) -> None:
+    wanted = model(offload={"kvTypes": types}, context={"length": 2048})
+    answer = place(shape_facts(name), wanted, pool(), [node()], {})
+    assert isinstance(answer, NoPlacement)
+    assert answer.reason is Reason.UNSUPPORTED_KV_TYPE
+    assert words in answer.message
+
+
+def test_the_same_cells_are_taken_where_they_work() -> None:
+    for name, layout in (("phi-4", "Unified"), ("phi-3-mini", "Split")):
+        types = {"key": "q8_0", "value": "q8_0"}
+        wanted = model(
+            offload={"kvTypes": types, "kvLayout": layout}, context={"length": 2048, "parallel": 2}
+        )
+        assert isinstance(place(shape_facts(name), wanted, pool(), [node()], {}), Placement)
