@@ -35,6 +35,8 @@ class Compared:
     planned: int
     reported: int
     margin: int
+    graph_percent: float = 0.0
+    """Error of the graph alone, which is a small part."""
 
     @property
     def percent(self) -> float:
@@ -59,9 +61,12 @@ def compared(facts: ModelFacts, ask: Ask, answer: Answer) -> Compared:
     """Everything in host memory."""
     shape = shape_of(ask)
     size = footprint(facts, shape)
-    reported = answer.weights + answer.cells + answer.states + answer.total("compute")
-    reported += outputs(facts, shape, answer)
-    return Compared(host_bytes(facts, shape, size), reported, margin(size))
+    graph, rows = answer.total("compute"), outputs(facts, shape, answer)
+    reported = answer.weights + answer.cells + answer.states + graph + rows
+    planned = size.compute_bytes - work_bytes(facts, shape) - rows
+    return Compared(
+        host_bytes(facts, shape, size), reported, margin(size), 100 * (planned - graph) / graph
+    )
 
 
 def host_bytes(facts: ModelFacts, shape: Shape, size: Footprint) -> int:

@@ -99,5 +99,11 @@ def _row(name: str, known: ModelFacts, file: Path, *, is_real: bool) -> Line:
         "at": at.text,
         "planned MiB": round(worst.planned / MIB),
         "llama.cpp MiB": round(worst.reported / MIB),
+        "graph alone %": _span([each.graph_percent for _, each in found]),
         "safe": all(each.is_safe for _, each in found),
     }
+
+
+def _span(values: list[float]) -> str:
+    low, high = round(min(values)), round(max(values))
+    return f"{low}" if low == high else f"{low} to {high}"
