@@ -1,8 +1,9 @@
 """How many f32 values a step's graph holds at once, by the model's widths.
 
 Owns: the formulas, *measured* on 69 real shapes with ``no_alloc`` contexts of llama.cpp 0c1e570
-(``make bench-planner`` repeats it, docs/benchmarks/planner.md has the figures): none is low by more
-than 3 % of the graph but Qwen2 57B (9 %), for whose shared expert the header's facts have no width.
+(``make bench-planner`` repeats it, docs/benchmarks/planner.md has the figures). The graph is low by
+9 % at most (Falcon H1 7B with quantised cells; Command R, Qwen2 57B: 7 %), within every limit's
+margin, and half too large for Mamba 2 with steps of few tokens per sequence.
 Does not own: masks, logits, bytes (``compute_buffer.py``). Pure.
 """
 
