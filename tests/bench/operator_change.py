@@ -11,13 +11,15 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from bench.operator_requests import APPLY, MERGE
-from bench.operator_world import OURS, Line, line_of, model_name
+from bench.operator_requests import APPLY, MERGE, AuditLog
+from bench.operator_world import OURS, USER, Line, line_of, model_name
 from bench.verdict import percentile, significant
 from terrace.controller.kinds import CONFIGMAP, MODEL, STATEFULSET
 
 if TYPE_CHECKING:
-    from bench.operator_requests import Client
+    from collections.abc import Iterable
+
+    from bench.operator_requests import Asked, Client
     from bench.operator_world import World
 
 CHANGES, BURSTS, BURST = 100, 5, 30
@@ -27,7 +29,9 @@ PAUSE_S = 0.5
 
 async def change(world: World) -> Line:
     """A patch of a model, until the watch shows its set as it should be."""
-    seen = SetWatch(world.admin)
+    seen, log = SetWatch(world.admin), AuditLog(world.audit_path)
+    for _ in log.news():
+        pass
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(seen.run())
         await seen.started.wait()
@@ -40,15 +44,18 @@ async def change(world: World) -> Line:
             # Sent one after the other, without waiting for what follows from any of them.
             waits = []
             for index in indexes:
-                began = await _patch(world, index, 3)
-                waits.append(seen.wait(model_name(index), 3, began))
+                began = await _patch(world, index, 3 + burst)
+                waits.append(seen.wait(model_name(index), 3 + burst, began))
             back += await asyncio.gather(*waits)
             await world.settled(1.0)
         watching.cancel()
+    ours = between(log.news())
     floor = await least(world)
     figures = {
         "floor_p50_ms": percentile(floor, 50),
         "floor_p99_ms": percentile(floor, 99),
+        "operator_p50_ms": percentile(ours[: len(one)], 50),
+        "operator_p99_ms": percentile(ours[: len(one)], 99),
         "p50_ms": percentile(one, 50),
         "p99_ms": percentile(one, 99),
         "burst_p50_ms": percentile(back, 50),
@@ -64,6 +71,19 @@ async def change(world: World) -> Line:
         changes=len(one),
         changes_back_to_back=len(back),
     )
+
+
+def between(asked: Iterable[Asked]) -> list[float]:
+    """From each patch's answer to the child's apply reaching the server, by the server's clock."""
+    patched: dict[str, Asked] = {}
+    found = []
+    for each in sorted(asked, key=lambda one: one.received):
+        if each.resource == "inferencemodels" and each.user != USER:
+            patched[each.name] = each
+        model = each.name.rpartition("-")[0]
+        if each.resource == "statefulsets" and each.user == USER and model in patched:
+            found.append(each.received - patched.pop(model).answered)
+    return found
 
 
 async def least(world: World) -> list[float]:
