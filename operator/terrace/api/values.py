@@ -73,3 +73,9 @@ class ApiValue(BaseModel):
         extra="forbid",
         use_attribute_docstrings=True,
     )
+
+
+class StatusValue(ApiValue):
+    """camelCase on the wire, frozen; unknown fields are those of a newer operator."""
+
+    model_config = ConfigDict(extra="ignore")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from terrace.api.conditions import ConditionType, Reason
-from terrace.api.status import DownloadStatus, ModelStatus
+from terrace.api.file_status import DownloadStatus, ModelStatus
 from terrace.cli.advice import About, command_for
 from terrace.cli.conditions import condition
 from terrace.cli.explain_replicas import warnings

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from terrace.api.conditions import ConditionType, Reason
+from terrace.api.file_status import AdapterStatus
 from terrace.api.model import ModelSpec
+from terrace.api.plan_status import PlanStatus
 from terrace.api.pool import PoolSpec
-from terrace.api.status import AdapterStatus, PlanStatus
 from terrace.cli.advice import About, command_for
 from terrace.cli.conditions import condition
 from terrace.cli.explain_file import known_facts

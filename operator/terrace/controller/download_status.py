@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from terrace.api.status import DownloadStatus
+from terrace.api.file_status import DownloadStatus
 from terrace.planner.nodes import format_bytes
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from terrace.api.status import ModelStatus
+from terrace.api.file_status import ModelStatus
 from terrace.controller import pods
 from terrace.controller.kinds import Manifest, is_controlled_by, uid_of
 from terrace_runtime.contract import (

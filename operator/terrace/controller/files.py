@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from terrace.api import names
-from terrace.api.status import AdapterStatus, ModelStatus
+from terrace.api.file_status import AdapterStatus, ModelStatus
 from terrace.controller.drift import digest_of
 from terrace.controller.facts import (
     Fetch,

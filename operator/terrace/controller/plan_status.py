@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from terrace.api.status import PlanStatus
+from terrace.api.plan_status import PlanStatus
 from terrace.planner.nodes import format_bytes
 
 if TYPE_CHECKING:

@@ -10,11 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from terrace.api import names
-from terrace.api.status import (
-    ConditionStatus,
-    InferenceModelStatus,
-    PlacementStatus,
-)
+from terrace.api.status import ConditionStatus, InferenceModelStatus, PlacementStatus
 from terrace.controller.cache import adapter_names
 from terrace.controller.conditions import model_conditions
 from terrace.controller.corrections import measured_status

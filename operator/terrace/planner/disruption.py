@@ -47,8 +47,10 @@ _OFFLOAD: dict[str, str] = {
 _MODEL: dict[str, tuple[Disruption, str]] = {
     "poolRef.name": (
         "new set",
-        "All files are fetched into the other pool's cache first. A flavor of the same name keeps "
-        "its set, and replicas are replaced one by one.",
+        (
+            "All files are fetched into the other pool's cache first. A flavor of the same name "
+            "keeps its set, and replicas are replaced one by one."
+        ),
     ),
     "source.uri": ("refused", "A new file is a new InferenceModel."),
     "source.sha256": ("refused", "A new file is a new InferenceModel."),

@@ -85,7 +85,7 @@ def inputs_digest(
     _put(pool, "offload", _settings(pool_spec.offload, overridden))
     if pool_spec.access.cache_isolation != "Tenant":
         pool["cache_isolation"] = pool_spec.access.cache_isolation
-    inputs = {
+    inputs: dict[str, object] = {
         "file": facts.digest,
         "model": model,
         "flavor": flavor

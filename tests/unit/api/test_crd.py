@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from terrace.api.crd import MAX_BYTES, main, manifests, render
+from terrace.api.file_status import LayerRunStatus, ModelStatus
 from terrace.api.model import ModelSpec
 from terrace.api.names import MAX_FLAVOR_LENGTH, MAX_NAME_LENGTH
 from terrace.api.pool import PoolSpec
-from terrace.api.status import LayerRunStatus, ModelStatus
 from terrace_runtime.contract import LayerRun, ModelFacts
 
 if TYPE_CHECKING:

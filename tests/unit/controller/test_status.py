@@ -114,8 +114,12 @@ HOMELESS = pod(
         }
     ],
 )
-PERMANENT = Fetch(failure=FetchFailure(reason="InvalidModel", message="no magic", permanent=True))
-TRANSIENT = Fetch(failure=FetchFailure(reason="DownloadFailed", message="reset", permanent=False))
+PERMANENT: Fetch[Any] = Fetch(
+    failure=FetchFailure(reason="InvalidModel", message="no magic", permanent=True)
+)
+TRANSIENT: Fetch[Any] = Fetch(
+    failure=FetchFailure(reason="DownloadFailed", message="reset", permanent=False)
+)
 TOO_LARGE = NoPlacement("NoNodeFits", "needs 14 GiB", 1)  # type: ignore[arg-type]
 TOO_LONG = NoPlacement("ContextTooLong", "over 2,048")  # type: ignore[arg-type]
 
