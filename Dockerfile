@@ -1,40 +1,59 @@
 # syntax=docker/dockerfile:1
-# Stages: build -> base -> operator | gateway | runtime. One image each:
-#   docker build --target operator -t terrace/operator:0.1.0 .
-#   docker build --target gateway  -t terrace/gateway:0.1.0 .
-#   docker build --target runtime  -t terrace/runtime:0.1.0 .
-# BASE is an argument so that images build where no public registry is reached; it needs Python 3.11+.
+# One file for all images; docs/images.md has the arguments of each accelerator.
+#   make images                                     all of them for the CPU, from a local wheelhouse
+#   docker build --target gateway  -t terrace/gateway .
+#   docker build --target runtime  -t terrace/runtime-cuda --build-arg ACCEL=cuda \
+#     --build-arg BUILD_BASE=nvidia/cuda:12.8.1-devel-ubuntu24.04 \
+#     --build-arg BASE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 .
+# BASE is what the images run on; it needs Python 3.11 or newer, and glibc no older than BUILD_BASE's.
+# WHEELS=local takes dist/wheelhouse (`make wheelhouse`) instead of making one inside, so that images
+# build where no package index and no public registry is reached.
 ARG BASE=python:3.12-slim-bookworm
+ARG BUILD_BASE=${BASE}
+ARG WHEELS=build
 
-FROM ${BASE} AS build
-RUN apt-get update && apt-get install -y --no-install-recommends g++ git make && rm -rf /var/lib/apt/lists/*
-RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir "uv>=0.8"
-ENV PATH=/opt/uv/bin:$PATH UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+FROM ${BUILD_BASE} AS wheels-build
+ARG ACCEL=cpu
+RUN apt-get update && apt-get install -y --no-install-recommends g++ git make python3 python3-venv
 WORKDIR /src
 COPY . .
-# Every stage installs the locked versions and nothing else; llama.cpp comes as our own portable wheel.
-RUN uv venv /opt/operator && VIRTUAL_ENV=/opt/operator uv sync --frozen --active --no-dev --no-editable --extra operator
-RUN uv venv /opt/gateway && VIRTUAL_ENV=/opt/gateway uv sync --frozen --active --no-dev --no-editable --extra gateway
-RUN uv venv /opt/runtime \
-    && VIRTUAL_ENV=/opt/runtime uv sync --frozen --active --no-dev --no-editable --extra runtime --no-install-package llama-cpp-python \
-    && VIRTUAL_ENV=/opt/runtime uv pip install --no-deps "$(python3 runtime_image/build/wheel.py)"
+RUN make wheelhouse ACCEL="${ACCEL}"
 
+FROM scratch AS wheels-local
+COPY dist/wheelhouse /src/dist/wheelhouse
+
+FROM wheels-${WHEELS} AS wheels
+
+# Every image is the base, one folder of Python packages and nothing else: no pip, no compiler.
 FROM ${BASE} AS base
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
-USER 65532:65532
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp PATH=/opt/terrace/bin:$PATH
+
+FROM base AS install
+COPY --from=wheels /src/dist/wheelhouse /wheelhouse
+WORKDIR /wheelhouse
+ARG IMAGES="operator gateway runtime"
+RUN for image in ${IMAGES}; do \
+      python3 -m venv "/out/${image}/opt/terrace" \
+      && "/out/${image}/opt/terrace/bin/python" -m pip install --no-index --no-deps --no-compile \
+           --require-hashes --no-cache-dir -r "${image}.txt" \
+      && "/out/${image}/opt/terrace/bin/python" -m pip uninstall -y pip setuptools \
+      && find "/out/${image}/opt/terrace/bin" ! -name 'python*' -type f -delete \
+      && "/out/${image}/opt/terrace/bin/python" -m compileall -q --invalidation-mode unchecked-hash \
+           -s "/out/${image}" "/out/${image}/opt/terrace/lib" \
+      && cp "${image}.cdx.json" "/out/${image}/opt/terrace/sbom.cdx.json" || exit 1; \
+    done
 
 FROM base AS operator
-COPY --from=build /opt/operator /opt/operator
-ENTRYPOINT ["/opt/operator/bin/python", "-m", "terrace.controller"]
+COPY --from=install /out/operator /
+USER 65532:65532
+ENTRYPOINT ["/opt/terrace/bin/python", "-m", "terrace.controller"]
 
 FROM base AS gateway
-COPY --from=build /opt/gateway /opt/gateway
-ENTRYPOINT ["/opt/gateway/bin/python", "-m", "terrace.gateway"]
+COPY --from=install /out/gateway /
+USER 65532:65532
+ENTRYPOINT ["/opt/terrace/bin/python", "-m", "terrace.gateway"]
 
 FROM base AS runtime
-USER root
-# llama.cpp's CPU backend is built with OpenMP.
-RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+COPY --from=install /out/runtime /
 USER 65532:65532
-COPY --from=build /opt/runtime /opt/runtime
-ENTRYPOINT ["/opt/runtime/bin/python", "-m", "terrace_runtime"]
+ENTRYPOINT ["/opt/terrace/bin/python", "-m", "terrace_runtime"]

@@ -59,6 +59,25 @@ $(STAMP): uv.lock pyproject.toml $(BUILD_SCRIPTS) $(if $(wildcard $(PY)),,rebuil
 .PHONY: rebuild-environment
 rebuild-environment:
 
+ACCEL := cpu
+BUILDER := $(or $(firstword $(foreach b,docker podman buildah,$(shell command -v $(b)))),docker)
+IMAGE_PREFIX := terrace/
+IMAGE_TAG := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: wheelhouse
+wheelhouse: ## All wheels of the images in dist/wheelhouse (ACCEL=cpu|cuda|rocm|vulkan|sycl|cann|musa|openvino)
+	@{ $(FIND_PYTHON); $(FIND_UV); \
+	"$$uv" sync --quiet --frozen --inexact --no-install-package llama-cpp-python --python "$$python"; \
+	UV="$$uv" $(PY) runtime_image/build/wheelhouse.py --accelerator $(ACCEL) \
+		$(if $(PYTHON_OF_BASE),--python $(PYTHON_OF_BASE)) dist/wheelhouse; } >&2
+
+.PHONY: images
+images: wheelhouse ## The three images (BASE=IMAGE, BUILDER=docker|podman|buildah, BUILDER_FLAGS=)
+	for image in operator gateway runtime; do \
+		$(BUILDER) build $(BUILDER_FLAGS) --target $$image --build-arg WHEELS=local \
+			$(if $(BASE),--build-arg BASE=$(BASE)) --tag $(IMAGE_PREFIX)$$image:$(IMAGE_TAG) .; \
+	done
+
 .PHONY: check
 check: init ## Lint, format, types, import contracts, generated files
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ own: reading its exit status, a killing signal among them (``wheel.py`` does tha
 
 from __future__ import annotations
 
+import ctypes
 import math
 import sys
 from pathlib import Path
@@ -18,6 +19,11 @@ def decode_one_batch(model_path: Path) -> str:
     """Load ``model_path``, decode one batch, return llama.cpp's system line."""
     import llama_cpp  # noqa: PLC0415 - main() sets the path that it is found on
 
+    libraries = Path(llama_cpp.__file__).parent / "lib"
+    if any(libraries.glob("libggml-cpu-*.so")):
+        # Kernels to choose from; the suffix names the registry that llama.cpp itself is bound to.
+        registry = ctypes.CDLL(str(libraries / "libggml.so.0"))
+        registry.ggml_backend_load_all_from_path(str(libraries).encode())
     llama_cpp.llama_backend_init()
     model = llama_cpp.llama_model_load_from_file(
         str(model_path).encode(), llama_cpp.llama_model_default_params()

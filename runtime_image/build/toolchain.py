@@ -70,6 +70,21 @@ def ggml_flags(machine: str) -> tuple[str, ...]:
     return ("GGML_NATIVE=OFF", "GGML_OPENMP=ON", "GGML_LLAMAFILE=ON", *special)
 
 
+def dispatch_flags() -> tuple[str, ...]:
+    """CMake definitions of a build with kernels for every CPU, chosen when it starts.
+
+    Kernels are libraries of their own, so this build only works after
+    ``ggml_backend_load_all_from_path`` (``terrace_runtime/backend/dispatch.py``).
+    """
+    return (
+        "GGML_NATIVE=OFF",
+        "GGML_OPENMP=ON",
+        "GGML_LLAMAFILE=ON",
+        "GGML_BACKEND_DL=ON",
+        "GGML_CPU_ALL_VARIANTS=ON",
+    )
+
+
 def missing_cpu_features(machine: str, cpuinfo: str) -> tuple[str, ...]:
     """Features that ``ggml_flags`` needs and ``cpuinfo`` (/proc/cpuinfo) does not list."""
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)

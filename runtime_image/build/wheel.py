@@ -16,13 +16,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 # A script's own folder is on the path, its parent is not; and this runs before we are installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from build.accelerator import find_accelerator
+from build.accelerator import ACCELERATORS, find_accelerator, include_flags
+from build.slim import slim_wheel
 from build.source import (
     REPOSITORY,
     fetch_sdist,
@@ -30,13 +32,14 @@ from build.source import (
     locked_sdist,
     pip_command,
 )
-from build.toolchain import cache_key, find_toolchain, ggml_flags, usable_cpus
+from build.toolchain import cache_key, dispatch_flags, find_toolchain, ggml_flags, usable_cpus
 from build.workshop import BuildError, Workshop, cache_root, cached, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OVERRIDE = "TERRACE_LLAMA_WHEEL"
+AMX_SHIM = Path(__file__).with_name("amx_tile_config.h")
 DEMO_MODEL = REPOSITORY / "runtime_image/terrace_runtime/demo/chat.gguf"
 CHECK_TIMEOUT_S = 120
 _WHEEL_FLAGS = (
@@ -50,9 +53,9 @@ _WHEEL_FLAGS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the path of a wheel that works here; exit 1 with one message when there is none."""
     signal.signal(signal.SIGTERM, _terminate)
-    options = _parser().parse_args(arguments)
+    options = wheel_parser().parse_args(arguments)
     try:
-        print(_wheel(options))
+        print(build_wheel(options))
     except BuildError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -61,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("interrupted; nothing half-made is left")
 
 
-def _parser() -> argparse.ArgumentParser:
+def wheel_parser() -> argparse.ArgumentParser:
+    """The options that a wheel is chosen by."""
     parser = argparse.ArgumentParser(
         prog="wheel.py",
         description="Build (once) the llama-cpp-python wheel that uv.lock pins, with flags that "
@@ -79,9 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--accelerator",
-        choices=("cpu", "vulkan"),
+        choices=sorted(ACCELERATORS),
         default="cpu",
         help="device that the build is for beside the CPU (default: none); each has its own wheel",
+    )
+    parser.add_argument(
+        "--dispatch",
+        action="store_true",
+        help="kernels for every CPU, AVX512 and AMX included, chosen at start (for images; adds "
+        "about five minutes of two cores)",
     )
     parser.add_argument(
         "--print-path",
@@ -91,15 +101,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _wheel(options: argparse.Namespace) -> Path:
+def build_wheel(options: argparse.Namespace) -> Path:
+    """The wheel that ``options`` ask for, built unless it is there. Raises BuildError."""
     override = os.environ.get(OVERRIDE)
-    if override and options.accelerator == "cpu":
+    if override and options.accelerator == "cpu" and not options.dispatch:
         return _overriding_wheel(Path(override), options)
     sdist = locked_sdist(options.lock)
     machine = find_toolchain()
     accelerator = find_accelerator(options.accelerator)
-    base = (*ggml_flags(machine.machine), *_WHEEL_FLAGS)
-    flags = (*base, *accelerator.flags)
+    if options.dispatch:
+        accelerator = replace(accelerator, includes=(*accelerator.includes, AMX_SHIM))
+    cpu = dispatch_flags() if options.dispatch else ggml_flags(machine.machine)
+    base = (*cpu, *_WHEEL_FLAGS)
+    flags = (*base, *accelerator.flags, *include_flags(accelerator.includes))
     entry = cache_root() / "wheels" / cache_key(sdist, (*base, *accelerator.identity), machine)
     if options.print_path and not entry.is_dir():
         raise BuildError(f"not built yet; it will be in {entry}")
@@ -108,6 +122,8 @@ def _wheel(options: argparse.Namespace) -> Path:
         archive = fetch_sdist(sdist, cache_root())
         say(f"building {archive.name} with {machine.compiler}, flags: {' '.join(flags)}")
         _build(workshop, archive, folder, flags)
+        if options.dispatch:
+            slim_wheel(_only_wheel(folder))
         check_wheel(_only_wheel(folder), options.model)
 
     return _only_wheel(cached(entry, make))

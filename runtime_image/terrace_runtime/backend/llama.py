@@ -31,6 +31,7 @@ from terrace_runtime.backend.chain import LlamaSampler, SamplerCalls
 from terrace_runtime.backend.context import context_params
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.devices import Devices
+from terrace_runtime.backend.dispatch import start
 from terrace_runtime.backend.draft import LlamaDrafter, draft_file
 from terrace_runtime.backend.embedding import (
     embedding_width,
@@ -111,7 +112,7 @@ class LlamaBackend(Backend):
             raise BackendError(f"parallel must be under {MAX_SEQUENCES}, not {config.parallel}")
         log = LoadLog()
         _LOG.install(log)
-        lib.llama_backend_init()
+        start(lib)
         threads = config.threads or usable_threads()
         try:
             self._load_model(path, config, log)

@@ -138,7 +138,7 @@ def test_a_vulkan_build_without_its_tools_names_the_packages(tmp_path: Path) -> 
         PATH=_only_compilers(tmp_path),
     )
     assert done.returncode == 1
-    assert "error: a Vulkan build needs glslc" in done.stderr
+    assert "error: a build for vulkan needs glslc" in done.stderr
     assert "apt-get install glslc libvulkan-dev spirv-headers" in done.stderr
 
 

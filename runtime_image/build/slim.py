@@ -1,0 +1,61 @@
+"""Makes a wheel with run-time dispatch small: one copy of each library, kernels beside it.
+
+Owns: which files of the wheel a replica needs, and the wheel's RECORD. Does not own: building. The
+sdist's build installs every library three times (links become copies), headers, CMake files, and
+the kernels into a folder beside the package, where nobody looks for them. Next: ``check.py``.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import re
+import zipfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LIBRARIES = "llama_cpp/lib/"
+_KERNELS = re.compile(r"^bin/(libggml-[a-z0-9_-]+\.so)$")
+_LIBRARY = re.compile(r"^llama_cpp/lib/(lib[a-z-]+\.so)(\.\d+)?(\.[\d.]+)?$")
+_LOADED = {"libllama.so", "libggml.so.0", "libggml-base.so.0", "libggml.so"}
+"""The binding opens ``libllama.so``, which is bound to the two with a number. It opens
+``libggml.so`` as well: a second registry in the process, which nobody asks anything."""
+
+
+def slim_wheel(wheel: Path) -> None:
+    """Rewrite ``wheel`` in place."""
+    smaller = wheel.with_suffix(".new")
+    record: list[tuple[str, str, int]] = []
+    with (
+        zipfile.ZipFile(wheel) as old,
+        zipfile.ZipFile(smaller, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        record_name = next(n for n in old.namelist() if n.endswith(".dist-info/RECORD"))
+        for info in old.infolist():
+            name = _kept_as(info.filename)
+            if name is None or info.filename == record_name:
+                continue
+            content = old.read(info)
+            # A date of its own would make every build another wheel.
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.external_attr = info.external_attr
+            new.writestr(entry, content, zipfile.ZIP_DEFLATED)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
+            record.append((name, f"sha256={digest.decode()}", len(content)))
+        rows = io.StringIO()
+        csv.writer(rows, lineterminator="\n").writerows([*record, (record_name, "", "")])
+        new.writestr(zipfile.ZipInfo(record_name, date_time=(1980, 1, 1, 0, 0, 0)), rows.getvalue())
+    smaller.replace(wheel)
+
+
+def _kept_as(name: str) -> str | None:
+    """Where a file of the wheel goes; None: nowhere."""
+    if kernels := _KERNELS.match(name):
+        return _LIBRARIES + kernels[1]
+    if _LIBRARY.match(name):
+        return name if name.removeprefix(_LIBRARIES) in _LOADED else None
+    return name if name.startswith(("llama_cpp/", "llama_cpp_python-")) else None

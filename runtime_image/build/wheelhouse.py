@@ -1,0 +1,143 @@
+"""Collects all that the images install: locked wheels, our own, llama.cpp's, and lists of parts.
+
+Owns: the folder that the Dockerfile copies: one flat folder of wheels, and for each image a
+requirements file in which every wheel has its checksum, and a CycloneDX list. Does not own:
+building llama.cpp (``wheel.py``), images (the Dockerfile). An image build needs no package index
+then, and one lock gives the same bytes. Usage: ``python runtime_image/build/wheelhouse.py DIR``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# A script's own folder is on the path, its parent is not; and this runs before we are installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from build.accelerator import ACCELERATORS
+from build.sbom import sbom_text
+from build.source import PACKAGE, REPOSITORY, index_environment, pip_command
+from build.wheel import build_wheel, wheel_parser
+from build.workshop import BuildError, Workshop, cached, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+IMAGES = ("operator", "gateway", "runtime")
+_PIN = re.compile(r"^([a-z0-9-]+)==([^ ;\\]+)")
+_EPOCH = "315532800"
+"""1980-01-01, the oldest date that a zip file can hold: our own wheel is the same every time."""
+_PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
+"""What prebuilt wheels may ask of the base image: glibc 2.28 (Debian 10, RHEL 8) or newer."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fill the folder; exit 1 with one message when that cannot be."""
+    parser = argparse.ArgumentParser(prog="wheelhouse.py", description=__doc__)
+    parser.add_argument("folder", type=Path, help="made anew, usually dist/wheelhouse")
+    parser.add_argument(
+        "--python",
+        default=f"{sys.version_info.major}.{sys.version_info.minor}",
+        metavar="X.Y",
+        help="Python of the base image (default: this one)",
+    )
+    parser.add_argument("--machine", default=os.uname().machine, help="x86_64 or aarch64")
+    parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
+    options = parser.parse_args(arguments)
+    try:
+        make_wheelhouse(options.folder, options.python, options.machine, options.accelerator)
+    except BuildError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the folder is as it was")
+
+
+def make_wheelhouse(folder: Path, python: str, machine: str, accelerator: str) -> None:
+    """Make ``folder`` anew. Raises BuildError, and then leaves none."""
+
+    def make(workshop: Workshop, staging: Path) -> None:
+        ours = _our_wheels(workshop, staging, accelerator)
+        for image in IMAGES:
+            pins = _locked(workshop, image)
+            _download(workshop, staging, pins, python, machine)
+            extra = [wheel for wheel in ours if image == "runtime" or wheel.name.startswith("terr")]
+            wheels = [*(_wheel_of(staging, pin) for pin in _names(pins)), *extra]
+            lines = [f"./{w.name} --hash=sha256:{_digest(w)}\n" for w in sorted(wheels)]
+            (staging / f"{image}.txt").write_text("".join(lines))
+            (staging / f"{image}.cdx.json").write_text(sbom_text(image, wheels))
+
+    shutil.rmtree(folder, ignore_errors=True)
+    cached(folder, make)
+    wheels = list(folder.glob("*.whl"))
+    size = sum(wheel.stat().st_size for wheel in wheels)
+    say(f"{folder}: {len(wheels)} wheels, {size / 1e6:.0f} MB")
+
+
+def _our_wheels(workshop: Workshop, folder: Path, accelerator: str) -> list[Path]:
+    """The project's own wheel, and llama.cpp's with kernels for every CPU."""
+    environment = {**index_environment(), "SOURCE_DATE_EPOCH": _EPOCH}
+    build = [_uv(), "build", "--wheel", "--out-dir", str(folder), str(REPOSITORY)]
+    workshop.run(build, "our own wheel", environment)
+    (own,) = folder.glob("terrace-*.whl")
+    options = wheel_parser().parse_args(["--dispatch", "--accelerator", accelerator])
+    llama = Path(shutil.copy(build_wheel(options), folder))
+    return [own, llama]
+
+
+def _locked(workshop: Workshop, image: str) -> Path:
+    """A requirements file of what uv.lock pins for ``image``, with checksums."""
+    pins = workshop.staging / f"{image}.txt"
+    options = ["--frozen", "--no-dev", "--no-emit-project", "--no-emit-package", PACKAGE]
+    argv = [_uv(), "export", "--quiet", *options, "--no-annotate", "--no-header"]
+    argv += ["--extra", image, "--output-file", str(pins)]
+    workshop.run([*argv, "--project", str(REPOSITORY)], f"reading uv.lock for {image}")
+    return pins
+
+
+def _download(workshop: Workshop, folder: Path, pins: Path, python: str, machine: str) -> None:
+    platforms = [f"--platform={platform}_{machine}" for platform in _PLATFORMS]
+    argv = [*pip_command(), "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+    argv += [*platforms, "--python-version", python, "--implementation", "cp", "--abi", "abi3"]
+    argv += ["--abi", f"cp{python.replace('.', '')}", "--abi", "none"]
+    argv += ["--dest", str(folder), "--requirement", str(pins)]
+    workshop.run(argv, f"fetching the wheels of {pins.stem}", index_environment())
+
+
+def _names(pins: Path) -> list[str]:
+    """Distributions that a requirements file pins, as their wheels' names begin."""
+    found = [_PIN.match(line) for line in pins.read_text().splitlines()]
+    return [f"{m[1].replace('-', '_')}-{m[2]}-" for m in found if m]
+
+
+def _wheel_of(folder: Path, prefix: str) -> Path:
+    # Names of wheels keep the upper-case letters and dots that their projects write.
+    same = [
+        w
+        for w in folder.glob("*.whl")
+        if re.sub(r"[-.]", "_", w.name.lower()).startswith(re.sub(r"[-.]", "_", prefix.lower()))
+    ]
+    if len(same) != 1:
+        raise BuildError(f"{len(same)} wheels were fetched for {prefix}, not one")
+    return same[0]
+
+
+def _digest(wheel: Path) -> str:
+    with wheel.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _uv() -> str:
+    found = os.environ.get("UV") or shutil.which("uv") or shutil.which(REPOSITORY / ".uv/bin/uv")
+    if not found:
+        raise BuildError("there is no uv: run `make init`")
+    return str(found)
+
+
+if __name__ == "__main__":
+    main()
