@@ -68,14 +68,14 @@ IMAGE_TAG := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 wheelhouse: ## All wheels of the images in dist/wheelhouse (ACCEL=cpu|cuda|rocm|vulkan|sycl|cann|musa|openvino)
 	@{ $(FIND_PYTHON); $(FIND_UV); \
 	"$$uv" sync --quiet --frozen --inexact --no-install-package llama-cpp-python --python "$$python"; \
-	UV="$$uv" $(PY) runtime_image/build/wheelhouse.py --accelerator $(ACCEL) \
-		$(if $(PYTHON_OF_BASE),--python $(PYTHON_OF_BASE)) dist/wheelhouse; } >&2
+	UV="$$uv" $(PY) runtime_image/build/wheelhouse.py --accelerator $(ACCEL) dist/wheelhouse; } >&2
 
 .PHONY: images
 images: wheelhouse ## The three images (BASE=IMAGE, BUILDER=docker|podman|buildah, BUILDER_FLAGS=)
+	base=$${BASE:-python:$$($(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-slim-bookworm}; \
 	for image in operator gateway runtime; do \
 		$(BUILDER) build $(BUILDER_FLAGS) --target $$image --build-arg WHEELS=local \
-			$(if $(BASE),--build-arg BASE=$(BASE)) --tag $(IMAGE_PREFIX)$$image:$(IMAGE_TAG) .; \
+			--build-arg "BASE=$$base" --tag $(IMAGE_PREFIX)$$image:$(IMAGE_TAG) .; \
 	done
 
 .PHONY: check

@@ -3,7 +3,8 @@
 Owns: the folder that the Dockerfile copies: one flat folder of wheels, and for each image a
 requirements file in which every wheel has its checksum, and a CycloneDX list. Does not own:
 building llama.cpp (``wheel.py``), images (the Dockerfile). An image build needs no package index
-then, and one lock gives the same bytes. Usage: ``python runtime_image/build/wheelhouse.py DIR``.
+then, and one lock gives the same bytes. The wheels are for the Python that runs this; the base
+image must have the same X.Y. Usage: ``python runtime_image/build/wheelhouse.py DIR``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -30,44 +30,33 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 IMAGES = ("operator", "gateway", "runtime")
-_PIN = re.compile(r"^([a-z0-9-]+)==([^ ;\\]+)")
 _EPOCH = "315532800"
 """1980-01-01, the oldest date that a zip file can hold: our own wheel is the same every time."""
-_PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
-"""What prebuilt wheels may ask of the base image: glibc 2.28 (Debian 10, RHEL 8) or newer."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill the folder; exit 1 with one message when that cannot be."""
     parser = argparse.ArgumentParser(prog="wheelhouse.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="made anew, usually dist/wheelhouse")
-    parser.add_argument(
-        "--python",
-        default=f"{sys.version_info.major}.{sys.version_info.minor}",
-        metavar="X.Y",
-        help="Python of the base image (default: this one)",
-    )
-    parser.add_argument("--machine", default=os.uname().machine, help="x86_64 or aarch64")
     parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
     options = parser.parse_args(arguments)
     try:
-        make_wheelhouse(options.folder, options.python, options.machine, options.accelerator)
+        make_wheelhouse(options.folder, options.accelerator)
     except BuildError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the folder is as it was")
 
 
-def make_wheelhouse(folder: Path, python: str, machine: str, accelerator: str) -> None:
+def make_wheelhouse(folder: Path, accelerator: str) -> None:
     """Make ``folder`` anew. Raises BuildError, and then leaves none."""
 
     def make(workshop: Workshop, staging: Path) -> None:
         ours = _our_wheels(workshop, staging, accelerator)
         for image in IMAGES:
-            pins = _locked(workshop, image)
-            _download(workshop, staging, pins, python, machine)
+            locked = _download(workshop, _locked(workshop, image), staging)
             extra = [wheel for wheel in ours if image == "runtime" or wheel.name.startswith("terr")]
-            wheels = [*(_wheel_of(staging, pin) for pin in _names(pins)), *extra]
+            wheels = [*locked, *extra]
             lines = [f"./{w.name} --hash=sha256:{_digest(w)}\n" for w in sorted(wheels)]
             (staging / f"{image}.txt").write_text("".join(lines))
             (staging / f"{image}.cdx.json").write_text(sbom_text(image, wheels))
@@ -100,31 +89,13 @@ def _locked(workshop: Workshop, image: str) -> Path:
     return pins
 
 
-def _download(workshop: Workshop, folder: Path, pins: Path, python: str, machine: str) -> None:
-    platforms = [f"--platform={platform}_{machine}" for platform in _PLATFORMS]
-    argv = [*pip_command(), "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
-    argv += [*platforms, "--python-version", python, "--implementation", "cp", "--abi", "abi3"]
-    argv += ["--abi", f"cp{python.replace('.', '')}", "--abi", "none"]
-    argv += ["--dest", str(folder), "--requirement", str(pins)]
+def _download(workshop: Workshop, pins: Path, folder: Path) -> list[Path]:
+    """The wheels of ``pins`` for this Python and machine, in ``folder``."""
+    own = pins.with_suffix("")
+    options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(own)]
+    argv = [*pip_command(), "download", *options, "--requirement", str(pins)]
     workshop.run(argv, f"fetching the wheels of {pins.stem}", index_environment())
-
-
-def _names(pins: Path) -> list[str]:
-    """Distributions that a requirements file pins, as their wheels' names begin."""
-    found = [_PIN.match(line) for line in pins.read_text().splitlines()]
-    return [f"{m[1].replace('-', '_')}-{m[2]}-" for m in found if m]
-
-
-def _wheel_of(folder: Path, prefix: str) -> Path:
-    # Names of wheels keep the upper-case letters and dots that their projects write.
-    same = [
-        w
-        for w in folder.glob("*.whl")
-        if re.sub(r"[-.]", "_", w.name.lower()).startswith(re.sub(r"[-.]", "_", prefix.lower()))
-    ]
-    if len(same) != 1:
-        raise BuildError(f"{len(same)} wheels were fetched for {prefix}, not one")
-    return same[0]
+    return [wheel.replace(folder / wheel.name) for wheel in own.iterdir()]
 
 
 def _digest(wheel: Path) -> str:

@@ -9,12 +9,12 @@ one.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import time
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from terrace_runtime.device_telemetry.nvml import NvmlReader
 from terrace_runtime.device_telemetry.sample import DeviceSample, ReadError
 from terrace_runtime.device_telemetry.sysfs import SysfsReader
 
@@ -32,6 +32,13 @@ log = structlog.get_logger()
 
 def open_readers() -> list[DeviceReader]:
     """Readers of what this machine has; raises ReadError where a driver is there and fails."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return [SysfsReader()]
+    # Only now: pynvml takes some megabytes, which replicas without such a device need not have.
+    from terrace_runtime.device_telemetry.nvml import NvmlReader  # noqa: PLC0415 - as said
+
     nvml = NvmlReader.open()
     return [SysfsReader()] if nvml is None else [nvml, SysfsReader()]
 
