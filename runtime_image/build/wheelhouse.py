@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from build.accelerator import ACCELERATORS
 from build.sbom import sbom_text
+from build.slim import slim_wheel
 from build.source import PACKAGE, REPOSITORY, index_environment, pip_command
 from build.wheel import build_wheel, wheel_parser
 from build.workshop import BuildError, Workshop, cached, say
@@ -76,7 +78,23 @@ def _our_wheels(workshop: Workshop, folder: Path, accelerator: str) -> list[Path
     (own,) = folder.glob("terrace-*.whl")
     options = wheel_parser().parse_args(["--dispatch", "--accelerator", accelerator])
     llama = Path(shutil.copy(build_wheel(options), folder))
+    slim_wheel(llama, [_openmp()])
     return [own, llama]
+
+
+def _openmp() -> Path:
+    """The compiler's OpenMP library, which base images do not have. Raises BuildError."""
+    compiler = [*os.environ.get("CXX", "c++").split(), "-print-file-name=libgomp.so.1"]
+    try:
+        done = subprocess.run(compiler, capture_output=True, text=True, check=True, timeout=30)  # noqa: S603 - a compiler the user chose
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BuildError(f"{compiler[0]} does not tell where libgomp.so.1 is: {error}") from error
+    path = Path(done.stdout.strip())
+    if not path.is_file():
+        raise BuildError(
+            "the compiler has no libgomp.so.1. Debian, Ubuntu: apt-get install libgomp1"
+        )
+    return path
 
 
 def _locked(workshop: Workshop, image: str) -> Path:

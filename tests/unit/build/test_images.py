@@ -66,6 +66,19 @@ def test_a_small_wheel_has_each_library_once_and_the_kernels_beside_it(wheel: Pa
     assert content == b"content of bin/libggml-cpu-haswell.so"
 
 
+def test_a_library_of_the_system_goes_beside_them_also_into_a_wheel_that_is_small_already(
+    wheel: Path, tmp_path: Path
+) -> None:
+    slim_wheel(wheel)
+    with zipfile.ZipFile(wheel) as archive:
+        before = set(archive.namelist())
+    (tmp_path / "libgomp.so.1").write_bytes(b"threads")
+    slim_wheel(wheel, [tmp_path / "libgomp.so.1"])
+    with zipfile.ZipFile(wheel) as archive:
+        assert set(archive.namelist()) == before | {"llama_cpp/lib/libgomp.so.1"}
+        assert archive.read("llama_cpp/lib/libgomp.so.1") == b"threads"
+
+
 def test_its_record_holds_the_checksum_of_every_file(wheel: Path) -> None:
     slim_wheel(wheel)
     with zipfile.ZipFile(wheel) as archive:
