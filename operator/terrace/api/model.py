@@ -83,7 +83,7 @@ class File(ApiValue):
     secret_ref: SecretRef | None = None
     """What the source asks for, one key each: token (hf, https, oci), AWS_ACCESS_KEY_ID,
     AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (s3), username and password or .dockerconfigjson
-    (oci). Only the fetch Job reads it."""
+    (oci); ca.crt, an authority of one's own. Only the fetch Job reads it."""
 
     @model_validator(mode="after")
     def _plain_http_has_a_checksum(self) -> Self:
