@@ -301,7 +301,7 @@ def test_replicas_that_no_node_takes_try_the_next_flavor(world: World, machines:
 def test_where_no_flavor_has_a_node_replicas_wait_in_each_and_do_not_hurry(
     world: World, machines: Any
 ) -> None:
-    operator = world.operators.start(pending_s=2)
+    operator = world.operators.start(pending_s=3)
     for name in ("x", "y"):
         machines(name, A100, {GPU: 1})
         foreign_pod(world, name)
@@ -323,7 +323,8 @@ def test_where_no_flavor_has_a_node_replicas_wait_in_each_and_do_not_hurry(
     start = time.monotonic()
     eventually(has_moved_on_twice, "it tries one flavor, the other, and the first again")
     assert seen == ["x", "y", "x"]
-    assert time.monotonic() - start >= 2 * 2
+    # Kubernetes notes whole seconds, so each wait may be one shorter.
+    assert time.monotonic() - start >= 2 * (3 - 1)
     world.api.delete(POD, world.namespace, "foreign-x", gracePeriodSeconds=0)
     world.api.delete(POD, world.namespace, "foreign-y", gracePeriodSeconds=0)
     world.wait_ready("waits")
