@@ -152,6 +152,9 @@ def decide_placement(
         return Decision(fresh.flavor, fresh.plan)
     flavor = next((f for f in pool.flavors if f.name == running.plan.flavor), None)
     inputs = inputs_digest(model.facts, model.spec, pool, running.plan.flavor, model.extra_digests)
+    if flavor is not None and inputs == running.inputs and _is_homeless(running, replicas):
+        # Another flavor has its turn after a bound (moving.py); or both would change for ever.
+        fresh = place(model, pool.model_copy(update={"flavors": [flavor]}), cluster)
     if isinstance(fresh, NoPlacement):
         # What runs is proof enough that it fits; only a change of its inputs needs room anew.
         if flavor is not None and inputs == running.inputs:
@@ -167,7 +170,10 @@ def decide_placement(
 def _fits(running: Running, replicas: list[Manifest]) -> bool:
     if shortage(running.carrier, running.plan, replicas) is not None:
         return False
-    own = [pod for pod in replicas if is_controlled_by(pod, uid_of(running.carrier))]
     # Nothing healthy is at stake where no replica has found a node.
-    is_homeless = bool(own) and all(pods.unschedulable(pod) is not None for pod in own)
-    return not is_homeless
+    return not _is_homeless(running, replicas)
+
+
+def _is_homeless(running: Running, replicas: list[Manifest]) -> bool:
+    own = [pod for pod in replicas if is_controlled_by(pod, uid_of(running.carrier))]
+    return bool(own) and all(pods.unschedulable(pod) is not None for pod in own)
