@@ -23,6 +23,8 @@ from terrace_runtime.contract import Offload, RuntimeConfig, Speculation
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from terrace.api.values import KvType
+
 TIMEOUT_S: Final = 300
 _DEBUG: Final = 1
 _MIB: Final = 2**20
@@ -39,8 +41,8 @@ class Ask:
     context: int
     parallel: int
     ubatch: int = 512
-    key_type: str = "f16"
-    value_type: str = "f16"
+    key_type: KvType = "f16"
+    value_type: KvType = "f16"
     unified: bool = False
     guessed: int = 0
     device_layers: int = 0

@@ -22,7 +22,6 @@ from terrace.planner.tiers import Tiers
 
 if TYPE_CHECKING:
     from bench.allocation import Answer, Ask
-    from terrace.api.values import KvType
     from terrace_runtime.contract import ModelFacts
 
 MIB = 2**20
@@ -51,8 +50,7 @@ class Compared:
 
 def shape_of(ask: Ask, split: DeviceSplit | None = None) -> Shape:
     """The planner's shape of what llama.cpp was asked for."""
-    key: KvType = ask.key_type  # type: ignore[assignment]
-    value: KvType = ask.value_type  # type: ignore[assignment]
+    key, value = ask.key_type, ask.value_type
     tiers = Tiers("mapped", is_unified=ask.unified)
     return Shape(ask.context, ask.parallel, ask.ubatch, key, value, ask.guessed, tiers, split)
 

@@ -323,8 +323,7 @@ def test_where_no_flavor_has_a_node_replicas_wait_in_each_and_do_not_hurry(
     start = time.monotonic()
     eventually(has_moved_on_twice, "it tries one flavor, the other, and the first again")
     assert seen == ["x", "y", "x"]
-    # Kubernetes notes whole seconds, so each wait may be one shorter.
-    assert time.monotonic() - start >= 2 * (3 - 1)
+    assert time.monotonic() - start >= 2 * (3 - 1)  # Kubernetes notes whole seconds.
     world.api.delete(POD, world.namespace, "foreign-x", gracePeriodSeconds=0)
     world.api.delete(POD, world.namespace, "foreign-y", gracePeriodSeconds=0)
     world.wait_ready("waits")

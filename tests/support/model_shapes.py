@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from support.gguf_files import ARR, BOOL, STR, U32, header, pair, tensor, text
 from support.shape_tensors import ModelShape, Tensor, all_tensors
-from support.shapes_of_decoders import DENSE, MIXTURES, SLIDING
+from support.shapes_of_decoders import DENSE, SLIDING
+from support.shapes_of_mixtures import MIXTURES
 from support.shapes_of_others import ENCODERS, PAIRS, RECURRENT
 from terrace_runtime.models.facts import model_facts
 from terrace_runtime.models.gguf_header import read_header

@@ -57,7 +57,7 @@ class Origin:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """What an honest server says."""
-        raise NotImplementedError
+        raise NotImplementedError("each kind of origin answers for itself")
 
     def asked(self, part: str) -> list[web.Request]:
         """Requests whose path holds ``part``."""

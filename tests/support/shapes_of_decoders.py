@@ -1,4 +1,4 @@
-"""Sizes of real models whose layers are all attention, as their configurations publish them.
+"""Sizes of real dense models whose layers are all attention, as their configurations say.
 
 ``source`` is the repository on the Hugging Face hub whose config.json says so.
 """
@@ -10,12 +10,10 @@ from typing import Any, Final
 from support.shape_tensors import (
     ModelShape,
     gemma3n_blocks,
-    glm4_moe_blocks,
-    latent_blocks,
 )
 
 
-def _llama(
+def llama(
     source: str,
     width: int,
     layers: int,
@@ -26,6 +24,7 @@ def _llama(
     context: int = 131_072,
     **more: object,
 ) -> ModelShape:
+    """A shape whose fields are those of every configuration; ``more`` are other fields."""
     return ModelShape(
         str(more.pop("architecture", "llama")),
         source,
@@ -36,45 +35,46 @@ def _llama(
         feed_forward=wide,
         heads=heads,
         kv_heads=kv,
-        **more,  # type: ignore[arg-type]
+        **more,  # type: ignore[arg-type] # fields of ModelShape by name
     )
 
 
-def _set(*traits: str) -> frozenset[str]:
-    return frozenset(traits)
+def traits(*names: str) -> frozenset[str]:
+    """What its tensors have that others have not (``shape_tensors.py``)."""
+    return frozenset(names)
 
 
-_QWEN2: Final[dict[str, Any]] = {"architecture": "qwen2", "traits": _set("attention bias")}
+_QWEN2: Final[dict[str, Any]] = {"architecture": "qwen2", "traits": traits("attention bias")}
 _QWEN3: Final[dict[str, Any]] = {"architecture": "qwen3", "norms": "head", "head": 128}
 _PHI3: Final[dict[str, Any]] = {
     "architecture": "phi3",
-    "traits": _set("fused attention", "fused gate"),
+    "traits": traits("fused attention", "fused gate"),
 }
 _STARCODER2: Final[dict[str, Any]] = {
     "architecture": "starcoder2",
-    "traits": _set("attention bias", "output bias", "feed-forward bias", "norm bias", "no gate"),
+    "traits": traits("attention bias", "output bias", "feed-forward bias", "norm bias", "no gate"),
 }
 
 DENSE: Final[dict[str, ModelShape]] = {
-    "llama-2-7b": _llama("meta-llama/Llama-2-7b-hf", 4096, 32, 32, 32, 11008, 32000, 4096),
-    "llama-2-13b": _llama("meta-llama/Llama-2-13b-hf", 5120, 40, 40, 40, 13824, 32000, 4096),
-    "llama-2-70b": _llama("meta-llama/Llama-2-70b-hf", 8192, 80, 64, 8, 28672, 32000, 4096),
-    "llama-3.2-1b": _llama("meta-llama/Llama-3.2-1B", 2048, 16, 32, 8, 8192, 128_256, is_tied=True),
-    "llama-3.2-3b": _llama("meta-llama/Llama-3.2-3B", 3072, 28, 24, 8, 8192, 128_256, is_tied=True),
-    "llama-3.1-8b": _llama("meta-llama/Llama-3.1-8B", 4096, 32, 32, 8, 14336, 128_256),
-    "llama-3.1-70b": _llama("meta-llama/Llama-3.1-70B", 8192, 80, 64, 8, 28672, 128_256),
-    "llama-3.1-405b": _llama("meta-llama/Llama-3.1-405B", 16384, 126, 128, 8, 53248, 128_256),
-    "qwen2.5-0.5b": _llama(
+    "llama-2-7b": llama("meta-llama/Llama-2-7b-hf", 4096, 32, 32, 32, 11008, 32000, 4096),
+    "llama-2-13b": llama("meta-llama/Llama-2-13b-hf", 5120, 40, 40, 40, 13824, 32000, 4096),
+    "llama-2-70b": llama("meta-llama/Llama-2-70b-hf", 8192, 80, 64, 8, 28672, 32000, 4096),
+    "llama-3.2-1b": llama("meta-llama/Llama-3.2-1B", 2048, 16, 32, 8, 8192, 128_256, is_tied=True),
+    "llama-3.2-3b": llama("meta-llama/Llama-3.2-3B", 3072, 28, 24, 8, 8192, 128_256, is_tied=True),
+    "llama-3.1-8b": llama("meta-llama/Llama-3.1-8B", 4096, 32, 32, 8, 14336, 128_256),
+    "llama-3.1-70b": llama("meta-llama/Llama-3.1-70B", 8192, 80, 64, 8, 28672, 128_256),
+    "llama-3.1-405b": llama("meta-llama/Llama-3.1-405B", 16384, 126, 128, 8, 53248, 128_256),
+    "qwen2.5-0.5b": llama(
         "Qwen/Qwen2.5-0.5B", 896, 24, 14, 2, 4864, 151_936, 32768, is_tied=True, **_QWEN2
     ),
-    "qwen2.5-7b": _llama("Qwen/Qwen2.5-7B", 3584, 28, 28, 4, 18944, 152_064, **_QWEN2),
-    "qwen2.5-72b": _llama("Qwen/Qwen2.5-72B", 8192, 80, 64, 8, 29568, 152_064, **_QWEN2),
-    "qwen3-0.6b": _llama(
+    "qwen2.5-7b": llama("Qwen/Qwen2.5-7B", 3584, 28, 28, 4, 18944, 152_064, **_QWEN2),
+    "qwen2.5-72b": llama("Qwen/Qwen2.5-72B", 8192, 80, 64, 8, 29568, 152_064, **_QWEN2),
+    "qwen3-0.6b": llama(
         "Qwen/Qwen3-0.6B", 1024, 28, 16, 8, 3072, 151_936, 40960, is_tied=True, **_QWEN3
     ),
-    "qwen3-8b": _llama("Qwen/Qwen3-8B", 4096, 36, 32, 8, 12288, 151_936, 40960, **_QWEN3),
-    "qwen3-32b": _llama("Qwen/Qwen3-32B", 5120, 64, 64, 8, 25600, 151_936, 40960, **_QWEN3),
-    "mistral-7b-v0.1": _llama(
+    "qwen3-8b": llama("Qwen/Qwen3-8B", 4096, 36, 32, 8, 12288, 151_936, 40960, **_QWEN3),
+    "qwen3-32b": llama("Qwen/Qwen3-32B", 5120, 64, 64, 8, 25600, 151_936, 40960, **_QWEN3),
+    "mistral-7b-v0.1": llama(
         "mistralai/Mistral-7B-v0.1",
         4096,
         32,
@@ -85,13 +85,13 @@ DENSE: Final[dict[str, ModelShape]] = {
         32768,
         keys={"attention.sliding_window": 4096},
     ),
-    "mistral-nemo-12b": _llama(
+    "mistral-nemo-12b": llama(
         "mistralai/Mistral-Nemo-Base-2407", 5120, 40, 32, 8, 14336, 131_072, head=128
     ),
-    "mistral-small-24b": _llama(
+    "mistral-small-24b": llama(
         "mistralai/Mistral-Small-24B-Base-2501", 5120, 40, 32, 8, 32768, 131_072, 32768, head=128
     ),
-    "phi-3-mini": _llama(
+    "phi-3-mini": llama(
         "microsoft/Phi-3-mini-4k-instruct",
         3072,
         32,
@@ -103,9 +103,9 @@ DENSE: Final[dict[str, ModelShape]] = {
         keys={"attention.sliding_window": 2047},
         **_PHI3,
     ),
-    "phi-4": _llama("microsoft/phi-4", 5120, 40, 40, 10, 17920, 100_352, 16384, **_PHI3),
-    "yi-34b": _llama("01-ai/Yi-34B-200K", 7168, 60, 56, 8, 20480, 64000, 200_000),
-    "falcon-7b": _llama(
+    "phi-4": llama("microsoft/phi-4", 5120, 40, 40, 10, 17920, 100_352, 16384, **_PHI3),
+    "yi-34b": llama("01-ai/Yi-34B-200K", 7168, 60, 56, 8, 20480, 64000, 200_000),
+    "falcon-7b": llama(
         "tiiuae/falcon-7b",
         4544,
         32,
@@ -115,15 +115,15 @@ DENSE: Final[dict[str, ModelShape]] = {
         65024,
         2048,
         architecture="falcon",
-        traits=_set("fused attention", "no gate", "norm bias", "one norm"),
+        traits=traits("fused attention", "no gate", "norm bias", "one norm"),
     ),
-    "starcoder2-3b": _llama(
+    "starcoder2-3b": llama(
         "bigcode/starcoder2-3b", 3072, 30, 24, 2, 12288, 49152, 16384, is_tied=True, **_STARCODER2
     ),
-    "starcoder2-15b": _llama(
+    "starcoder2-15b": llama(
         "bigcode/starcoder2-15b", 6144, 40, 48, 4, 24576, 49152, 16384, **_STARCODER2
     ),
-    "olmo2-7b": _llama(
+    "olmo2-7b": llama(
         "allenai/OLMo-2-1124-7B",
         4096,
         32,
@@ -134,9 +134,9 @@ DENSE: Final[dict[str, ModelShape]] = {
         4096,
         architecture="olmo2",
         norms="all",
-        traits=_set("no pre-norms", "post-norms"),
+        traits=traits("no pre-norms", "post-norms"),
     ),
-    "granite-3.3-8b": _llama(
+    "granite-3.3-8b": llama(
         "ibm-granite/granite-3.3-8b-base",
         4096,
         40,
@@ -148,7 +148,7 @@ DENSE: Final[dict[str, ModelShape]] = {
         is_tied=True,
         keys={"logit_scale": 16.0},
     ),
-    "glm-4-9b": _llama(
+    "glm-4-9b": llama(
         "zai-org/GLM-4-9B-0414",
         4096,
         40,
@@ -158,9 +158,9 @@ DENSE: Final[dict[str, ModelShape]] = {
         151_552,
         32768,
         architecture="glm4",
-        traits=_set("attention bias", "fused gate", "post-norms"),
+        traits=traits("attention bias", "fused gate", "post-norms"),
     ),
-    "command-r-35b": _llama(
+    "command-r-35b": llama(
         "CohereLabs/c4ai-command-r-v01",
         8192,
         40,
@@ -170,12 +170,12 @@ DENSE: Final[dict[str, ModelShape]] = {
         256_000,
         is_tied=True,
         architecture="command-r",
-        traits=_set("one norm"),
+        traits=traits("one norm"),
     ),
-    "smollm2-135m": _llama(
+    "smollm2-135m": llama(
         "HuggingFaceTB/SmolLM2-135M", 576, 30, 9, 3, 1536, 49152, 8192, is_tied=True
     ),
-    "minicpm-2b": _llama(
+    "minicpm-2b": llama(
         "openbmb/MiniCPM-2B-sft-bf16",
         2304,
         40,
@@ -187,10 +187,10 @@ DENSE: Final[dict[str, ModelShape]] = {
         is_tied=True,
         architecture="minicpm",
     ),
-    "internlm2-7b": _llama(
+    "internlm2-7b": llama(
         "internlm/internlm2-7b", 4096, 32, 32, 8, 14336, 92544, 32768, architecture="internlm2"
     ),
-    "stablelm-2-1.6b": _llama(
+    "stablelm-2-1.6b": llama(
         "stabilityai/stablelm-2-1_6b",
         2048,
         24,
@@ -200,20 +200,20 @@ DENSE: Final[dict[str, ModelShape]] = {
         100_352,
         4096,
         architecture="stablelm",
-        traits=_set("attention bias", "norm bias"),
+        traits=traits("attention bias", "norm bias"),
     ),
 }
 
 _GEMMA2: Final[dict[str, Any]] = {
     "architecture": "gemma2",
     "is_tied": True,
-    "traits": _set("post-norms"),
+    "traits": traits("post-norms"),
 }
 _GEMMA3: Final[dict[str, Any]] = {
     "architecture": "gemma3",
     "is_tied": True,
     "norms": "head",
-    "traits": _set("post-norms"),
+    "traits": traits("post-norms"),
 }
 _GPT_OSS: Final[dict[str, Any]] = {
     "architecture": "gpt-oss",
@@ -221,12 +221,14 @@ _GPT_OSS: Final[dict[str, Any]] = {
     "quantization": "MXFP4",
     "experts_used": 4,
     "expert_width": 2880,
-    "traits": _set("attention bias", "output bias", "sinks", "expert bias", "attention post-norm"),
+    "traits": traits(
+        "attention bias", "output bias", "sinks", "expert bias", "attention post-norm"
+    ),
     "keys": {"attention.sliding_window": 128},
 }
 
 SLIDING: Final[dict[str, ModelShape]] = {
-    "gemma-2-2b": _llama(
+    "gemma-2-2b": llama(
         "google/gemma-2-2b",
         2304,
         26,
@@ -239,7 +241,7 @@ SLIDING: Final[dict[str, ModelShape]] = {
         keys={"attention.sliding_window": 4096},
         **_GEMMA2,
     ),
-    "gemma-2-27b": _llama(
+    "gemma-2-27b": llama(
         "google/gemma-2-27b",
         4608,
         46,
@@ -252,7 +254,7 @@ SLIDING: Final[dict[str, ModelShape]] = {
         keys={"attention.sliding_window": 4096},
         **_GEMMA2,
     ),
-    "gemma-3-1b": _llama(
+    "gemma-3-1b": llama(
         "google/gemma-3-1b-it",
         1152,
         26,
@@ -265,7 +267,7 @@ SLIDING: Final[dict[str, ModelShape]] = {
         keys={"attention.sliding_window": 512},
         **_GEMMA3,
     ),
-    "gemma-3-4b": _llama(
+    "gemma-3-4b": llama(
         "google/gemma-3-4b-it",
         2560,
         34,
@@ -277,7 +279,7 @@ SLIDING: Final[dict[str, ModelShape]] = {
         keys={"attention.sliding_window": 1024},
         **_GEMMA3,
     ),
-    "gemma-3-27b": _llama(
+    "gemma-3-27b": llama(
         "google/gemma-3-27b-it",
         5376,
         62,
@@ -289,7 +291,7 @@ SLIDING: Final[dict[str, ModelShape]] = {
         keys={"attention.sliding_window": 1024},
         **_GEMMA3,
     ),
-    "gemma-3n-e4b": _llama(
+    "gemma-3n-e4b": llama(
         "google/gemma-3n-E4B-it",
         2048,
         35,
@@ -303,14 +305,14 @@ SLIDING: Final[dict[str, ModelShape]] = {
         architecture="gemma3n",
         is_tied=True,
         blocks=gemma3n_blocks,
-        traits=_set("post-norms"),
+        traits=traits("post-norms"),
         keys={
             "attention.sliding_window": 512,
             "altup.num_inputs": 4,
             "embedding_length_per_layer_input": 256,
         },
     ),
-    "command-r7b": _llama(
+    "command-r7b": llama(
         "CohereLabs/c4ai-command-r7b-12-2024",
         4096,
         32,
@@ -321,205 +323,13 @@ SLIDING: Final[dict[str, ModelShape]] = {
         132_096,
         architecture="cohere2",
         is_tied=True,
-        traits=_set("one norm"),
+        traits=traits("one norm"),
         keys={"attention.sliding_window": 4096, "logit_scale": 0.25},
     ),
-    "gpt-oss-20b": _llama(
+    "gpt-oss-20b": llama(
         "openai/gpt-oss-20b", 2880, 24, 64, 8, 2880, 201_088, experts=32, **_GPT_OSS
     ),
-    "gpt-oss-120b": _llama(
+    "gpt-oss-120b": llama(
         "openai/gpt-oss-120b", 2880, 36, 64, 8, 2880, 201_088, experts=128, **_GPT_OSS
-    ),
-}
-
-
-def _latent(rank: int, queries: int = 0) -> dict[str, Any]:
-    keys = {
-        "attention.kv_lora_rank": rank,
-        "attention.key_length": rank + 64,
-        "attention.value_length": rank,
-        "attention.key_length_mla": 192,
-        "attention.value_length_mla": 128,
-        "rope.dimension_count": 64,
-    }
-    return keys | ({"attention.q_lora_rank": queries} if queries else {})
-
-
-MIXTURES: Final[dict[str, ModelShape]] = {
-    "mixtral-8x7b": _llama(
-        "mistralai/Mixtral-8x7B-v0.1",
-        4096,
-        32,
-        32,
-        8,
-        14336,
-        32000,
-        32768,
-        experts=8,
-        experts_used=2,
-        expert_width=14336,
-    ),
-    "mixtral-8x22b": _llama(
-        "mistralai/Mixtral-8x22B-v0.1",
-        6144,
-        56,
-        48,
-        8,
-        16384,
-        32768,
-        65536,
-        experts=8,
-        experts_used=2,
-        expert_width=16384,
-    ),
-    "qwen2-57b-a14b": _llama(
-        "Qwen/Qwen2-57B-A14B",
-        3584,
-        28,
-        28,
-        4,
-        18944,
-        151_936,
-        architecture="qwen2moe",
-        experts=64,
-        experts_used=8,
-        expert_width=2560,
-        shared_width=20480,
-        traits=_set("attention bias", "gated share"),
-    ),
-    "qwen3-30b-a3b": _llama(
-        "Qwen/Qwen3-30B-A3B",
-        2048,
-        48,
-        32,
-        4,
-        6144,
-        151_936,
-        40960,
-        architecture="qwen3moe",
-        head=128,
-        norms="head",
-        experts=128,
-        experts_used=8,
-        expert_width=768,
-    ),
-    "qwen3-235b-a22b": _llama(
-        "Qwen/Qwen3-235B-A22B",
-        4096,
-        94,
-        64,
-        4,
-        12288,
-        151_936,
-        40960,
-        architecture="qwen3moe",
-        head=128,
-        norms="head",
-        experts=128,
-        experts_used=8,
-        expert_width=1536,
-    ),
-    "deepseek-v2-lite": _llama(
-        "deepseek-ai/DeepSeek-V2-Lite",
-        2048,
-        27,
-        16,
-        1,
-        10944,
-        102_400,
-        163_840,
-        architecture="deepseek2",
-        blocks=latent_blocks,
-        dense_layers=1,
-        experts=64,
-        experts_used=6,
-        expert_width=1408,
-        shared_width=2816,
-        keys=_latent(512) | {"expert_shared_count": 2, "expert_weights_scale": 1.0},
-    ),
-    "deepseek-v3": _llama(
-        "deepseek-ai/DeepSeek-V3",
-        7168,
-        61,
-        128,
-        1,
-        18432,
-        129_280,
-        163_840,
-        architecture="deepseek2",
-        blocks=latent_blocks,
-        dense_layers=3,
-        experts=256,
-        experts_used=8,
-        expert_width=2048,
-        shared_width=2048,
-        traits=_set("score bias"),
-        keys=_latent(512, 1536) | {"expert_shared_count": 1, "expert_weights_scale": 2.5},
-    ),
-    "olmoe-1b-7b": _llama(
-        "allenai/OLMoE-1B-7B-0924",
-        2048,
-        16,
-        16,
-        16,
-        1024,
-        50304,
-        4096,
-        architecture="olmoe",
-        norms="all",
-        experts=64,
-        experts_used=8,
-        expert_width=1024,
-    ),
-    "glm-4.5-air": _llama(
-        "zai-org/GLM-4.5-Air",
-        4096,
-        47,
-        96,
-        8,
-        10944,
-        151_552,
-        architecture="glm4moe",
-        head=128,
-        blocks=glm4_moe_blocks,
-        dense_layers=1,
-        experts=128,
-        experts_used=8,
-        expert_width=1408,
-        shared_width=1408,
-        traits=_set("attention bias", "score bias", "attention post-norm"),
-        keys={"expert_shared_count": 1, "nextn_predict_layers": 1},
-    ),
-    "llama-4-scout": _llama(
-        "meta-llama/Llama-4-Scout-17B-16E",
-        5120,
-        48,
-        40,
-        8,
-        16384,
-        202_048,
-        10_485_760,
-        architecture="llama4",
-        head=128,
-        experts=16,
-        experts_used=1,
-        expert_width=8192,
-        shared_width=8192,
-        keys={"interleave_moe_layer_step": 1},
-    ),
-    "granite-3.1-3b-a800m": _llama(
-        "ibm-granite/granite-3.1-3b-a800m-base",
-        1536,
-        32,
-        24,
-        8,
-        512,
-        49155,
-        architecture="granitemoe",
-        is_tied=True,
-        experts=40,
-        experts_used=8,
-        expert_width=512,
-        keys={"logit_scale": 6.0},
     ),
 }

@@ -130,4 +130,6 @@ def _bytes_reason(device: DeviceRoom, size: Footprint) -> str:
 
 def _rounded(speed: float) -> str:
     """Two digits are more than such an estimate has."""
-    return f"{speed:.2g}" if speed < 10 else f"{round(speed, -1 if speed >= 100 else 0):,.0f}"  # noqa: PLR2004
+    if speed < 10:  # noqa: PLR2004 - one digit before the point
+        return f"{speed:.2g}"
+    return f"{round(speed, -1 if speed >= 100 else 0):,.0f}"  # noqa: PLR2004 - three of them

@@ -7,10 +7,10 @@ test holds one against the other for every field. Pure but for ``main``.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from terrace.planner.page_file import keep_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,19 +153,7 @@ def page() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page or, with ``--check``, say whether it differs. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m terrace.planner.disruption", description=main.__doc__
-    )
-    parser.add_argument("page", type=Path, help="where the page is, usually docs/disruption.md")
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    options = parser.parse_args(arguments)
-    if options.page.exists() and options.page.read_text() == page():
-        return 0
-    if not options.check:
-        options.page.write_text(page())
-        return 0
-    sys.stderr.write(f"{options.page} is stale: run `python -m terrace.planner.disruption` on it\n")
-    return 1
+    return keep_page("terrace.planner.disruption", "docs/disruption.md", page(), arguments)
 
 
 if __name__ == "__main__":

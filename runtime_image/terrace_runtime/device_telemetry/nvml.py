@@ -1,4 +1,4 @@
-"""NVIDIA devices through NVML: the only import of pynvml.
+"""NVIDIA devices through NVML: the runtime's only import of pynvml.
 
 Owns: which calls are made and what their units are. Does not own: when (``sampler.py``). A value
 that a device, a driver or a MIG slice does not tell is None; only a driver that stops answering

@@ -23,6 +23,7 @@ from terrace_runtime.models.gguf_header import read_header
 
 if TYPE_CHECKING:
     from bench.verdict import Line
+    from terrace.api.values import KvType
     from terrace_runtime.contract import ModelFacts
 
 METRIC = Metric("estimate-cpu", "% off", 5.0, less_is_better=True)
@@ -67,7 +68,7 @@ def asks_of(known: ModelFacts) -> list[Ask]:
     # the graph per tensor, and that file has 6 tensors a layer.
     streams = 1 if known.architecture == "phi3" else 4
     # Latent attention takes its values from the keys.
-    values = "q8_0" if known.architecture in {"deepseek2", "kimi-linear"} else "q4_0"
+    values: KvType = "q8_0" if known.architecture in {"deepseek2", "kimi-linear"} else "q4_0"
     return [
         Ask(min(4096, longest), 4),
         Ask(min(1024, longest), 1, ubatch=256),

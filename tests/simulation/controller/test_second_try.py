@@ -224,7 +224,7 @@ async def test_a_plan_that_waits_is_taken_one_by_one_when_asked_for_by_its_diges
     for wish in (digest[:11], "f" * 64, digest[:digits]):
         assert {pod["metadata"]["uid"] for pod in replicas(sim)} == pods
         wanted = {names.ANNOTATION_TAKE_PLAN: wish}
-        sim.cluster.edit(MODEL, DEMO, lambda m, w=wanted: m["metadata"].update(annotations=w))  # type: ignore[misc]
+        sim.cluster.edit(MODEL, DEMO, lambda m, w=wanted: m["metadata"].update(annotations=w))  # type: ignore[misc] # a lambda's default
         await sim.settle()
     assert status(sim)["status"]["plan"]["digest"] == digest
     assert "pending" not in status(sim)["status"]["plan"]
