@@ -1,0 +1,91 @@
+"""Making the cluster as it was decided: render, diff, apply, and the next step of a rollout.
+
+Owns: the order of these writes. Does not own: manifests (``manifests.py``), what differs
+(``diff.py``), which pod goes next (``rollout.py``), the status (``status.py``). Every step may be
+the last before a kill. Next: ``reconcile.py`` reports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from terrace.api import names
+from terrace.api.names import Key, statefulset_name
+from terrace.controller.apply import carry_out, remove
+from terrace.controller.diff import diff, leftovers
+from terrace.controller.kinds import POD, STATEFULSET, uid_of
+from terrace.controller.kv_claims import claim_steps
+from terrace.controller.manifests import Subject, model_children, plan_label
+from terrace.controller.placing import Decision
+from terrace.controller.port import ForbiddenError, InvalidError
+from terrace.controller.replica_config import runtime_config
+from terrace.controller.rollout import rollout_step
+
+if TYPE_CHECKING:
+    from terrace.api.pool import Flavor, PoolSpec
+    from terrace.controller.context import Context
+    from terrace.controller.findings import Findings
+    from terrace.controller.observe import Observed
+    from terrace.planner.plan import OffloadPlan
+    from terrace_runtime.contract import RuntimeConfig
+
+
+async def write(context: Context, seen: Observed, subject: Subject, found: Findings) -> Findings:
+    """Bring the children to ``found.decision``; raises what the API server answers."""
+    cluster, cache, owner = context.cluster, context.cache, uid_of(seen.model)
+    decision = found.decision if isinstance(found.decision, Decision) else None
+    plan = decision.plan if decision else None
+    config = _config(subject, found, decision)
+    wanted = model_children(subject, _fetch_flavor(seen, subject.pool), plan, config)
+    steps = diff(wanted, seen.children, refetch=_to_refetch(subject, found))
+    if plan is not None:
+        # First: where a claim cannot grow, nothing else changes either.
+        set_name = statefulset_name(subject.key.name, plan.flavor)
+        await _keep_claims(context, seen, set_name, plan)
+    await carry_out(cluster, cache, owner, steps)
+    await carry_out(cluster, cache, owner, [*leftovers(wanted, seen.children, seen.pods)])
+    if plan is None:
+        return found
+    set_name = statefulset_name(subject.key.name, plan.flavor)
+    target = cache.get(STATEFULSET, Key(subject.key.namespace, set_name))
+    others = [s for s in seen.sets if s["metadata"]["name"] != set_name]
+    step = rollout_step(target, others, subject.replicas, seen.replicas)
+    for pod in step.pods:
+        await remove(cluster, cache, POD, pod)
+    for stateful_set in step.sets:
+        await remove(cluster, cache, STATEFULSET, stateful_set)
+    label = plan_label(plan, subject.trust_key)
+    image = subject.installation.image_of(decision.flavor, plan.device) if decision else ""
+    return replace(found, stateful_set=set_name, wanted_plan=label, image=image)
+
+
+def _config(subject: Subject, found: Findings, decision: Decision | None) -> RuntimeConfig | None:
+    if decision is None or found.fetch.known is None:
+        return None
+    return decision.held or runtime_config(subject, found.fetch.known, found.extras, decision.plan)
+
+
+def _to_refetch(subject: Subject, found: Findings) -> set[str]:
+    jobs = {file.job for file, fetch in found.extras.fetches if fetch.must_rerun}
+    own = {names.fetch_job_name(subject.key.name)} if found.fetch.must_rerun else set()
+    return jobs | own
+
+
+async def _keep_claims(context: Context, seen: Observed, set_name: str, plan: OffloadPlan) -> None:
+    grown = claim_steps(seen.model, seen.kv_claims, set_name, plan.volume)
+    try:
+        await carry_out(context.cluster, context.cache, uid_of(seen.model), [*grown])
+    except (InvalidError, ForbiddenError) as error:
+        raise InvalidError(
+            f"{error}; set offload.maxDisk back, or delete the claim and its pod for a new one"
+        ) from error
+
+
+def _fetch_flavor(seen: Observed, pool: PoolSpec) -> Flavor:
+    # The first pod that mounts a local volume ties it to a node: let that be one that can serve.
+    for flavor in pool.flavors:
+        wanted = flavor.node_selector.items()
+        if any(node.ready and wanted <= node.labels.items() for node in seen.nodes):
+            return flavor
+    return pool.flavors[0]
