@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from terrace.local.errors import LocalClusterError
+from terrace.local.interrupts import held_interrupts
 from terrace.local.versions import GO_PACKAGES, MODULE_DIR, linker_flags
 
 MIN_GO = (1, 26)
@@ -94,24 +95,26 @@ def _run(argv: Sequence[str], folder: Path, what: str, report: Report) -> None:
     """Run with a line every 10 s; its output is shown only when it fails."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(  # noqa: S603 - argv is ours
-            argv, cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        try:
-            while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_REPORT_EVERY_S)
-                    break
-                elapsed = time.monotonic() - began
-                report(f"  {what}: {elapsed:.0f} s")
-                if elapsed > _MAX_BUILD_S:
-                    raise LocalClusterError(f"{what} took more than {_MAX_BUILD_S:.0f} s")
-        finally:
-            # The compiler's children too: they would write on after an interruption.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with held_interrupts() as let_through:
+            process = subprocess.Popen(  # noqa: S603 - argv is ours
+                argv, cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+            try:
+                let_through()
+                while True:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(_REPORT_EVERY_S)
+                        break
+                    elapsed = time.monotonic() - began
+                    report(f"  {what}: {elapsed:.0f} s")
+                    if elapsed > _MAX_BUILD_S:
+                        raise LocalClusterError(f"{what} took more than {_MAX_BUILD_S:.0f} s")
+            finally:
+                # The compiler's children too: they would write on after an interruption.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         if process.returncode != 0:
             output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
             said = output.read().decode(errors="replace").strip()

@@ -9,10 +9,13 @@ import os
 import re
 import signal
 import stat
+import subprocess
 import tarfile
 import threading
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,7 +27,6 @@ from terrace.local.releases import Release, ReleaseError, UnreachableError, fetc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 FAKE_GO = """#!/bin/sh
 echo "$@" >> "{calls}"
@@ -197,6 +199,33 @@ def test_an_interrupted_build_leaves_nothing_and_no_compiler(
     finally:
         signal.signal(signal.SIGINT, inherited)
     assert not list(tmp_path.glob("*etcd*"))
+    pid = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_an_interruption_before_popen_returns_leaves_no_compiler(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.install_go(then=f"echo $$ > {tmp_path}/pid; kill -INT $PPID; exec sleep 60")
+
+    class SlowToReturn(subprocess.Popen[bytes]):
+        """As on a busy machine: the child is far before we know its number."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            deadline = time.monotonic() + 10
+            while Path(f"/proc/{self.pid}/comm").read_text() != "sleep\n":
+                assert time.monotonic() < deadline
+
+    monkeypatch.setattr(subprocess, "Popen", SlowToReturn)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build("etcd", tmp_path / "etcd", machine.go, machine.lines.append)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
