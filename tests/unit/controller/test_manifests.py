@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from support.controller_objects import MODEL_PATH, facts, model, node, offload_plan, pool
+from support.example_nodes import example_node
 from support.planning import place
 from terrace.api import names
 from terrace.api.model import ModelSpec
@@ -69,9 +70,10 @@ def children(
 
 
 def planned(model_object: Manifest, pool_object: Manifest) -> OffloadPlan:
-    """The planner's own plan on a node of 8 CPUs and 16 GiB, and one with GPUs for who asks."""
+    """The planner's own plan on a node of 8 CPUs and 16 GiB, and one with devices for who asks."""
     about = subject(model_object, pool_object)
-    nodes = [node_facts(each) for each in (node(), gpu_node())]
+    devices = example_node(pool_object["metadata"]["name"])
+    nodes = [node_facts(each) for each in (node(), devices or gpu_node())]
     placed = place(facts(), about.spec, about.pool, nodes, {})
     assert isinstance(placed, Placement), placed
     return placed.plan
@@ -127,7 +129,9 @@ def fetched_path(uri: str) -> str:
     return f"/source/{Path(uri).name}" if uri.startswith("pvc:") else f"/models/{Path(uri).name}"
 
 
-@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.iterdir()))
+@pytest.mark.parametrize(
+    "example", sorted({path.parent.name for path in EXAMPLES.glob("[0-9]*/*.yaml")})
+)
 def test_golden_manifests_of_the_examples(example: str) -> None:
     objects = [
         document
