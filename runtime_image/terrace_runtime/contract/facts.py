@@ -125,6 +125,9 @@ class FetchSpec(Value):
     """Base URL of a mirror that is asked instead of the registry in an oci:// source."""
     allowed_networks: tuple[str, ...] = ()
     """CIDRs that http(s) sources may resolve to although they are private."""
+    look_only: bool = False
+    """Only the header is read, and nothing kept: each replica brings the file to a volume of its
+    own. The source, or ``sha256``, must say the file's digest."""
 
 
 class FetchFailure(Value):
@@ -136,6 +139,7 @@ class FetchFailure(Value):
         "AddressRefused",
         "DownloadFailed",
         "ChecksumMismatch",
+        "ChecksumRequired",
         "UnsupportedFormat",
         "Truncated",
         "InvalidModel",

@@ -59,15 +59,7 @@ class CacheFolder:
 
     def blob_paths(self, digest: str, count: int = 1) -> tuple[Path, ...]:
         """Where the parts of the file with this digest are or will be."""
-        blobs = self.root / "blobs"
-        if count == 1:
-            return (blobs / f"{digest}.gguf",)
-        return tuple(blobs / digest / cached_name(n, count) for n in range(1, count + 1))
-
-    def container_path(self, digest: str, count: int = 1) -> str:
-        """The first part's path as replicas see it."""
-        path = self.blob_paths(digest, count)[0].relative_to(self.root)
-        return f"{MODEL_CACHE_DIR}/{path.as_posix()}"
+        return tuple(self.root / name for name in _blob_names(digest, count))
 
     def unfinished(self, key: str, count: int = 1) -> tuple[Unfinished, ...]:
         """The downloads of the parts; several lie in a folder, which becomes the blob."""
@@ -84,6 +76,17 @@ class CacheFolder:
     def try_lock(self, key: str) -> AbstractContextManager[bool]:
         """Whether this process may fetch, or delete, what ``key`` names."""
         return try_lock(self.root / "locks" / key)
+
+
+def container_path(digest: str, count: int = 1) -> str:
+    """The first part's path as replicas see it."""
+    return f"{MODEL_CACHE_DIR}/{_blob_names(digest, count)[0]}"
+
+
+def _blob_names(digest: str, count: int) -> list[str]:
+    if count == 1:
+        return [f"blobs/{digest}.gguf"]
+    return [f"blobs/{digest}/{cached_name(n, count)}" for n in range(1, count + 1)]
 
 
 class ModelCache(CacheFolder):

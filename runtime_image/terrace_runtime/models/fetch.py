@@ -1,8 +1,9 @@
 """From a FetchSpec to a FetchOutcome: get the model file, prove it, read its facts.
 
-Owns: which way a source goes: used in place, known already, copied or downloaded. Does not own: the
-ways themselves (``proof``, ``work``, ``filling``) or exit codes (``__main__``). Runs in a Job;
-several Jobs may run for one content, then one downloads and the others wait.
+Owns: which way a source goes: used in place, only looked at, known already, copied or downloaded.
+Does not own: the ways themselves (``proof``, ``look``, ``work``, ``filling``) or exit codes
+(``__main__``). Runs in a Job, or in a replica that has a volume of its own; several may run for one
+content, then one downloads and the others wait.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from terrace_runtime.models.cache import ModelCache
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.filling import Filling
 from terrace_runtime.models.inspect_source import DEMO_DIR
+from terrace_runtime.models.look import look_at_copy, look_at_remote
 from terrace_runtime.models.proof import facts_of_files
 from terrace_runtime.models.resolve import resolve
 from terrace_runtime.models.secrets import Secrets, read_secrets
@@ -39,12 +41,15 @@ async def fetch(work: Work) -> FetchOutcome:
         if isinstance(source, ClaimSource):
             facts = await asyncio.to_thread(_in_place, source, work)
             return outcome_of(f"{MODEL_SOURCE_DIR}/{source.path}", facts)
-        cache = ModelCache(work.spec)
-        known = await known_outcome(work, cache)
+        cache = None if work.spec.look_only else ModelCache(work.spec)
+        known = await known_outcome(work, cache) if cache else None
         if known is not None:
             return known
         if isinstance(source, DemoSource):
-            return await Filling(work, cache, _demo(source), None).run()
+            path = _demo(source)
+            if cache is None:
+                return await look_at_copy(work, path)
+            return await Filling(work, cache, path, None).run()
         secrets = read_secrets(work.spec.secret_dir)
         return await _fetch_remote(source, work, cache, secrets)
     except FetchError as error:
@@ -79,7 +84,7 @@ def _demo(source: DemoSource) -> Path:
 
 
 async def _fetch_remote(
-    source: RemoteSource, work: Work, cache: ModelCache, secrets: Secrets
+    source: RemoteSource, work: Work, cache: ModelCache | None, secrets: Secrets
 ) -> FetchOutcome:
     rule = AddressRule(work.spec.allowed_networks)
     async with open_web(rule, work.limits, secrets.get("ca.crt")) as web:
@@ -90,4 +95,6 @@ async def _fetch_remote(
                 "ChecksumMismatch",
                 f"the source says that the file's sha256 is {told}; source.sha256 says {wanted}",
             )
+        if cache is None:
+            return await look_at_remote(work, remote, web)
         return await Filling(work, cache, remote, web).run()

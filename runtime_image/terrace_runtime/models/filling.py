@@ -12,7 +12,7 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from terrace_runtime.models.cache import content_key
+from terrace_runtime.models.cache import container_path, content_key
 from terrace_runtime.models.disk import disk_errors
 from terrace_runtime.models.download import Download, size_of
 from terrace_runtime.models.errors import FetchError
@@ -122,7 +122,7 @@ class Filling:
 
     def _recorded(self, facts: ModelFacts | FileFacts) -> FetchOutcome:
         self._cache.record(facts.digest, self._proof.digests)
-        return outcome_of(self._cache.container_path(facts.digest, self._count), facts)
+        return outcome_of(container_path(facts.digest, self._count), facts)
 
     async def _get(self, parts: Sequence[Unfinished]) -> None:
         if self._copied is not None:

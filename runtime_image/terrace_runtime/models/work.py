@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from terrace_runtime.contract import FetchOutcome, ModelFacts
+from terrace_runtime.models.cache import container_path
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.proof import Proof, ReadHeaders, read_all_headers
 from terrace_runtime.models.web import DownloadLimits
@@ -47,7 +48,7 @@ async def known_outcome(work: Work, cache: ModelCache) -> FetchOutcome | None:
     except (FetchError, OSError):
         return None  # Deleted under our eyes, or refused by a newer reader: fetching says which.
     facts = facts.model_copy(update={"digest": entry.digest})
-    return outcome_of(cache.container_path(entry.digest, len(paths)), facts)
+    return outcome_of(container_path(entry.digest, len(paths)), facts)
 
 
 def proof_of(work: Work, count: int, remote: Remote | None = None) -> Proof:
