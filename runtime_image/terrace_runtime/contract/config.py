@@ -17,16 +17,22 @@ class SamplingDefaults(Value):
     """Used for every field that a request leaves out."""
 
     temperature: float = Field(default=0.8, ge=0, le=5)
+    """0 always takes the likeliest token."""
     top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus sampling; 1 is off."""
     top_k: int = Field(default=40, ge=0, le=10_000)
+    """Take among the k likeliest tokens; 0 is off."""
     min_p: float = Field(default=0.05, ge=0, le=1)
+    """Drop tokens less likely than this share of the likeliest."""
     repeat_penalty: float = Field(default=1.0, ge=0.1, le=10)
+    """Above 1 makes repetition less likely."""
 
 
 class Speculation(Value):
     """Tokens guessed ahead and verified in the shared batch; the output is the same without."""
 
     mode: Literal["off", "ngram", "draft"] = "off"
+    """ngram: what followed the same words before. draft: a smaller model guesses."""
     max_tokens: int = Field(default=4, ge=1, le=16)
     """Most tokens guessed ahead per sequence and step."""
     draft_path: str = Field(default="", max_length=1024)
@@ -37,9 +43,13 @@ class Adapter(Value):
     """A LoRA adapter, asked for by its name in the request's ``model``."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)
+    """Name that clients call it by."""
     path: str = Field(max_length=1024)
+    """Absolute container path of the GGUF."""
     digest: Digest
+    """SHA-256 of the file."""
     scale: float = Field(default=1.0, ge=-10, le=10)
+    """How strongly it counts."""
 
 
 class KvTiers(Value):
@@ -77,6 +87,7 @@ class Offload(Value):
     tensor_split: tuple[float, ...] = Field(default=(), max_length=16)
     """Shares of several devices."""
     kv_on_device: bool = True
+    """False: the cells of layers on devices lie on the host, and attention is computed there."""
     weights: Literal["mapped", "loaded", "locked", "paged"] = "mapped"
     """mapped: mmap, repacked where kernels want it. loaded: read into memory. locked: mapped and
     mlocked. paged: mapped, never repacked, so that weights may exceed the memory limit."""
@@ -86,14 +97,19 @@ class RuntimeConfig(Value):
     """Everything a replica is told; written by the operator, read once at start."""
 
     version: Literal["v1"] = "v1"
+    """Version of this contract."""
     namespace: str = Field(default="", max_length=63)
+    """Namespace of the InferenceModel."""
     model: str = Field(max_length=63)
     """Name of the InferenceModel."""
     served_names: tuple[str, ...] = Field(min_length=1, max_length=16)
+    """Names that clients may use in the model field."""
     model_path: str = Field(max_length=1024)
     """Absolute container path; resolved by ``pod_path``."""
     model_digest: Digest
+    """SHA-256 of the file; KV blocks are found by it."""
     plan_digest: str = Field(default="", max_length=64)
+    """Digest of the plan that these settings come from."""
     context_tokens: int = Field(ge=64, le=16_777_216)
     """Tokens that one sequence may hold, prompt and answer together."""
     parallel: int = Field(default=1, ge=1, le=255)
@@ -107,17 +123,24 @@ class RuntimeConfig(Value):
     threads: int = Field(default=0, ge=0, le=1024)
     """0: as many as the process may use."""
     kv_key_type: KvType = "f16"
+    """Number format of the KV cells' keys."""
     kv_value_type: KvType = "f16"
+    """Number format of the KV cells' values."""
     kv_unified: bool = False
+    """True: sequences share cells. False: each has its own."""
     kv_cells: int = Field(default=0, ge=0)
     """Unified KV: cells shared by all sequences; 0: enough for every sequence's whole context."""
     kv: KvTiers = KvTiers()
+    """Where KV blocks go when they leave the device."""
     offload: Offload = Offload()
+    """Which bytes of the model lie where."""
     speculation: Speculation = Speculation()
+    """Tokens guessed ahead."""
     device_sampling: Literal["auto", "on", "off"] = "off"
     """Likeliest tokens found on the device. auto: where a device other than the CPU is measured to
     be faster; on: wherever it can, the CPU too. docs/adr/0019 says why not by default."""
     adapters: tuple[Adapter, ...] = Field(default=(), max_length=16)
+    """LoRA adapters."""
     max_waiting: int = Field(default=64, ge=0, le=100_000)
     """Requests queued before 429."""
     max_wait_s: float = Field(default=120, gt=0, le=86_400)
@@ -127,6 +150,7 @@ class RuntimeConfig(Value):
     max_tokens: int = Field(default=0, ge=0)
     """Most tokens of one answer; 0: as the context allows."""
     sampling: SamplingDefaults = SamplingDefaults()
+    """Used for every field that a request leaves out."""
     drain_timeout_s: float = Field(default=30, ge=0, le=3600)
     """Seconds that running requests get after SIGTERM."""
     step_timeout_s: float = Field(default=60, gt=0, le=3600)
