@@ -7,10 +7,19 @@ client chooses becomes a label. Cheap per token: plain counters, no label look-u
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 from terrace_runtime import contract
 from terrace_runtime.report_metrics import ReportMetrics
@@ -92,6 +101,7 @@ class Metrics:
             ["tenant", "kind"],
             registry=registry,
         )
+        _process(registry)
         self._tenants: set[str] = set()
         self._last_step = 0
 
@@ -163,6 +173,19 @@ class TokenMeter:
     def end(self) -> None:
         """The generation is over, in whichever way."""
         self._e2e.observe(time.monotonic() - self._arrived)
+
+
+def _process(registry: CollectorRegistry) -> None:
+    """Of the server's own process; the engine's memory is METRIC_MEMORY."""
+    build = Gauge(
+        "terrace_runtime_build_info",
+        "1; version of the runtime.",
+        ["version"],
+        registry=registry,
+    )
+    build.labels(importlib.metadata.version("terrace")).set(1)
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
 
 
 def _counter(registry: CollectorRegistry, name: str, text: str) -> Counter:

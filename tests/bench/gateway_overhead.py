@@ -114,11 +114,11 @@ async def gateway(upstream_port: int) -> None:
     registry = Registry()
     registry.apply_model(raw_model())
     registry.apply_pod(raw_pod(port=upstream_port))
-    metrics = Metrics(registry, SyncedWatch())
+    admission = Admission(limits)
+    metrics = Metrics(registry, SyncedWatch(), admission)
     async with make_session(limits) as session:
         router = Router(random.Random(1), time.monotonic)
         signer = Signer(PRIVATE_KEY, time.time)
-        admission = Admission(limits)
         proxy = Proxy(registry, router, signer, session, limits, admission, metrics)
         app = Gateway(registry, proxy, metrics, lambda: "")
         server = make_server(app, limits, host="127.0.0.1", port=0, drain_timeout_s=1)

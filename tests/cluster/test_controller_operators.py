@@ -72,7 +72,7 @@ def test_one_of_two_operators_leads_and_the_other_takes_over(world: World) -> No
     world.wait_ready()
     assert metric(first, "terrace_operator_leader") == 1
     assert metric(second, "terrace_operator_leader") == 0
-    assert metric(second, "terrace_operator_queue_adds") == 0
+    assert metric(second, "terrace_operator_queue_adds_total") == 0
     first.kill()
     eventually(lambda: holder(world) == "operator-b", "takeover after the lease ran out")
     world.patch(replicas=2)

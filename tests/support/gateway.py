@@ -176,6 +176,10 @@ class SyncedWatch:
         """Fresh."""
         return {"pods": 0.0}
 
+    def lists(self) -> Mapping[str, int]:
+        """One of each."""
+        return {"pods": 1}
+
 
 @dataclass
 class Running:
@@ -213,7 +217,8 @@ async def gateway(
     registry.apply_model(raw_model(message="the model file is being fetched"))
     for index, each in enumerate(replicas):
         registry.apply_pod(raw_pod(f"demo-cpu-{index}", port=each.port))
-    metrics = Metrics(registry, SyncedWatch())
+    admission = Admission(limits)
+    metrics = Metrics(registry, SyncedWatch(), admission)
     async with make_session(limits) as session:
         proxy = Proxy(
             registry,
@@ -221,7 +226,7 @@ async def gateway(
             Signer(PRIVATE_KEY, time.time),
             session,
             limits,
-            Admission(limits),
+            admission,
             metrics,
         )
         app = Gateway(registry, proxy, metrics, lambda: not_ready)

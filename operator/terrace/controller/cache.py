@@ -134,6 +134,8 @@ class Cache:
         self._doomed: OrderedDict[str, None] = OrderedDict()
         self.inventory = Inventory()
         """Nodes, and what replicas take of them: told of every change."""
+        self.tell: Callable[[Change], object] = lambda _: None
+        """Called with every change, whether an event or a write of ours brought it."""
 
     def put(self, kind: Kind, manifest: Manifest) -> Change | None:
         """Store an object; None when it is older than, or reads the same as, what is stored."""
@@ -155,7 +157,7 @@ class Cache:
         if kind == MODEL and (priority := priority_of(new)):
             self._priorities[key] = priority
         self.inventory.see(kind, old, new)
-        return Change(kind, key, old, new)
+        return self._changed(Change(kind, key, old, new))
 
     def drop(self, kind: Kind, key: Key, version: int) -> Change | None:
         """Forget an object that was deleted at ``version``; None when a newer one is stored."""
@@ -172,7 +174,7 @@ class Cache:
         old = stored.manifest
         self._unindex(kind, key, old)
         self.inventory.see(kind, old, None)
-        return Change(kind, key, old, None)
+        return self._changed(Change(kind, key, old, None))
 
     def replace(self, kind: Kind, listing: Listing, namespace: str | None) -> list[Change]:
         """Take over a complete list: also forget what vanished without an event."""
@@ -222,7 +224,7 @@ class Cache:
         return [found for kind, found in self._found(("model", *model)) if kind == POD]
 
     def claims_of_model(self, model: Key) -> list[Manifest]:
-        """Claims labelled with the model: those of its replicas' disk tiers."""
+        """Claims labelled with the model: those that its replicas have."""
         return [found for kind, found in self._found(("model", *model)) if kind == CLAIM]
 
     def models_in_pool(self, pool: Key) -> list[Manifest]:
@@ -246,6 +248,10 @@ class Cache:
     def models_named(self, served_name: str) -> list[Manifest]:
         """Models that ask for a served name, in any namespace."""
         return [model for _, model in self._found(("name", served_name))]
+
+    def _changed(self, change: Change) -> Change:
+        self.tell(change)
+        return change
 
     def _expected(self, manifest: Manifest) -> Manifest:
         metadata = manifest["metadata"]

@@ -76,6 +76,7 @@ class Controller:
         self.queue: WorkQueue[Item] = WorkQueue(clock, rng)
         self.metrics = metrics
         context.count_plan = metrics.plans.inc
+        context.cache.tell = metrics.objects.see
         self.is_synced = False
         self._clock = clock
         self._rng = rng
@@ -87,6 +88,7 @@ class Controller:
     def see(self, kind: Kind, manifest: Manifest, *, is_deleted: bool = False) -> None:
         """Take one event of a watch."""
         self._event_at[kind] = self._clock()
+        self.metrics.watch_events.labels(kind.plural).inc()
         if is_deleted:
             version = str(manifest["metadata"].get("resourceVersion", ""))
             change = self.context.cache.drop(
@@ -108,6 +110,7 @@ class Controller:
                 full = FullList(context.cache, kind, namespace, self._listed)
                 full.finish(await context.cluster.list_all(kind, namespace, selector, full.take))
             self._listed_at[kind] = self._clock()
+            self.metrics.full_lists.labels(kind.plural).inc()
         self.is_synced = True
         for key in self.context.cache.keys(POOL):
             self.queue.add(Item(POOL, key))
@@ -178,8 +181,7 @@ class Controller:
         metrics.queue_depth.set(len(queue))
         metrics.queue_in_flight.set(queue.num_in_flight)
         metrics.queue_oldest.set(queue.oldest_s)
-        metrics.queue_adds.set(queue.num_adds)
-        metrics.queue_retries.set(queue.num_retries)
+        metrics.queue_totals.adds, metrics.queue_totals.retries = queue.num_adds, queue.num_retries
         for kind in WATCHED_KINDS:
             metrics.cache_objects.labels(kind.plural).set(self.context.cache.size(kind))
             if kind in self._event_at:

@@ -78,6 +78,11 @@ def terminated(pod: Manifest, container: str) -> dict[str, Any] | None:
     return None
 
 
+def num_restarts(pod: Manifest, container: str) -> int:
+    """How often the kubelet has started the container again."""
+    return int(_container(pod, container).get("restartCount") or 0)
+
+
 def image_problem(pod: Manifest, container: str) -> str | None:
     """Why the image cannot be had."""
     return _waits_for(pod, container, _IMAGE_REASONS)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import random
 import resource
@@ -33,6 +32,7 @@ from terrace.gateway.routing import Router
 from terrace.gateway.upstream import make_session
 from terrace.gateway.watcher import Watcher, connect
 from terrace_runtime.contract import pod_path
+from terrace_runtime.logs import add_log_options, chosen_options, configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,8 @@ EXIT_BAD_CONFIG = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the gateway; returns the exit code."""
     options = make_parser().parse_args(argv)
-    _log_as_json()
+    is_terminal = sys.stderr.isatty()
+    configure_logging("gateway", chosen_options(options, os.environ, is_terminal=is_terminal))
     disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     _raise_file_limit()
     try:
@@ -99,9 +100,10 @@ def wire(
     limits: Limits,
 ) -> Gateway:
     """The application from its parts."""
-    metrics = Metrics(registry, watcher)
+    admission = Admission(limits)
+    metrics = Metrics(registry, watcher, admission)
     router = Router(random.Random(), time.monotonic)  # noqa: S311 - spreads load, guards nothing
-    proxy = Proxy(registry, router, signer, session, limits, Admission(limits), metrics)
+    proxy = Proxy(registry, router, signer, session, limits, admission, metrics)
     return Gateway(registry, proxy, metrics, watcher.not_ready)
 
 
@@ -129,36 +131,8 @@ def make_parser() -> argparse.ArgumentParser:
         default=120,
         help="seconds that running answers get after SIGTERM (default: %(default)s)",
     )
+    add_log_options(parser)
     return parser
-
-
-def _log_as_json() -> None:
-    """One JSON object per line on stderr, also for what uvicorn and asyncio have to say."""
-    shared: list[structlog.types.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
 
 
 def _raise_file_limit() -> None:

@@ -70,6 +70,7 @@ class Gateway:
             status, content_type, body = self._get(scope["method"], scope["path"])
             await _answer(send, status, body, content_type, [], request_id)
         except ApiError as error:
+            self.metrics.refused(error.code)
             log.info("refused", status=error.status, code=error.code, request_id=request_id)
             await _answer(send, error.status, error.body(), JSON, error.headers(), request_id)
         except ClientGoneError:

@@ -48,7 +48,7 @@ class Admission:
     """Counts requests and the bytes of their bodies; refuses with 429 beyond the limits."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self.requests = 0
         self.held_bytes = 0
 
@@ -59,7 +59,7 @@ class Admission:
         Raises:
             ApiError: 429, too many requests are under way.
         """
-        if self.requests >= self._limits.max_requests:
+        if self.requests >= self.limits.max_requests:
             raise _saturated(f"This gateway runs {self.requests} requests, its limit.")
         self.requests += 1
         hold = Hold(self)
@@ -75,7 +75,7 @@ class Admission:
         Raises:
             ApiError: 429, the bodies of all requests together are too large.
         """
-        if self.held_bytes + num_bytes > self._limits.max_held_bytes:
+        if self.held_bytes + num_bytes > self.limits.max_held_bytes:
             raise _saturated("This gateway holds as many request bodies as it may.")
         self.held_bytes += num_bytes
 

@@ -58,6 +58,10 @@ class Exchange:
     """0: nothing was sent to the client yet."""
     is_stream: bool = False
     """The answer is server-sent events."""
+    num_received: int = 0
+    """Bytes of the body."""
+    num_sent: int = 0
+    """Bytes of the replica's answer so far."""
 
     @property
     def seconds(self) -> float:
@@ -108,6 +112,8 @@ class Proxy:
         finally:
             model = exchange.model.key if exchange.model else None
             self.metrics.ended(model, code, exchange.seconds)
+            if model is not None:
+                self.metrics.transferred(model, exchange.num_received, exchange.num_sent)
 
     async def _handle(self, exchange: Exchange) -> None:
         with self.admission.request() as hold:
@@ -116,6 +122,7 @@ class Proxy:
             exchange.body = await read_body(exchange.receive, headers, self.limits, hold)
             model = self.resolve(requested_model(exchange.body))
             exchange.model = model
+            exchange.num_received = len(exchange.body)
             self.metrics.started(model.key)
             async with _while_client_listens(exchange.receive):
                 response, endpoint = await self._open(exchange, model)
@@ -194,6 +201,7 @@ class Proxy:
             self.metrics.first_byte(model.key, exchange.seconds)
             await _start(exchange, response)
             while chunk:
+                exchange.num_sent += len(chunk)
                 if cutter is not None:
                     chunk = cutter.feed(chunk)
                 if chunk:

@@ -72,6 +72,7 @@ class Scope:
     problem: str = ""
     """Why the last attempt failed; empty after a success."""
     heard_at: float = field(default_factory=time.monotonic)
+    num_lists: int = 0
 
 
 class Watcher:
@@ -113,6 +114,13 @@ class Watcher:
             found[scope.plural] = max(found.get(scope.plural, 0.0), now - scope.heard_at)
         return found
 
+    def lists(self) -> dict[str, int]:
+        """Full lists so far, by kind."""
+        found: dict[str, int] = {}
+        for scope in self._scopes:
+            found[scope.plural] = found.get(scope.plural, 0) + scope.num_lists
+        return found
+
     async def _follow(self, scope: Scope) -> None:
         failures = 0
         while True:
@@ -147,6 +155,7 @@ class Watcher:
         scope.replace(items, scope.namespace)
         scope.version = page["metadata"]["resourceVersion"]
         scope.is_listed = True
+        scope.num_lists += 1
         _heard(scope)
         log.info("listed", resource=scope.plural, namespace=scope.namespace, count=len(items))
 

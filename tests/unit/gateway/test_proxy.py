@@ -465,6 +465,11 @@ async def test_metrics_count_by_existing_model_only() -> None:
         assert 'terrace_gateway_endpoints{model="default/demo"} 1.0' in text
         assert 'terrace_gateway_watch_age_seconds{kind="pods"}' in text
         assert 'terrace_gateway_requests_in_flight{model="default/demo"} 0.0' in text
+        assert 'terrace_gateway_refusals_total{reason="model_not_found"} 50.0' in text
+        assert f'request_bytes_total{{model="default/demo"}} {float(len(chat()))}' in text
+        assert 'terrace_gateway_response_bytes_total{model="default/demo"}' in text
+        assert "terrace_gateway_admitted_requests_limit 1024.0" in text
+        assert "process_resident_memory_bytes" in text
         assert "made-up" not in text
         running.registry.remove_model(raw_model())
         assert "default/demo" not in (await user.get("/metrics")).body.decode()

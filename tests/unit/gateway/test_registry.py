@@ -122,6 +122,15 @@ def test_only_a_condition_that_is_not_true_says_why_a_model_is_not_ready() -> No
     assert parse_model(raw).message == ""
 
 
+def test_a_ready_model_without_replicas_says_why_it_has_none() -> None:
+    raw = raw_model(message="spec.replicas is 0: no replica is wanted")
+    raw["status"]["conditions"] = [
+        {"type": "Ready", "status": "True", "message": "as wanted"},
+        {"type": "Available", "status": "False", "message": "spec.replicas is 0"},
+    ]
+    assert parse_model(raw).message == "spec.replicas is 0"
+
+
 def test_a_model_without_status_or_with_odd_values_is_read_as_far_as_it_goes() -> None:
     bare = parse_model({"metadata": {"name": "a", "namespace": "b"}})
     assert (bare.served_names, bare.created, bare.message) == ((), 0, "")
