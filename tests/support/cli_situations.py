@@ -179,9 +179,11 @@ def operator_down() -> Objects:
 
 
 def scaled_to_zero() -> Objects:
-    kind, found = (objects := not_ready("ScaledToZero", "spec.replicas is 0"))[0]
+    why = ("ScaledToZero", "spec.replicas is 0")
+    told = {"Ready": ("True", *why), "Stalled": CALM, "ModelCached": CACHED, "Placed": PLACED}
+    kind, found = model({**told, "Available": no(*why)}, **running())
     found["spec"]["replicas"] = 0
-    return [(kind, found), *objects[1:]]
+    return [(kind, found), pool(), *nodes(), *parts(), *children()]
 
 
 def starting() -> Objects:

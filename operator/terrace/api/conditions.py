@@ -14,7 +14,8 @@ class ConditionType(StrEnum):
     """One question each."""
 
     READY = "Ready"
-    """Can the model be called? The summary."""
+    """Is everything as the spec wants it, so that the model can be called (or, with replicas: 0,
+    is not meant to be)? The summary."""
     RECONCILING = "Reconciling"
     """Is the operator still working towards the spec? (True is not an error.)"""
     STALLED = "Stalled"

@@ -80,7 +80,7 @@ def _headline(scene: Scene, *, is_ready: bool) -> str:
     if not is_seen(model):
         return f"changed since the operator last looked; it was {_words(ready.reason)} then"
     if is_ready:
-        return "Ready"
+        return "Ready" if ready.reason == Reason.READY else f"Ready, {ready.reason}"
     return f"not Ready, {ready.reason}"
 
 

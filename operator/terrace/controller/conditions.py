@@ -39,7 +39,7 @@ def model_conditions(found: Findings) -> tuple[Condition, ...]:
     cached, placed, available = _cached(found), _placed(found), _available(found)
     stalled = _stalled(found)
     ready = _ready(found, stalled, cached, placed, available)
-    is_done = ready.status is True and not found.is_rolling
+    is_done = ready.status is True and not found.is_rolling and not found.has_surplus
     if stalled.status is True or is_done:
         reconciling = Condition(T.RECONCILING, False, Reason.DONE)
     else:
@@ -153,6 +153,9 @@ def _ready(
 
 def _complete(found: Findings, available: Condition) -> Condition:
     """Ready, once nothing is in the way of the replicas."""
+    if available.reason == Reason.SCALED_TO_ZERO:
+        # As the spec has it: whoever waits for Ready (Flux, Helm) would wait for ever.
+        return Condition(T.READY, True, Reason.SCALED_TO_ZERO, available.message)
     if available.status is not True:
         return Condition(T.READY, False, available.reason, available.message)
     if found.is_rolling:

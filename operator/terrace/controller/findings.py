@@ -78,6 +78,11 @@ class Findings:
         )
 
     @property
+    def has_surplus(self) -> bool:
+        """Whether replicas are still there that nobody wants any more."""
+        return len(self.replicas) > self.wanted_replicas
+
+    @property
     def live(self) -> list[Manifest]:
         """Replicas that are not on their way out."""
         return [pod for pod in self.replicas if not is_deleting(pod)]

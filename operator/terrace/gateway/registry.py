@@ -156,8 +156,15 @@ def parse_model(raw: Raw) -> Model:
     status = raw.get("status") or {}
     served = status.get("servedNames") or []
     conditions = status.get("conditions") or []
+    # A model that is meant to have no replica is Ready, and not Available.
     unready: Raw = next(
-        (c for c in conditions if c.get("type") == "Ready" and c.get("status") != "True"), {}
+        (
+            c
+            for kind in ("Ready", "Available")
+            for c in conditions
+            if c.get("type") == kind and c.get("status") != "True"
+        ),
+        {},
     )
     return Model(
         key=_key(raw),

@@ -160,7 +160,7 @@ def test_the_examples_are_valid() -> None:
     checked = 0
     for path in sorted((ROOT / "examples").rglob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
-            if document["kind"] in kinds:
+            if document and document.get("kind") in kinds:  # Others configure other tools.
                 kinds[document["kind"]].model_validate(document["spec"])
                 checked += 1
     assert checked >= 2

@@ -40,7 +40,7 @@ PLANNED = {"no_node_fits", "preempted", "pending_plan"}
 _VERDICT = re.compile(r"flavor cpu: context.*?(?= flavor big)|(?<=was made: ).*?(?= Why)")
 
 
-IS_READY = {"ready", "name_conflict", "pending_plan"}
+IS_READY = {"ready", "name_conflict", "pending_plan", "scaled_to_zero"}
 
 
 def told(story: Story, width: int = WIDTH) -> str:
