@@ -11,6 +11,7 @@ BENCH := PYTHONPATH=tests $(PY) -m bench
 # The wheel in use is part of the stamp's name: another one is another environment.
 STAMP := .venv/.init-$(if $(TERRACE_LLAMA_WHEEL),$(shell cksum <<<'$(TERRACE_LLAMA_WHEEL)' | cut -d' ' -f1),locked)
 BUILD_SCRIPTS := $(wildcard runtime_image/build/*.py)
+CRD_FOLDERS := crds charts/terrace/charts/crds/files
 MYPY_PATHS := operator runtime_image tests .ci
 
 # The first Python that is new enough, the environment's own before others; a shim that cannot run
@@ -84,7 +85,7 @@ check: init ## Lint, format, types, import contracts, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(MYPY_PATHS)
 	$(BIN)/lint-imports
-	$(PY) -m terrace.api.crd --check crds
+	$(PY) -m terrace.api.crd --check $(CRD_FOLDERS)
 
 .PHONY: format
 format: init ## Rewrite the code as the formatter wants it
@@ -132,8 +133,8 @@ golden: init ## Rewrite the expected manifests from the examples; review the dif
 	TERRACE_GOLDEN=write $(BIN)/pytest -q tests/unit -k golden
 
 .PHONY: crds
-crds: init ## Generate crds/ from terrace/api
-	$(PY) -m terrace.api.crd crds
+crds: init ## Generate crds/ and the chart's copy from terrace/api
+	$(PY) -m terrace.api.crd $(CRD_FOLDERS)
 
 .PHONY: hooks
 hooks: init ## Run the fast checks before each commit

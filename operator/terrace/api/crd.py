@@ -2,7 +2,9 @@
 
 Owns: what is around the schemas: names, columns, subresources, rules on the name. Does not own: the
 fields (``model.py``, ``pool.py``, ``status.py``) or their translation (``schema.py``). Pure but for
-``main``. ``python -m terrace.api.crd crds/`` writes the files, with ``--check`` it compares them.
+``main``. ``python -m terrace.api.crd crds/`` writes the files, with ``--check`` it compares them;
+the chart packages a copy, because links do not survive everywhere, so `make crds` names its folder
+too.
 """
 
 from __future__ import annotations
@@ -196,13 +198,16 @@ def _column(name: str, path: str, kind: str = "string", *, wide: bool = False) -
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files or, with ``--check``, say which ones differ. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m terrace.api.crd", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="where the files are, usually crds/")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, help="where the files are, usually crds/ and the chart's"
+    )
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     options = parser.parse_args(arguments)
     stale = [
-        (options.folder / name, text)
+        (folder / name, text)
+        for folder in options.folders
         for name, text in ((name, render(each)) for name, each in manifests().items())
-        if not (options.folder / name).exists() or (options.folder / name).read_text() != text
+        if not (folder / name).exists() or (folder / name).read_text() != text
     ]
     for path, text in stale:
         if options.check:
