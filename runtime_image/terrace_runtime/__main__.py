@@ -7,6 +7,7 @@ Owns: arguments. Does not own: any work, last words (``ending``). Next: ``api.se
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,13 @@ from terrace_runtime.contract import (
     pod_path,
 )
 from terrace_runtime.ending import fail, first_error
+from terrace_runtime.logs import (
+    LEVEL_ENV,
+    add_log_options,
+    chosen_options,
+    configure_logging,
+    relay,
+)
 
 
 def main() -> None:
@@ -65,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help=f"RuntimeConfig as JSON (default: {CONFIG_DIR}/{RUNTIME_CONFIG_FILE})",
     )
+    add_log_options(serve)
     serve.set_defaults(run=_serve)
     _add_inspect(commands.add_parser("inspect", help="print the facts of a GGUF as JSON"))
     engine = commands.add_parser("engine", help="internal: the engine's own process")
@@ -106,9 +115,10 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from terrace_runtime.telemetry import configure_logging  # noqa: PLC0415 - own imports only
-
-    configure_logging()
+    options = chosen_options(arguments, os.environ, is_terminal=sys.stderr.isatty())
+    configure_logging("runtime", options)
+    # The engine's process and llama.cpp in it log as we do; it reads its level from here.
+    os.environ[LEVEL_ENV] = options.level
     path = arguments.config or pod_path(CONFIG_DIR) / RUNTIME_CONFIG_FILE
     try:
         config = RuntimeConfig.model_validate_json(path.read_bytes())
@@ -124,7 +134,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from terrace_runtime.engine.process import ChildEngine  # noqa: PLC0415 - as above
 
     try:
-        app = create_app(ChildEngine(config), config)
+        app = create_app(ChildEngine(config, log=relay("engine")), config)
     except ValueError as error:
         return fail(EXIT_BAD_CONFIG, f"{path}: trust_key: {error}")
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import random
 import signal
@@ -48,6 +47,7 @@ from terrace.controller.probes import Health, measure_lag, serve_probes
 from terrace.controller.progress import ProgressReader
 from terrace.controller.report import Reports, read_report
 from terrace.controller.trust import BadTrustKeyError
+from terrace_runtime.logs import add_log_options, chosen_options, configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -216,17 +216,6 @@ async def _close(cluster: HttpCluster, lease: LeaderLease) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the environment and run; bad settings are one line on stderr."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
     parser = argparse.ArgumentParser(
         prog="python -m terrace.controller", description="The operator of Terrace."
     )
@@ -237,14 +226,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="rows that add to the accelerator table or replace rows of it (docs/accelerators.md); "
         "all other settings are environment variables",
     )
+    add_log_options(parser)
     options = parser.parse_args(arguments)
+    is_terminal = sys.stderr.isatty()
+    configure_logging("operator", chosen_options(options, os.environ, is_terminal=is_terminal))
     given = {"TERRACE_ACCELERATORS": options.accelerators} if options.accelerators else {}
     try:
         config = config_from_env({**os.environ, **given})
         table = accelerator_table(config, read_accelerators(config))
         return asyncio.run(run(config, table))
     except (BadConfigError, ConfigurationError) as error:
-        sys.stderr.write(f"terrace-operator: {error}\n")
+        log.error("cannot start", error=str(error))  # noqa: TRY400 - the message says it all
         return EXIT_CONFIG
 
 

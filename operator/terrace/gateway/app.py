@@ -19,6 +19,7 @@ from terrace import __version__
 from terrace.gateway import headers as http_headers
 from terrace.gateway.body import ClientGoneError, Receive
 from terrace.gateway.errors import ApiError
+from terrace_runtime import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,8 @@ class Gateway:
         """Answer one request."""
         assert scope["type"] == "http"
         request_id = http_headers.request_id(scope["headers"])
+        # uvicorn gives each request a task of its own, so that this ends with the request.
+        logs.request_id.set(request_id)
         try:
             if scope["method"] == "POST" and _PROXIED.fullmatch(scope["path"]):
                 self._check_synced()
@@ -71,10 +74,10 @@ class Gateway:
             await _answer(send, status, body, content_type, [], request_id)
         except ApiError as error:
             self.metrics.refused(error.code)
-            log.info("refused", status=error.status, code=error.code, request_id=request_id)
+            log.debug("refused", status=error.status, code=error.code, request_id=request_id)
             await _answer(send, error.status, error.body(), JSON, error.headers(), request_id)
         except ClientGoneError:
-            log.info("client left", request_id=request_id)
+            log.debug("client left", request_id=request_id)
 
     def _get(self, method: str, path: str) -> Answer:
         handler = self._routes.get(path)

@@ -22,6 +22,7 @@ from terrace.gateway import headers as http_headers
 from terrace.gateway.body import ClientGoneError, Receive, read_body, requested_model
 from terrace.gateway.errors import ApiError, error_event
 from terrace.gateway.sse import EventCutter
+from terrace_runtime.contract import CACHED_TOKENS_HEADER
 
 if TYPE_CHECKING:
     from terrace.gateway.identity import Priority, Signer
@@ -58,6 +59,12 @@ class Exchange:
     """0: nothing was sent to the client yet."""
     is_stream: bool = False
     """The answer is server-sent events."""
+    replica: str = ""
+    """The pod that got the request."""
+    cached_tokens: str = ""
+    """How many of the prompt's tokens it had, as it says."""
+    refusal: str = ""
+    """Our own code for an answer that no replica gave."""
     num_received: int = 0
     """Bytes of the body."""
     num_sent: int = 0
@@ -94,7 +101,7 @@ class Proxy:
             await self._handle(exchange)
             code = exchange.status
         except ApiError as error:
-            code = error.status
+            code, exchange.refusal = error.status, error.code
             raise
         except asyncio.CancelledError:
             # Only uvicorn cancels from outside, when the drain's time is over, and only waits for
@@ -114,6 +121,7 @@ class Proxy:
             self.metrics.ended(model, code, exchange.seconds)
             if model is not None:
                 self.metrics.transferred(model, exchange.num_received, exchange.num_sent)
+            _log_access(exchange, code)
 
     async def _handle(self, exchange: Exchange) -> None:
         with self.admission.request() as hold:
@@ -126,6 +134,8 @@ class Proxy:
             self.metrics.started(model.key)
             async with _while_client_listens(exchange.receive):
                 response, endpoint = await self._open(exchange, model)
+                exchange.replica = str(endpoint.pod)
+                exchange.cached_tokens = response.headers.get(CACHED_TOKENS_HEADER, "")[:20]
                 try:
                     exchange.body = b""
                     hold.release()
@@ -266,6 +276,25 @@ async def _while_client_listens(receive: Receive) -> AsyncIterator[None]:
         if gone:
             raise ClientGoneError from None
         raise
+
+
+def _log_access(exchange: Exchange, code: int) -> None:
+    """One line per request; tokens and the reason of the end are in the replica's, by the id."""
+    log.info(
+        "request",
+        request_id=exchange.request_id,
+        path=exchange.scope["path"],
+        model=str(exchange.model.key) if exchange.model else "",
+        status=code,
+        duration_ms=round(exchange.seconds * 1000, 1),
+        stream=exchange.is_stream,
+        priority=exchange.priority,
+        replica=exchange.replica,
+        cached_tokens=exchange.cached_tokens,
+        refusal=exchange.refusal,
+        received_bytes=exchange.num_received,
+        sent_bytes=exchange.num_sent,
+    )
 
 
 async def _say_stopping(exchange: Exchange) -> None:

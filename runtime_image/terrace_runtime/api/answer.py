@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.responses import Response
 
+from terrace_runtime.api.access_log import note
 from terrace_runtime.api.errors import ApiError
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ class Answer(Response):
         work = (
             self._send_stream(send) if self._stream else self._send_document(scope, receive, send)
         )
-        await self._while_connected(work, receive)
+        try:
+            await self._while_connected(work, receive)
+        finally:
+            note(scope, **self._generation.log_fields())
 
     async def _send_document(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

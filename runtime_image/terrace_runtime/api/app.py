@@ -12,9 +12,10 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from terrace_runtime.api import embeddings, routes_generate, routes_meta
+from terrace_runtime.api.access_log import RequestLog
 from terrace_runtime.api.chat_template import TemplateRenderer
 from terrace_runtime.api.errors import ApiError, on_api_error, on_http_error
-from terrace_runtime.api.middleware import BodyLimit, RequestLog, body_bounds
+from terrace_runtime.api.middleware import BodyLimit, body_bounds
 from terrace_runtime.api.state import ServerState
 
 if TYPE_CHECKING:

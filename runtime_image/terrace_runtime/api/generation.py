@@ -69,6 +69,7 @@ class Generation:
         self.num_generated_tokens = 0
         self._prompts: dict[int, tuple[int, int]] = {}
         self._tiers: set[str] = set()
+        self._outcomes: set[str] = set()
         self._generated = [0] * len(requests)
 
     async def __aenter__(self) -> Self:
@@ -106,6 +107,16 @@ class Generation:
             (CACHED_TOKENS_HEADER.encode(), depth.encode()),
             (CACHED_TIER_HEADER.encode(), tier.encode()),
         ]
+
+    def log_fields(self) -> dict[str, object]:
+        """Numbers for the request's line in the log, also of one that was cut short."""
+        return {
+            "endpoint": self._endpoint,
+            "prompt_tokens": self.num_prompt_tokens,
+            "cached_tokens": self.num_cached_tokens,
+            "generated_tokens": self.num_generated_tokens,
+            "finish": ",".join(sorted(self._outcomes)),
+        }
 
     def _is_first(self, index: int) -> bool:
         return index % self._choices == 0
@@ -178,6 +189,7 @@ class Generation:
 
     def _close(self, index: int, outcome: str) -> None:
         self._open.discard(index)
+        self._outcomes.add(outcome)
         self._meters[index].end()
         metrics = self._state.metrics
         metrics.count_request(self._endpoint, outcome)

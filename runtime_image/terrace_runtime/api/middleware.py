@@ -1,21 +1,14 @@
-"""What happens around every request: its id, its size, its log line. Pure ASGI.
+"""How large a request's body may be, alone and together with all that are open. Pure ASGI.
 
-Owns: the request id header, the body limit, the access log, the answer to a crash. Does not own:
-routes. Starlette's BaseHTTPMiddleware is not used: it hides a client's leaving from the routes.
+Owns: the limits of bodies. Does not own: the request's id and line (``access_log.py``), routes.
+Starlette's BaseHTTPMiddleware is not used: it hides a client's leaving from the routes.
 """
 
 from __future__ import annotations
 
-import re
-import time
-import uuid
 from typing import TYPE_CHECKING, Final
 
-import structlog
-from starlette.datastructures import MutableHeaders
-
-from terrace_runtime.api.errors import ApiError, crash
-from terrace_runtime.contract import REQUEST_ID_HEADER
+from terrace_runtime.api.errors import ApiError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,50 +18,6 @@ _BODY_FLOOR_BYTES: Final = 256 * 1024
 _BYTES_PER_TOKEN: Final = 64
 """Far more than any text has; escapes in JSON take up to six bytes for one."""
 _TOTAL_FLOOR_BYTES: Final = 4 * 2**20
-_log = structlog.get_logger("terrace_runtime.http")
-_SAFE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-
-
-class RequestLog:
-    """Gives every request an id, says it in the answer, and logs one line at the end."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = _request_id(scope)
-        started, status = time.monotonic(), 0
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception:
-            _log.exception("crash", id=request_id)
-            if status:
-                # Half an answer is out: closing the connection is all that can still be said.
-                raise
-            await crash().response()(scope, receive, send_with_id)
-        finally:
-            if scope["path"] not in _QUIET:
-                _log.info(
-                    "request",
-                    id=request_id,
-                    method=scope["method"],
-                    path=scope["path"][:256],
-                    status=status,
-                    seconds=round(time.monotonic() - started, 4),
-                )
 
 
 class BodyLimit:
@@ -137,10 +86,3 @@ def _too_much(limit: int) -> ApiError:
         code="server_busy",
         retry_after_s=1,
     )
-
-
-def _request_id(scope: Scope) -> str:
-    """The caller's id if it is harmless in logs, else a new one; nothing is keyed by it."""
-    name = REQUEST_ID_HEADER.encode()
-    given = next((value for key, value in scope["headers"] if key == name), b"").decode("latin-1")
-    return given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex

@@ -11,6 +11,7 @@ import importlib.metadata
 import time
 from typing import TYPE_CHECKING, Literal
 
+from terrace_runtime.api.access_log import note, tenant_mark
 from terrace_runtime.api.errors import ApiError, unavailable
 from terrace_runtime.api.identity import PRIORITIES, IdentityVerifier
 from terrace_runtime.api.memory import MemoryMeter
@@ -113,10 +114,13 @@ class ServerState:
         """Tenant and priority of a request; raises ApiError 401 or 404 (unknown model)."""
         identity = self._identities.verify(http.headers.get(IDENTITY_HEADER))
         ours = f"{self.config.namespace}/{self.config.model}"
-        if identity is not None and identity.model == ours:
-            return identity.tenant, PRIORITIES[identity.priority]
-        if identity is None and model in self.names:
-            return "", PRIORITIES["interactive"]
+        tenant, priority = "", "interactive"
+        if identity is not None:
+            tenant, priority = identity.tenant, identity.priority
+        if identity.model == ours if identity is not None else model in self.names:
+            adapter, mark = self.adapter(model), tenant_mark(tenant)
+            note(http.scope, model=ours, adapter=adapter, tenant=mark, priority=priority)
+            return tenant, PRIORITIES[priority]
         raise ApiError(
             404,
             f"the model {model[:128]!r} is not served here; "

@@ -1,17 +1,17 @@
 """What llama.cpp's log lines say: buffer sizes while loading, placements, and why it failed.
 
-Owns: the callback, parsing and a short memory of lines. Does not own: where warnings go (standard
-logging) or the binding, which ``llama.py`` hands in. Next: it reads sizes into BackendInfo.
+Owns: the callback, parsing and a short memory of lines. Does not own: the lines in our own log
+(``llamalog.py``) or the binding, which ``llama.py`` hands in, and which reads sizes from here.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import defaultdict, deque
 from typing import Any
 
-_LOG = logging.getLogger("terrace_runtime.backend")
+from terrace_runtime.backend.llamalog import LlamaLines
+
 _MIB = 1024 * 1024
 _BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|LoRA|compute|output) buffer size\s*=\s*([0-9.]+) MiB")
 _OVERRIDDEN = re.compile(r"^tensor (\S+) \(.*\) buffer type overridden to ")
@@ -42,9 +42,7 @@ class LoadLog:
             return
         if level >= _ERROR:
             self._complaints.append(line)
-            _LOG.error("llama.cpp: %s", line)
         elif level == _WARN:
-            _LOG.debug("llama.cpp: %s", line)
             if "failed to mlock" in line:
                 self.lock_failure = line
         elif found := _BUFFER.search(line):
@@ -106,6 +104,7 @@ class LogTap:
     def __init__(self, lib: Any) -> None:
         """``lib`` is llama_cpp's low-level module."""
         self.sink = LoadLog()
+        self._lines = LlamaLines()
         self._lib = lib
         self._callback = lib.llama_log_callback(self._receive)
 
@@ -115,7 +114,9 @@ class LogTap:
         self._lib.llama_log_set(self._callback, None)
 
     def _receive(self, level: int, text: bytes | None, _user: object) -> None:
-        self.sink.add(level, (text or b"").decode("utf-8", "replace"))
+        words = (text or b"").decode("utf-8", "replace")
+        self.sink.add(level, words)
+        self._lines.add(level, words)
 
 
 def _belongs(buffer: str, device: str) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from terrace_runtime.contract import EXIT_BACKEND, RuntimeConfig
 from terrace_runtime.engine.messages import Failed, FrameReader, decode_commands, encode_event
 from terrace_runtime.engine.runner import EngineRunner
+from terrace_runtime.logs import flush_log, log_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,7 @@ def main(fd: int) -> int:
     # Ctrl-C reaches the whole process group. When to end is the parent's decision: it drains first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    log_in_child("engine")
     parent = socket.socket(fileno=fd)
     lock = threading.Lock()
 
@@ -62,6 +64,7 @@ def main(fd: int) -> int:
     # Nobody listens any more. KV blocks on their way to the disk get a moment; a step may last
     # long, so whoever does not stop in time is left.
     runner.stop(_STOP_S)
+    flush_log()
     os._exit(0)
 
 

@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, cast
 
 from terrace_runtime.backend.selfcheck import epitaph
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.messages import Command
+    from terrace_runtime.logs import ChildLog
 
 LLAMA_BACKEND = "terrace_runtime.backend.llama:LlamaBackend"
 _EXIT_S = 6.0
 """For the child to put its KV blocks on the disk and go."""
+_LAST_WORDS_S = 1.0
+"""For what it said last to reach the log."""
 
 
 class ChildEngine(EngineFrontend):
@@ -37,8 +41,12 @@ class ChildEngine(EngineFrontend):
         config: RuntimeConfig,
         backend: str = LLAMA_BACKEND,
         arguments: Mapping[str, object] | None = None,
+        log: ChildLog | None = None,
     ) -> None:
-        """``backend`` is ``module:class``, made in the child with ``arguments`` (JSON)."""
+        """``backend`` is ``module:class``, made in the child with ``arguments`` (JSON).
+
+        ``log`` reads what the child says; without one it shares our stderr.
+        """
         super().__init__(config)
         self._start_frame = frame(
             {
@@ -47,6 +55,7 @@ class ChildEngine(EngineFrontend):
                 "arguments": dict(arguments or {}),
             }
         )
+        self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._commands: list[Command] = []
@@ -59,12 +68,18 @@ class ChildEngine(EngineFrontend):
 
     async def _open(self) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
+        said = self._log.pipe() if self._log is not None else nullcontext()
+        with theirs, said as stderr:
             command = [sys.executable, "-m", "terrace_runtime", "engine", str(theirs.fileno())]
             # No shell, no input of anybody's; the interpreter is the one that runs us. The
             # loop need not reap it as a child of asyncio's: the socket's end tells of its death.
             self._process = subprocess.Popen(  # noqa: S603, ASYNC220
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_environment()
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                env=_environment(),
             )
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_unix_connection(lambda: _Link(self), sock=ours)
@@ -107,6 +122,8 @@ class ChildEngine(EngineFrontend):
             await self._burial
         if process is not None:
             await asyncio.to_thread(_reap, process)
+        if self._log is not None:
+            await asyncio.to_thread(self._log.join, _LAST_WORDS_S)
 
 
 class _Link(asyncio.Protocol):

@@ -191,7 +191,7 @@ async def test_a_crash_of_ours_is_an_openai_error_with_an_id() -> None:
             with structlog.testing.capture_logs() as logs:
                 reply = await raw(site.port, "POST", "/v1/chat/completions", body)
             crash = next(entry for entry in logs if entry["event"] == "crash")
-            assert crash["id"] == reply.headers["x-request-id"]
+            assert crash["request_id"] == reply.headers["x-request-id"]
             assert (reply.status, len(reply.headers["x-request-id"])) == (500, 32)
             assert orjson.loads(reply.body)["error"]["code"] == "internal_error"
             assert b"secret detail" not in reply.body
