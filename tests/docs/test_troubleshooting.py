@@ -28,11 +28,9 @@ RAISING = {"ApiError": 2, "unavailable": 1, "error_event": 1}
 def sections() -> dict[str, str]:
     """Heading of the third level -> text below it."""
     below = re.split(r"^##+ ", PAGE, flags=re.MULTILINE)[1:]
-    titles = re.findall(r"^(##+) ", PAGE, flags=re.MULTILINE)
-    parts = [
-        part.split("\n", 1) for part, marks in zip(below, titles, strict=True) if marks == "###"
-    ]
-    return {title: text for title, text in parts}
+    marks = re.findall(r"^(##+) ", PAGE, flags=re.MULTILINE)
+    thirds = [part for part, mark in zip(below, marks, strict=True) if mark == "###"]
+    return {title: text for title, _, text in (part.partition("\n") for part in thirds)}
 
 
 def test_every_reason_has_a_section_and_there_are_no_others() -> None:
