@@ -79,6 +79,11 @@ images: wheelhouse ## The three images (BASE=IMAGE, BUILDER=docker|podman|builda
 			--build-arg "BASE=$$base" --tag $(IMAGE_PREFIX)$$image:$(IMAGE_TAG) .; \
 	done
 
+.PHONY: release
+release: init ## All that a release publishes, in dist/release (IMAGES=yes|no, ALLOW_DIRTY=1)
+	@UV="$${UV:-$$(command -v uv || echo .uv/bin/uv)}" $(PY) runtime_image/build/release/make.py \
+		--images $(or $(IMAGES),auto)
+
 .PHONY: check
 check: init ## Lint, format, types, import contracts, generated files
 	$(BIN)/ruff check .
