@@ -1,0 +1,73 @@
+"""A control plane with the operator's kinds for the tests of this folder, and what it was seen in."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.controller_api import Api
+from cluster.controller_kubelet import Kubelet
+from cluster.controller_operator import Operators
+from cluster.controller_world import World
+from gitops.evaluators import BUILD_S, evaluator
+from gitops.recording import Recorder
+from terrace.local.cluster import LocalCluster
+from terrace.local.state import ClusterOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cluster.controller_api import Manifest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that needs a Go program waits for its build."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(BUILD_S))
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    folder = tmp_path_factory.mktemp("gitops")
+    options = ClusterOptions(nodes=0, fsync=False)
+    running = LocalCluster(f"test-gitops-{os.getpid()}", directory=folder, options=options)
+    running.up()
+    try:
+        yield running
+    finally:
+        running.down()
+
+
+@pytest.fixture(scope="session")
+def api(control_plane: LocalCluster) -> Iterator[Api]:
+    client = Api(control_plane.server, control_plane.folder.pki)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def operators(
+    control_plane: LocalCluster, api: Api, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operators]:
+    group = Operators(control_plane, api, tmp_path_factory.mktemp("operators"))
+    yield group
+    group.stop_all()
+
+
+@pytest.fixture(scope="session")
+def kubelet(api: Api, operators: Operators) -> Iterator[Kubelet]:
+    with Kubelet(api) as played:
+        played.add_node("node-a", cpu="64", memory="64Gi")
+        yield played
+
+
+@pytest.fixture(scope="session")
+def recorded(
+    control_plane: LocalCluster, api: Api, kubelet: Kubelet, operators: Operators
+) -> dict[str, Manifest]:
+    """State -> the object in it; afterwards the operator goes on running for the other tests."""
+    evaluator()  # First, because clusters and operators would wait for the build.
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": "states"}})
+    return Recorder(World(control_plane, api, kubelet, operators, "states")).record()
