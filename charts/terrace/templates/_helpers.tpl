@@ -143,8 +143,13 @@ affinity:
 {{- with $spread }}
 topologySpreadConstraints:
   {{- range . }}
-  {{- $selector := dict "matchLabels" (include "terrace.selector" $part | fromYaml) }}
-  - {{- merge dict . (dict "labelSelector" $selector) | toYaml | nindent 4 }}
+  -
+    {{- toYaml . | nindent 4 }}
+    {{- if not .labelSelector }}
+    labelSelector:
+      matchLabels:
+        {{- include "terrace.selector" $part | nindent 8 }}
+    {{- end }}
   {{- end }}
 {{- end }}
 {{- end }}

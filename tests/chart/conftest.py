@@ -1,0 +1,51 @@
+"""Both helms, for every test that renders; a control plane where the API itself is asked."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chart.programs import helms, program
+from chart.rendering import Helm
+from terrace.local.cluster import LocalCluster
+from terrace.local.state import ClusterOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build programs before the first test: no test's time limit fits a build."""
+    here = os.fspath(session.config.rootpath / "tests/chart")
+    if any(os.fspath(item.path).startswith(here) for item in session.items):
+        helms()
+        program("kubeconform")
+
+
+@pytest.fixture(params=["helm4", "helm3"])
+def helm(request: pytest.FixtureRequest) -> Helm:
+    """Each test that takes it runs under both."""
+    return Helm(helms()[request.param])
+
+
+@pytest.fixture(scope="session")
+def kubeconform() -> Path:
+    return program("kubeconform")
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A control plane that nothing was applied to."""
+    running = LocalCluster(
+        f"test-chart-{os.getpid()}",
+        directory=tmp_path_factory.mktemp("chart"),
+        options=ClusterOptions(nodes=0, fsync=False),
+    )
+    running.up()
+    try:
+        yield running
+    finally:
+        running.down()
