@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import yaml
 
 from support.chain import ROOT, model
+from support.in_a_thread import in_a_thread
 from support.origins import Cdn, Hub
 from support.split_files import split_file
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from support.chain import Chain
-    from support.origins import Origin
 
 DEMO = ROOT / "runtime_image/terrace_runtime/demo/chat.gguf"
 TOKEN = "hf_very-secret-token"
-
-
-@contextmanager
-def in_a_thread(*origins: Origin) -> Iterator[None]:
-    """Run servers beside a test that does not await."""
-    loop, is_up, ending = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-
-    async def serve(rest: tuple[Origin, ...]) -> None:
-        if not rest:
-            is_up.set()
-            await ending.wait()
-            return
-        async with rest[0].running():
-            await serve(rest[1:])
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(origins)))
-    thread.start()
-    assert is_up.wait(10)
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(ending.set)
-        thread.join()
-        loop.close()
 
 
 def from_hub(name: str, uri: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """InferencePool: where models may run, with what, and from which cache.
 
-Owns: the types of ``spec`` and their bounds. Does not own: CRD generation (``crd.py``), planning.
+Owns: the types of ``spec`` and their bounds. Does not own: ``modelCache`` (``model_cache.py``), CRD
+generation (``crd.py``), planning.
 Pure. A field stands here only if it has an effect; its docstring is its ``kubectl explain`` text.
 """
 
@@ -11,9 +12,10 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from terrace.api.markers import ATOMIC, SET, list_map, looks_like, rule, rules
+from terrace.api.model_cache import FIXED, GROWS, ModelCache
 from terrace.api.names import MAX_FLAVOR_LENGTH
 from terrace.api.offload import Offload
-from terrace.api.values import ApiValue, ClaimName, ClassName, Quantity
+from terrace.api.values import ApiValue, Quantity
 
 Cidr = Annotated[
     str,
@@ -200,42 +202,6 @@ class Flavor(ApiValue):
     """Image of the runtime instead of the one the operator was installed with."""
 
 
-class ModelCache(ApiValue):
-    """The volume that holds model files, shared by the pool's models."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            *(
-                rule(
-                    f"!has(self.claimName) || !has(self.{field})",
-                    f"claimName names an existing claim, which has its own {field}; drop one",
-                    field=f".{field}",
-                )
-                for field in ("size", "storageClassName", "accessMode")
-            )
-        )
-    )
-
-    claim_name: ClaimName | None = None
-    """An existing claim in the same namespace. Excludes size, storageClassName and accessMode.
-    Immutable."""
-    size: Quantity | None = None
-    """Size of the claim that the operator makes. Default: 20Gi. It can grow where the storage class
-    allows it."""
-    storage_class_name: ClassName | None = None
-    """Storage class of that claim. Default: the cluster's default class. Immutable."""
-    access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] | None = None
-    """ReadWriteMany lets replicas run on several nodes. Default: ReadWriteOnce. Immutable."""
-    delete_unused_after_seconds: int | None = Field(default=None, ge=0, le=31536000)
-    """Seconds after which a file that no model of the pool uses is deleted. Default: never."""
-
-    @model_validator(mode="after")
-    def _either_ours_or_theirs(self) -> Self:
-        if self.claim_name and (self.size or self.storage_class_name or self.access_mode):
-            raise ValueError("claimName excludes size, storageClassName and accessMode")
-        return self
-
-
 class Sources(ApiValue):
     """Mirrors and stores that model files come from."""
 
@@ -268,28 +234,12 @@ class Queue(ApiValue):
     """Requests that may wait per replica before the next one gets 429. Default: 64."""
 
 
-def _fixed(field: str) -> dict[str, object]:
-    """A field of modelCache that a claim cannot change once it is made."""
-    path = f"modelCache.{field}"
-    new, old = (
-        f"(has({it}.modelCache) && has({it}.{path}) ? {it}.{path} : '')"
-        for it in ("self", "oldSelf")
-    )
-    return rule(
-        f"{new} == {old}",
-        f"spec.modelCache.{field} is immutable; make a new InferencePool for another claim",
-        field=f".modelCache.{field}",
-    )
-
-
 class PoolSpec(ApiValue):
     """Where the models of this pool may run and how their memory is used."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            _fixed("claimName"),
-            _fixed("storageClassName"),
-            _fixed("accessMode"),
+            *FIXED,
             rule(
                 "!has(self.offload) || !has(self.offload.disk) || has(self.offload.maxDisk)"
                 " || (has(self.offload.profile) && self.offload.profile == 'DiskHeavy')",
@@ -297,13 +247,7 @@ class PoolSpec(ApiValue):
                 "for models that set their own)",
                 field=".offload.maxDisk",
             ),
-            rule(
-                "!has(self.modelCache) || !has(self.modelCache.size) || !has(oldSelf.modelCache)"
-                " || !has(oldSelf.modelCache.size) || quantity(string(self.modelCache.size))"
-                ".compareTo(quantity(string(oldSelf.modelCache.size))) >= 0",
-                "spec.modelCache.size can only grow: a volume cannot shrink",
-                field=".modelCache.size",
-            ),
+            GROWS,
         )
     )
 
@@ -312,7 +256,7 @@ class PoolSpec(ApiValue):
     offload: Offload = Offload()
     """Defaults for the pool's models."""
     model_cache: ModelCache = ModelCache()
-    """The volume that holds model files."""
+    """The volumes that hold model files."""
     sources: Sources = Sources()
     """Mirrors and stores that model files come from."""
     access: Access = Access()

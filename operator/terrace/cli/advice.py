@@ -117,6 +117,7 @@ _FETCH: Final = frozenset(
         "NotFound",
         "DownloadFailed",
         "ChecksumMismatch",
+        "ChecksumRequired",
         "UnsupportedFormat",
         "Truncated",
         "InvalidModel",

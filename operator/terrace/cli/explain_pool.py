@@ -16,6 +16,7 @@ from terrace.cli.conditions import condition, is_seen
 from terrace.cli.explain_placement import nearest_node
 from terrace.cli.walk import State, Step, Story, first_command
 from terrace.controller.kinds import is_deleting, key_of
+from terrace.controller.model_volumes import DEFAULT_CACHE_SIZE
 from terrace.controller.parse import InvalidSpecError, parse_spec
 from terrace.planner.candidates import candidates, largest_free
 from terrace.planner.nodes import format_bytes
@@ -93,6 +94,9 @@ def _flavor_step(scene: PoolScene, flavor: Flavor) -> Step:
 
 def _cache_step(scene: PoolScene, spec: PoolSpec, key: Key) -> Step:
     stalled = condition(scene.pool, ConditionType.STALLED)
+    if spec.model_cache.is_per_replica:
+        size = spec.model_cache.size or DEFAULT_CACHE_SIZE
+        return Step("cache", State.DONE, f"each replica has a claim of its own, {size}")
     name = spec.model_cache.claim_name or names.model_cache_claim_name(key.name)
     describe = f"kubectl describe pvc {name} -n {key.namespace}"
     if stalled.is_true:

@@ -126,6 +126,9 @@ def _available(found: Findings) -> Condition:
     return Condition(T.AVAILABLE, False, reason, f"{count}; {message}" if message else count)
 
 
+MAX_NAMED = 3
+
+
 def _trouble(found: Findings) -> tuple[Reason, str]:
     """Why replicas are not ready: the worst problem of any of them."""
     for pod in found.live:
@@ -135,8 +138,14 @@ def _trouble(found: Findings) -> tuple[Reason, str]:
         if crash := pods.crash(pod, RUNTIME_CONTAINER):
             return Reason.CRASHING, f"{pod['metadata']['name']} ended with {crash}"
     for pod in found.live:
+        if crash := pods.fetch_crash(pod):
+            return Reason.CRASHING, f"{pod['metadata']['name']} cannot fetch its files: {crash}"
+    for pod in found.live:
         if (why := pods.unschedulable(pod)) is not None:
             return Reason.UNSCHEDULABLE, f"{pod['metadata']['name']}: {why}"
+    fetching = [pod["metadata"]["name"] for pod in found.live if pods.is_fetching(pod)]
+    if fetching:
+        return Reason.FETCHING, f"{', '.join(fetching[:MAX_NAMED])} fetch their files"
     return Reason.REPLICAS_STARTING, ""
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from terrace.api.file_status import ModelStatus
 from terrace.controller import pods
 from terrace.controller.kinds import Manifest, is_controlled_by, uid_of
+from terrace.controller.model_volumes import EACH_REPLICAS
 from terrace_runtime.contract import (
     EXIT_MODEL_MISSING,
     FETCH_CONTAINER,
@@ -105,7 +106,7 @@ def read_fetch(
         waiting, look_in_s = _waiting(job, newest, now) if newest else ("", None)
         return Fetch(known, failure, running, rerun_in_s=look_in_s, waiting=waiting)
     age_s = (now - ended_at).total_seconds()
-    if model_missing_since(ended_at, all_pods):
+    if claim != EACH_REPLICAS and model_missing_since(ended_at, all_pods):
         return Fetch(known, failure, must_rerun=True)
     if failure is not None and not failure.permanent:
         return _rerun(known, failure, age_s, retry_s)
@@ -222,7 +223,7 @@ def _waiting(job: Manifest, pod: Manifest, now: datetime) -> tuple[str, float | 
 def _claim_of(job: Manifest) -> str:
     pod = ((job.get("spec") or {}).get("template") or {}).get("spec") or {}
     claims = (volume.get("persistentVolumeClaim") for volume in pod.get("volumes") or ())
-    return next((str(claim["claimName"]) for claim in claims if claim), "")
+    return next((str(claim["claimName"]) for claim in claims if claim), EACH_REPLICAS)
 
 
 def _volumes(job: Manifest) -> str:

@@ -15,7 +15,8 @@ from terrace.controller import templates
 from terrace.controller.files import extra_files
 from terrace.controller.heads import child_head, child_metadata, common_labels, model_labels
 from terrace.controller.kinds import JOB, POOL, Manifest, key_of
-from terrace.controller.model_volumes import model_volume
+from terrace.controller.model_volumes import EACH_REPLICAS, claim_of, model_volume
+from terrace.controller.templates import Fetching
 from terrace_runtime.contract import (
     EXIT_BAD_CONFIG,
     EXIT_PERMANENT,
@@ -46,6 +47,23 @@ def fetch_jobs(subject: Subject, flavor: Flavor) -> list[Manifest]:
     return [own, *extras]
 
 
+def replica_fetches(subject: Subject) -> list[Fetching]:
+    """What each replica brings to a volume of its own, the model first; empty: they share one.
+
+    Files on a user's claim are used in place.
+    """
+    if not subject.pool.model_cache.is_per_replica:
+        return []
+    name, spec = subject.key.name, subject.spec
+    files: list[tuple[FileRole, File]] = [("model", spec.source)]
+    files += [(file.role, file.source) for file in extra_files(name, spec)]
+    return [
+        Fetching(fetch_spec(role, source, subject.pool), _secret(source))
+        for role, source in files
+        if not claim_of(source.uri)
+    ]
+
+
 def fetch_spec(role: FileRole, source: File, pool: PoolSpec) -> FetchSpec:
     """What a fetch Job is told; a mirror only where the source is of its kind."""
     scheme, sources = source.uri.partition("://")[0], pool.sources
@@ -67,16 +85,13 @@ def fetch_spec(role: FileRole, source: File, pool: PoolSpec) -> FetchSpec:
 def fetch_job(
     subject: Subject, flavor: Flavor, name: str, role: FileRole, source: File
 ) -> Manifest:
-    """Fetches and verifies one file and reads its header."""
+    """Fetches and verifies one file and reads its header; the header alone for PerReplica."""
     volume = model_volume(source.uri, subject.pool_name, subject.pool)
-    secret = source.secret_ref.name if source.secret_ref else ""
-    pod = templates.fetch_pod(
-        fetch_spec(role, source, subject.pool),
-        flavor,
-        volume,
-        flavor.runtime_image or subject.runtime_image,
-        secret,
-    )
+    told = fetch_spec(role, source, subject.pool)
+    if volume.claim == EACH_REPLICAS:
+        told = told.model_copy(update={"look_only": True})
+    image = flavor.runtime_image or subject.runtime_image
+    pod = templates.fetch_pod(Fetching(told, _secret(source)), flavor, volume, image)
     labels = model_labels(subject.key.name, subject.pool_name, "fetch")
     head = child_head(JOB, subject, name, labels)
     return {**head, "spec": _job_spec(pod, labels)}
@@ -103,6 +118,10 @@ def prune_job(
         "metadata": child_metadata(own, labels, POOL, pool_object),
         "spec": _job_spec(pod, labels),
     }
+
+
+def _secret(source: File) -> str:
+    return source.secret_ref.name if source.secret_ref else ""
 
 
 def _job_spec(pod: Manifest, labels: dict[str, str]) -> Manifest:

@@ -16,7 +16,7 @@ from terrace.controller import templates
 from terrace.controller.device_pods import Installation, add_devices
 from terrace.controller.drift import digest_of
 from terrace.controller.heads import child_head, child_metadata, common_labels, model_labels
-from terrace.controller.jobs import fetch_jobs
+from terrace.controller.jobs import fetch_jobs, replica_fetches
 from terrace.controller.kinds import (
     BUDGET,
     CLAIM,
@@ -29,8 +29,8 @@ from terrace.controller.kinds import (
     Manifest,
     key_of,
 )
-from terrace.controller.kv_claims import claim_template_fields
-from terrace.controller.model_volumes import replica_volumes
+from terrace.controller.kv_claims import claim_template_fields, claim_templates
+from terrace.controller.model_volumes import DEFAULT_CACHE_SIZE, own_claim_template, replica_volumes
 from terrace.planner.accelerators import AcceleratorTable, built_in
 from terrace_runtime.contract import (
     RUNTIME_CONFIG_FILE,
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 DRAIN_MARGIN_S = 15
 """Seconds between the end of draining and the kill."""
-DEFAULT_CACHE_SIZE = "20Gi"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +176,15 @@ def stateful_set(
                 "metadata": {"labels": pod_labels},
                 "spec": _replica_pod(subject, plan, flavor, volumes, config_name),
             },
-            **claim_template_fields(plan.volume),
+            **claim_template_fields(replica_claims(subject, plan)),
         },
     }
+
+
+def replica_claims(subject: Subject, plan: OffloadPlan) -> list[Manifest]:
+    """Templates of the claims that each replica has for itself."""
+    own = own_claim_template(subject.pool) if replica_fetches(subject) else None
+    return claim_templates(plan.volume, own)
 
 
 def _replica_pod(
@@ -197,12 +202,14 @@ def _replica_pod(
         installed.image_of(flavor, plan.device),
         config_name,
         subject.pool.drain_timeout_seconds + DRAIN_MARGIN_S,
+        replica_fetches(subject),
     )
     if plan.device is None:
         return pod
     cache = subject.pool.model_cache
     # A volume that one node alone can mount holds all files of the pool.
-    is_tied = cache.claim_name is None and cache.access_mode != "ReadWriteMany"
+    is_shared = cache.claim_name is None and not cache.is_per_replica
+    is_tied = is_shared and cache.access_mode != "ReadWriteMany"
     return add_devices(
         pod,
         plan,

@@ -1,6 +1,7 @@
 """The volumes that model files lie on, for fetch pods and for replicas.
 
-Owns: which claim a file is on and where it is mounted; paths of files on a user's second claim.
+Owns: which claim a file is on and where it is mounted; paths of files on a user's second claim; the
+template of the claim that a replica has for itself.
 Does not own: pods (``templates.py``). Pure. Next: ``manifests.py``.
 """
 
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from terrace.api import names
-from terrace.controller.kinds import Manifest, key_of
+from terrace.controller.kinds import CLAIM, Manifest, key_of
 from terrace_runtime.contract import MODEL_CACHE_DIR, MODEL_SOURCE_DIR
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
     from terrace.api.pool import PoolSpec
 
+EACH_REPLICAS = "(each replica's own)"
+"""Stands for a claim's name where every replica has its own; no claim can be called so."""
+OWN_VOLUME = "models"
+"""Name of that claim's template, so that claims are called models-MODEL-FLAVOR-0."""
+DEFAULT_CACHE_SIZE = "20Gi"
 EXTRA_SOURCES_DIR = f"{MODEL_SOURCE_DIR}s"
 """In a replica, a claim that only a draft or an adapter lies on is mounted below, by its name."""
 
@@ -38,13 +44,17 @@ def model_volume(uri: str, pool_name: str, pool: PoolSpec) -> ModelVolume:
     claim = claim_of(uri)
     if claim:
         return ModelVolume(claim, MODEL_SOURCE_DIR, is_user_owned=True)
-    claim = pool.model_cache.claim_name or names.model_cache_claim_name(pool_name)
+    cache = pool.model_cache
+    own = EACH_REPLICAS if cache.is_per_replica else cache.claim_name
+    claim = own or names.model_cache_claim_name(pool_name)
     return ModelVolume(claim, MODEL_CACHE_DIR, is_user_owned=False)
 
 
 def cache_claim(pool: Manifest) -> str:
     """The claim of a stored pool's model cache; it need not parse."""
     model_cache = (pool.get("spec") or {}).get("modelCache") or {}
+    if model_cache.get("sharing") == "PerReplica":
+        return EACH_REPLICAS
     return str(model_cache.get("claimName") or names.model_cache_claim_name(key_of(pool).name))
 
 
@@ -82,6 +92,26 @@ def replica_volumes(
     return tuple(volumes.values())
 
 
+def own_claim_template(pool: PoolSpec) -> Manifest:
+    """Template of the claim that each replica has for its files."""
+    cache = pool.model_cache
+    size, storage_class = cache.size or DEFAULT_CACHE_SIZE, cache.storage_class_name
+    return claim_template(OWN_VOLUME, size, storage_class)
+
+
+def claim_template(name: str, size: str, storage_class: str | None) -> Manifest:
+    """A claim per replica, as a StatefulSet makes it."""
+    spec: Manifest = {
+        "accessModes": ["ReadWriteOnce"],
+        "volumeMode": "Filesystem",
+        "resources": {"requests": {"storage": size}},
+    }
+    if storage_class is not None:
+        spec["storageClassName"] = storage_class
+    head = {"apiVersion": CLAIM.api_version, "kind": CLAIM.kind, "metadata": {"name": name}}
+    return {**head, "spec": spec}
+
+
 def mounts(volumes: Iterable[ModelVolume], *, read_only: bool) -> list[Manifest]:
     """The container's side; ``read_only`` or not, a user's claim is never written."""
     volumes = tuple(volumes)
@@ -94,10 +124,15 @@ def mounts(volumes: Iterable[ModelVolume], *, read_only: bool) -> list[Manifest]
 
 
 def claim_volumes(volumes: Iterable[ModelVolume]) -> list[Manifest]:
-    """The pod's side: each claim once, as one that is mounted twice hangs some drivers."""
+    """The pod's side: each claim once, as one that is mounted twice hangs some drivers.
+
+    A claim of the replica's own comes from the set's template.
+    """
     volumes = tuple(volumes)
     result = []
     for claim, name in _volume_names(volumes).items():
+        if claim == EACH_REPLICAS:
+            continue
         source: Manifest = {"claimName": claim}
         if all(volume.is_user_owned for volume in volumes if volume.claim == claim):
             source["readOnly"] = True
@@ -107,4 +142,5 @@ def claim_volumes(volumes: Iterable[ModelVolume]) -> list[Manifest]:
 
 def _volume_names(volumes: tuple[ModelVolume, ...]) -> dict[str, str]:
     claims = dict.fromkeys(volume.claim for volume in volumes)
-    return {claim: "model" if n == 0 else f"model-{n + 1}" for n, claim in enumerate(claims)}
+    named = {claim: "model" if n == 0 else f"model-{n + 1}" for n, claim in enumerate(claims)}
+    return named | ({EACH_REPLICAS: OWN_VOLUME} if EACH_REPLICAS in named else {})

@@ -43,8 +43,8 @@ class Observed:
     children: Children
     """Objects that this model controls."""
     pods: list[Manifest]
-    kv_claims: list[Manifest]
-    """Claims of the disk tiers of its replicas."""
+    replica_claims: list[Manifest]
+    """Claims that its replicas have for themselves: of disk tiers, and of model files."""
     inventory: Inventory
     claims: Claims
 
@@ -123,7 +123,7 @@ def observe(cache: Cache, key: Key) -> Observed | None:
             for kind, child in cache.owned_by(uid_of(model))
         },
         pods=cache.pods_of_model(key),
-        kv_claims=cache.claims_of_model(key),
+        replica_claims=cache.claims_of_model(key),
         inventory=cache.inventory,
         claims=settle_claims(model, wanted, {name: cache.models_named(name) for name in wanted}),
     )

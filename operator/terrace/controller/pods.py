@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from terrace.api import names
 from terrace.controller.kinds import Manifest, is_deleting, labels_of
-from terrace_runtime.contract import EXIT_DEVICE_MEMORY, EXIT_HOST_MEMORY
+from terrace_runtime.contract import EXIT_DEVICE_MEMORY, EXIT_HOST_MEMORY, FetchOutcome
 
 if TYPE_CHECKING:
     from terrace.planner.correction import Place
@@ -123,12 +125,38 @@ def crash(pod: Manifest, container: str) -> str | None:
     return f"{words}: {said}"[:MAX_MESSAGE] if said else words
 
 
+def fetch_crash(pod: Manifest) -> str | None:
+    """How the container that brings the replica's own files last failed, until it succeeds."""
+    for status in pod["status"].get("initContainerStatuses") or ():
+        state, last = status.get("state") or {}, status.get("lastState") or {}
+        ended = state.get("terminated") or last.get("terminated")
+        if ended and ended.get("exitCode") and not status.get("ready"):
+            return _said(ended)
+    return None
+
+
+def is_fetching(pod: Manifest) -> bool:
+    """Whether it brings its own files now."""
+    statuses = pod["status"].get("initContainerStatuses") or ()
+    return any("running" in (status.get("state") or {}) for status in statuses)
+
+
 def memory_shortage(pod: Manifest, container: str) -> Place | None:
     """Whose memory was too small when the container last ended, if that was why."""
     ended = terminated(pod, container) or {}
     if ended.get("reason") == "OOMKilled" or ended.get("exitCode") == EXIT_HOST_MEMORY:
         return "host"
     return "device" if ended.get("exitCode") == EXIT_DEVICE_MEMORY else None
+
+
+def _said(ended: dict[str, Any]) -> str:
+    text = str(ended.get("message") or "").strip()
+    try:
+        failure = FetchOutcome.model_validate_json(text).failure
+    except ValidationError:
+        failure = None
+    words = f"{failure.reason}: {failure.message}" if failure else f"exit code {ended['exitCode']}"
+    return words[:MAX_MESSAGE]
 
 
 def _condition(pod: Manifest, kind: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def pool_conditions(
 
 
 async def _apply_claim(context: Context, pool: Manifest, spec: PoolSpec) -> None:
-    if spec.model_cache.claim_name is not None:
+    if spec.model_cache.claim_name is not None or spec.model_cache.is_per_replica:
         return
     live = {
         (kind, child["metadata"]["name"]): child

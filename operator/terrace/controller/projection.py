@@ -20,7 +20,15 @@ _POD_METADATA = (
     "creationTimestamp",
     "deletionTimestamp",
 )
-_POD_STATUS = ("phase", "podIP", "reason", "message", "conditions", "containerStatuses")
+_POD_STATUS = (
+    "phase",
+    "podIP",
+    "reason",
+    "message",
+    "conditions",
+    "containerStatuses",
+    "initContainerStatuses",
+)
 
 
 def project(kind: Kind, manifest: Manifest) -> Manifest:

@@ -6,9 +6,10 @@ Owns: containers, volumes, probes, resources, security. Does not own: the object
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from terrace.controller.model_volumes import claim_volumes, mounts
+from terrace.controller.model_volumes import EACH_REPLICAS, claim_volumes, mounts
 from terrace_runtime.contract import (
     CONFIG_DIR,
     FETCH_CONTAINER,
@@ -21,7 +22,7 @@ from terrace_runtime.contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from terrace.api.pool import Flavor
     from terrace.controller.kinds import Manifest
@@ -34,7 +35,8 @@ FETCH_ENV = "TERRACE_FETCH"
 PRUNE_ENV = "TERRACE_PRUNE"
 SECRET_DIR = "/secret"  # noqa: S105 -- a path in the container
 """Mount of the Secret of a source: one file per key."""
-_SECRET_MOUNT: Manifest = {"name": "secret", "mountPath": SECRET_DIR, "readOnly": True}
+_SECRET = "secret"  # noqa: S105 -- a volume's name
+_SECRET_MOUNT: Manifest = {"name": _SECRET, "mountPath": SECRET_DIR, "readOnly": True}
 _SECRET_MODE = 0o440
 FETCH_REQUESTS = {"cpu": "100m", "memory": "256Mi"}
 FETCH_LIMITS = {"memory": "1Gi"}
@@ -45,46 +47,63 @@ KV_VOLUME = "kv"
 """Also the name of the claim template, so that claims are called kv-MODEL-FLAVOR-0."""
 
 
-def fetch_pod(
-    fetch: FetchSpec, flavor: Flavor, volume: ModelVolume, image: str, secret: str = ""
-) -> Manifest:
-    """Writes the cache; its termination message is the FetchOutcome. ``secret``: name of one."""
-    mine = ([_SECRET_MOUNT], [_secret_volume(secret)]) if secret else ([], [])
-    told = fetch.model_dump_json(exclude_defaults=True)
-    return _file_pod("fetch", {"name": FETCH_ENV, "value": told}, flavor, volume, image, mine)
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """One file that a pod fetches, and the Secret that its source needs, if any."""
+
+    spec: FetchSpec
+    secret: str = ""
+
+
+def fetch_pod(fetch: Fetching, flavor: Flavor, volume: ModelVolume, image: str) -> Manifest:
+    """Writes the cache, if it has one; its termination message is the FetchOutcome."""
+    mounted = [] if fetch.spec.look_only else [volume]
+    secret = _SECRET if fetch.secret else ""
+    folders = mounts(mounted, read_only=False)
+    container = _fetch_container(FETCH_CONTAINER, image, fetch, folders, secret)
+    volumes = [*claim_volumes(mounted), *_secret_volumes({_SECRET: fetch.secret})]
+    return _file_pod(container, flavor, volumes)
 
 
 def prune_pod(prune: PruneSpec, flavor: Flavor, volume: ModelVolume, image: str) -> Manifest:
     """Deletes from the cache; its termination message is the PruneOutcome."""
-    told = prune.model_dump_json(exclude_defaults=True)
-    return _file_pod("prune", {"name": PRUNE_ENV, "value": told}, flavor, volume, image, ([], []))
+    told = {"name": PRUNE_ENV, "value": prune.model_dump_json(exclude_defaults=True)}
+    mounted = mounts([volume], read_only=False)
+    container = _file_container(FETCH_CONTAINER, image, "prune", told, mounted)
+    return _file_pod(container, flavor, claim_volumes([volume]))
 
 
-def _file_pod(
-    command: str,
-    variable: Manifest,
-    flavor: Flavor,
-    volume: ModelVolume,
-    image: str,
-    more: tuple[list[Manifest], list[Manifest]],
+def _fetch_container(
+    name: str, image: str, fetch: Fetching, mounted: list[Manifest], secret: str
 ) -> Manifest:
-    """A pod that works on files once. ``more``: further mounts and their volumes."""
-    more_mounts, more_volumes = more
-    container = {
-        "name": FETCH_CONTAINER,
+    """``secret``: name of the volume with the source's Secret; empty where it needs none."""
+    told = {"name": FETCH_ENV, "value": fetch.spec.model_dump_json(exclude_defaults=True)}
+    mine = [{**_SECRET_MOUNT, "name": secret}] if secret else []
+    return _file_container(name, image, "fetch", told, [*mounted, *mine])
+
+
+def _file_container(
+    name: str, image: str, command: str, variable: Manifest, mounted: list[Manifest]
+) -> Manifest:
+    """Works on files once; its termination message is the outcome."""
+    return {
+        "name": name,
         "image": image,
         "args": [command],
         "env": [variable],
         "resources": {"requests": FETCH_REQUESTS, "limits": FETCH_LIMITS},
-        "volumeMounts": [*mounts([volume], read_only=False), *more_mounts, _tmp_mount()],
+        "volumeMounts": [*mounted, _tmp_mount()],
         "terminationMessagePolicy": "File",
         **_restricted_container(),
     }
+
+
+def _file_pod(container: Manifest, flavor: Flavor, volumes: list[Manifest]) -> Manifest:
     return {
         **_pod_common(flavor),
         "restartPolicy": "Never",
         "containers": [container],
-        "volumes": [*claim_volumes([volume]), *more_volumes, _tmp_volume()],
+        "volumes": [*volumes, _tmp_volume()],
     }
 
 
@@ -95,19 +114,40 @@ def runtime_pod(
     image: str,
     config_name: str,
     grace_s: int,
+    fetches: Sequence[Fetching] = (),
 ) -> Manifest:
-    """Serves the model with exactly the plan's numbers."""
+    """Serves the model with exactly the plan's numbers.
+
+    ``fetches``: files that it brings to its own volume before it starts.
+    """
+    secrets = {f"{_SECRET}-{number}": fetch.secret for number, fetch in enumerate(fetches, 1)}
+    init = _init_containers(fetches, [*secrets], volumes, image)
     return {
         **_pod_common(flavor),
         "terminationGracePeriodSeconds": grace_s,
+        **({"initContainers": init} if init else {}),
         "containers": [_runtime_container(plan, flavor, volumes, image)],
         "volumes": [
             *claim_volumes(volumes),
             {"name": "config", "configMap": {"name": config_name}},
             _tmp_volume(),
             *_kv_volumes(plan.volume),
+            *_secret_volumes(secrets),
         ],
     }
+
+
+def _init_containers(
+    fetches: Sequence[Fetching], secrets: Sequence[str], volumes: Sequence[ModelVolume], image: str
+) -> list[Manifest]:
+    own = [volume for volume in volumes if volume.claim == EACH_REPLICAS]
+    mounted = mounts(own, read_only=False)
+    return [
+        _fetch_container(
+            f"{FETCH_CONTAINER}-{number}", image, fetch, mounted, fetch.secret and secret
+        )
+        for number, (fetch, secret) in enumerate(zip(fetches, secrets, strict=True), 1)
+    ]
 
 
 def _runtime_container(
@@ -233,9 +273,14 @@ def _field_variable(name: str, path: str) -> Manifest:
     return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
 
 
-def _secret_volume(name: str) -> Manifest:
-    # Only the fetch pod has it. Not optional: the pod waits until somebody makes the Secret.
-    return {"name": "secret", "secret": {"secretName": name, "defaultMode": _SECRET_MODE}}
+def _secret_volumes(secrets: Mapping[str, str]) -> list[Manifest]:
+    """``secrets``: Secret by volume; only containers that fetch mount them."""
+    # Not optional: the pod waits until somebody makes the Secret.
+    return [
+        {"name": volume, "secret": {"secretName": name, "defaultMode": _SECRET_MODE}}
+        for volume, name in secrets.items()
+        if name
+    ]
 
 
 def _tmp_mount() -> Manifest:

@@ -16,7 +16,7 @@ from terrace.controller.apply import carry_out, remove
 from terrace.controller.diff import diff, leftovers
 from terrace.controller.kinds import POD, STATEFULSET, uid_of
 from terrace.controller.kv_claims import claim_steps
-from terrace.controller.manifests import Subject, model_children, plan_label
+from terrace.controller.manifests import Subject, model_children, plan_label, replica_claims
 from terrace.controller.placing import Decision
 from terrace.controller.port import ForbiddenError, InvalidError
 from terrace.controller.replica_config import runtime_config
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.controller.context import Context
     from terrace.controller.findings import Findings
+    from terrace.controller.kinds import Manifest
     from terrace.controller.observe import Observed
-    from terrace.planner.plan import OffloadPlan
     from terrace_runtime.contract import RuntimeConfig
 
 
@@ -42,7 +42,7 @@ async def write(context: Context, seen: Observed, subject: Subject, found: Findi
     if plan is not None:
         # First: where a claim cannot grow, nothing else changes either.
         set_name = statefulset_name(subject.key.name, plan.flavor)
-        await _keep_claims(context, seen, set_name, plan)
+        await _keep_claims(context, seen, set_name, replica_claims(subject, plan))
     await carry_out(cluster, cache, owner, steps)
     await carry_out(cluster, cache, owner, [*leftovers(wanted, seen.children, seen.pods)])
     if plan is None:
@@ -72,13 +72,16 @@ def _to_refetch(subject: Subject, found: Findings) -> set[str]:
     return jobs | own
 
 
-async def _keep_claims(context: Context, seen: Observed, set_name: str, plan: OffloadPlan) -> None:
-    grown = claim_steps(seen.model, seen.kv_claims, set_name, plan.volume)
+async def _keep_claims(
+    context: Context, seen: Observed, set_name: str, wanted: list[Manifest]
+) -> None:
+    grown = claim_steps(seen.model, seen.replica_claims, set_name, wanted)
     try:
         await carry_out(context.cluster, context.cache, uid_of(seen.model), [*grown])
     except (InvalidError, ForbiddenError) as error:
         raise InvalidError(
-            f"{error}; set offload.maxDisk back, or delete the claim and its pod for a new one"
+            f"{error}; set offload.maxDisk or the pool's modelCache.size back, or delete the claim "
+            "and its pod for a new one"
         ) from error
 
 

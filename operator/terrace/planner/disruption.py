@@ -105,6 +105,7 @@ _POOL: dict[str, tuple[Disruption, str]] = {
         f"offload.{field}": ("rolling", f"For models that do not set it themselves. {why}")
         for field, why in _OFFLOAD.items()
     },
+    "modelCache.sharing": ("refused", "Files would have to move; make a new InferencePool."),
     "modelCache.claimName": ("refused", "Another claim is a new InferencePool."),
     "modelCache.size": ("in place", "It can only grow, where the storage class allows it."),
     "modelCache.storageClassName": ("refused", "A claim cannot change its class."),

@@ -9,7 +9,8 @@ import pytest
 from support.controller_objects import model
 from terrace.controller.diff import Removal, Write, diff
 from terrace.controller.kinds import CLAIM, STATEFULSET, Manifest
-from terrace.controller.kv_claims import claim_steps, claim_template_fields
+from terrace.controller.kv_claims import claim_steps, claim_template_fields, claim_templates
+from terrace.controller.model_volumes import claim_template
 from terrace.planner.plan import KvVolume
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -17,6 +18,7 @@ MODEL = {**model(), "metadata": {"name": "demo", "namespace": "default", "uid": 
 SET = {"kind": "StatefulSet", "name": "demo-cpu", "uid": "set-uid", "controller": True}
 MINE = {"apiVersion": "terrace.dev/v1alpha1", "kind": "InferenceModel", "name": "demo"}
 VOLUME = KvVolume(bytes=2 * GIB)
+OWN = claim_template("models", "20Gi", None)
 
 
 def claim(name: str = "kv-demo-cpu-0", size: str = "1Gi", **metadata: Any) -> Manifest:
@@ -27,7 +29,7 @@ def claim(name: str = "kv-demo-cpu-0", size: str = "1Gi", **metadata: Any) -> Ma
 
 
 def applied(live: Manifest, volume: KvVolume | None = VOLUME) -> list[Manifest]:
-    steps = claim_steps(MODEL, [live], "demo-cpu", volume)
+    steps = claim_steps(MODEL, [live], "demo-cpu", claim_templates(volume, OWN))
     assert all((step.kind, step.uid) == (CLAIM, "u") for step in steps)
     return [step.manifest for step in steps]
 
@@ -36,6 +38,11 @@ def test_a_claim_grows_and_nothing_else_of_it_is_touched() -> None:
     (grown,) = applied(claim(ownerReferences=[SET]))
     assert grown["spec"] == {"resources": {"requests": {"storage": "2048Mi"}}}
     assert grown["metadata"] == {"name": "kv-demo-cpu-0", "namespace": "default"}
+
+
+def test_the_claim_of_a_replicas_own_files_grows_as_well() -> None:
+    (grown,) = applied(claim("models-demo-cpu-1", "5Gi", ownerReferences=[SET]))
+    assert grown["spec"] == {"resources": {"requests": {"storage": "20Gi"}}}
 
 
 @pytest.mark.parametrize("size", ["2Gi", "3Gi"])
@@ -70,7 +77,7 @@ def test_a_claim_on_its_way_out_is_left_alone() -> None:
 
 
 def stateful_set(volume: KvVolume | None, **changes: Any) -> Manifest:
-    spec = {"replicas": 1, **claim_template_fields(volume), **changes}
+    spec = {"replicas": 1, **claim_template_fields(claim_templates(volume, None)), **changes}
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
