@@ -7,6 +7,7 @@ Owns: arguments. Does not own: any work, last words (``ending``). Next: ``api.se
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,14 +16,16 @@ from pydantic import ValidationError
 
 from terrace_runtime.contract import (
     CONFIG_DIR,
+    EXIT_ADDRESS,
     EXIT_BAD_CONFIG,
+    EXIT_HOST_MEMORY,
     EXIT_MODEL_MISSING,
     RUNTIME_CONFIG_FILE,
     RUNTIME_PORT,
     RuntimeConfig,
     pod_path,
 )
-from terrace_runtime.ending import fail, first_error
+from terrace_runtime.ending import EndingError, fail, first_error
 from terrace_runtime.logs import (
     LEVEL_ENV,
     add_log_options,
@@ -35,7 +38,12 @@ from terrace_runtime.logs import (
 def main() -> None:
     """Run one command and exit with its code."""
     arguments = _parser().parse_args()
-    sys.exit(arguments.run(arguments))
+    try:
+        code = arguments.run(arguments)
+    except Exception as error:  # whatever it is, Kubernetes shows it
+        logging.getLogger(__name__).exception("bug")
+        code = fail(1, f"a bug of Terrace ended it: {type(error).__name__}: {error}")
+    sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         help="serve the model that the configuration names",
         description="Serves OpenAI's API. SIGTERM drains: readiness turns red, running requests "
         "get the configured time. Exit codes: 11 bad configuration, 12 model file missing, "
-        "13 the model cannot be loaded, 14 the engine died.",
+        "13 the model cannot be loaded, 14 the engine died, 15 host memory and 16 device memory "
+        "too small, 17 the address cannot be had.",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
     serve.add_argument("--port", type=int, default=RUNTIME_PORT, help="default: %(default)s")
@@ -119,16 +128,28 @@ def _serve(arguments: argparse.Namespace) -> int:
     configure_logging("runtime", options)
     # The engine's process and llama.cpp in it log as we do; it reads its level from here.
     os.environ[LEVEL_ENV] = options.level
-    path = arguments.config or pod_path(CONFIG_DIR) / RUNTIME_CONFIG_FILE
+    try:
+        config = _config(arguments.config or pod_path(CONFIG_DIR) / RUNTIME_CONFIG_FILE)
+        return _run(config, arguments.host, arguments.port)
+    except EndingError as ending:
+        return fail(ending.code, str(ending))
+
+
+def _config(path: Path) -> RuntimeConfig:
     try:
         config = RuntimeConfig.model_validate_json(path.read_bytes())
     except OSError as error:
-        return fail(EXIT_BAD_CONFIG, f"{path} cannot be read: {error.strerror}")
+        words = f"{path} cannot be read: {error.strerror}"
+        raise EndingError(EXIT_BAD_CONFIG, words) from error
     except ValidationError as error:
-        return fail(EXIT_BAD_CONFIG, f"{path}: {first_error(error)}")
+        raise EndingError(EXIT_BAD_CONFIG, f"{path}: {first_error(error)}") from error
     missing = [each for each in config.file_paths if not pod_path(each).is_file()]
     if missing:
-        return fail(EXIT_MODEL_MISSING, f"the model file {missing[0]} is missing")
+        raise EndingError(EXIT_MODEL_MISSING, f"the model file {missing[0]} is missing")
+    return config
+
+
+def _run(config: RuntimeConfig, host: str, port: int) -> int:
     from terrace_runtime.api.app import create_app  # noqa: PLC0415 - slow to import
     from terrace_runtime.api.server import run_server  # noqa: PLC0415 - as above
     from terrace_runtime.engine.process import ChildEngine  # noqa: PLC0415 - as above
@@ -136,12 +157,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     try:
         app = create_app(ChildEngine(config, log=relay("engine")), config)
     except ValueError as error:
-        return fail(EXIT_BAD_CONFIG, f"{path}: trust_key: {error}")
+        raise EndingError(EXIT_BAD_CONFIG, f"trust_key: {error}") from error
+    if why := app.state.server.node.refusal:
+        raise EndingError(EXIT_HOST_MEMORY, why)
     try:
-        ending = run_server(app, arguments.host, arguments.port)
+        ending = run_server(app, host, port)
     except OSError as error:
-        return fail(1, f"cannot listen on {arguments.host}:{arguments.port}: {error.strerror}")
-    return fail(ending.code, ending.reason) if ending.code else 0
+        words = f"cannot listen on {host}:{port}: {error.strerror}"
+        raise EndingError(EXIT_ADDRESS, words) from error
+    if ending.code:
+        raise EndingError(ending.code, ending.reason)
+    return 0
 
 
 def _engine(arguments: argparse.Namespace) -> int:

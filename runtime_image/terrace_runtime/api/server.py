@@ -22,6 +22,7 @@ from terrace_runtime.backend import BackendError
 from terrace_runtime.backend.selfcheck import check_build
 from terrace_runtime.contract import EXIT_BACKEND, EXIT_ENGINE
 from terrace_runtime.engine.request import EngineError
+from terrace_runtime.node.fitting import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +102,7 @@ async def serve(app: FastAPI, listener: socket.socket) -> Ending:
 
 
 async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None]) -> Ending:
+    _log_node(state)
     _log.info("loading", model=state.config.model, path=state.config.model_path)
     kills = OutOfMemoryKills()
     loading = asyncio.create_task(state.start())
@@ -112,18 +114,18 @@ async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None
         try:
             loading.result()
         except EngineError as error:
-            words = f"the model cannot be loaded: {error}"
-            if code := memory_exit(str(error), kills.count):
-                return Ending(code, words)
-            return Ending(EXIT_BACKEND, f"{words}; {await _verdict_on_the_build()}")
+            return await _not_loaded(state, str(error), kills.count)
         _log.info("ready", build=state.build, note=state.template_note)
+        for words in state.node.report.warnings:
+            _log.warning("node", words=words)
         while not (stopping.done() or http.done()):
             if state.engine.error:
                 _log.error("engine failed", reason=state.engine.error)
                 await asyncio.sleep(_LAST_WORDS_SECONDS)
-                code = memory_exit(state.engine.error, kills.count) or EXIT_ENGINE
-                return Ending(code, f"the engine failed: {state.engine.error}")
+                return _engine_ending(state, kills.count)
             await asyncio.wait({stopping, http}, timeout=_WATCH_SECONDS)
+        if not stopping.done():
+            return Ending(1, f"the HTTP server ended by itself: {http.exception() or 'no reason'}")
         _log.info("draining", seconds=state.config.drain_timeout_s)
         await asyncio.gather(state.drain(), asyncio.sleep(_FAREWELL_SECONDS))
         return Ending(0)
@@ -131,6 +133,45 @@ async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None
         for task in (loading, stopping):
             task.cancel()
         await asyncio.gather(loading, stopping, return_exceptions=True)
+
+
+async def _not_loaded(state: ServerState, why: str, num_kills: int) -> Ending:
+    words = f"the model cannot be loaded: {why}"
+    if code := memory_exit(why, num_kills):
+        return Ending(code, f"{words}; {_memory_words(state)}")
+    return Ending(EXIT_BACKEND, f"{words}; {await _verdict_on_the_build()}")
+
+
+def _engine_ending(state: ServerState, num_kills: int) -> Ending:
+    words = f"the engine failed: {state.engine.error}"
+    if code := memory_exit(state.engine.error, num_kills):
+        return Ending(code, f"{words}; {_memory_words(state)}")
+    return Ending(EXIT_ENGINE, words)
+
+
+def _log_node(state: ServerState) -> None:
+    found = state.node.report
+    _log.info(
+        "node",
+        cpus=found.cpu.usable,
+        cores=found.cpu.cores,
+        cpu_quota=found.cpu.quota,
+        cgroups=found.cgroups,
+        memory_limit_bytes=found.memory.limit_bytes,
+        node_memory_bytes=found.node_memory_bytes,
+        numa_nodes=len(found.numa),
+        shared_memory_bytes=found.shared_memory_bytes,
+        huge_pages=found.huge_pages,
+        transparent_huge_pages=found.transparent_huge_pages,
+    )
+
+
+def _memory_words(state: ServerState) -> str:
+    """Limit and peak, for whoever has to choose another limit."""
+    memory = state.node.report.memory
+    limit = "none that can be seen" if memory.limit_bytes is None else shown(memory.limit_bytes)
+    peak = shown(max(state.memory.peak_bytes, memory.peak_bytes or 0))
+    return f"the container's memory limit: {limit}, the most it held: {peak}"
 
 
 async def _verdict_on_the_build() -> str:

@@ -8,12 +8,14 @@ shortage that they do not name ends as any other failure. Next: ``server.py``.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from terrace_runtime.contract import EXIT_DEVICE_MEMORY, EXIT_HOST_MEMORY
+from terrace_runtime.node.cgroups import ROOT, kills
 
-_CGROUP = Path("/sys/fs/cgroup")
-_MEMBERSHIP = Path("/proc/self/cgroup")
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _BUFFER = re.compile(r"(?:unable|failed) to allocate (\S+) buffer\b(?! for)")
 """ggml-alloc.c, llama-model.cpp: the name of the buffer's type."""
 _HOST_BUFFER = re.compile(r"CPU|AMX|output$|\S+_Host$")
@@ -27,25 +29,15 @@ _HOST = re.compile(r"bad_alloc|failed to allocate buffer of size \d+|failed to a
 class OutOfMemoryKills:
     """How often the kernel has killed in our group since this was made."""
 
-    def __init__(self, root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> None:
-        """``root`` is where control groups are mounted, ``membership`` which one we are in."""
-        self._file = _counter_file(root, membership)
-        self._before = self._read()
+    def __init__(self, root: Path = ROOT) -> None:
+        """``root``: where /proc and /sys are."""
+        self._root = root
+        self._before = kills(root)
 
     @property
     def count(self) -> int:
         """0 where nobody counts."""
-        return self._read() - self._before
-
-    def _read(self) -> int:
-        if self._file is None:
-            return 0
-        try:
-            rows = self._file.read_text().splitlines()
-        except OSError:
-            return 0
-        found = (row.split() for row in rows if row.startswith("oom_kill "))
-        return next((int(row[1]) for row in found), 0)
+        return kills(self._root) - self._before
 
 
 def memory_exit(words: str, kills: int) -> int | None:
@@ -58,26 +50,3 @@ def memory_exit(words: str, kills: int) -> int | None:
         return EXIT_DEVICE_MEMORY
     is_killed = "SIGKILL" in words and kills > 0
     return EXIT_HOST_MEMORY if is_killed or buffers or _HOST.search(words) else None
-
-
-def _counter_file(root: Path, membership: Path) -> Path | None:
-    """The file with our group's count, of control groups version 2 or 1.
-
-    A container may see its group as the root of what is mounted, or not.
-    """
-    try:
-        rows = [row.split(":", 2) for row in membership.read_text().splitlines()]
-    except OSError:
-        return None
-    for _, controllers, path in (row for row in rows if len(row) == 3):  # noqa: PLR2004 - fields
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base, name = (
-            (root / "memory", "memory.oom_control") if controllers else (root, "memory.events")
-        )
-        parts = Path(path).parts[1:]
-        folders = (base.joinpath(*parts[start:]) for start in range(len(parts) + 1))
-        for folder in folders:
-            if (folder / name).exists():
-                return folder / name
-    return None

@@ -19,6 +19,8 @@ from terrace_runtime.contract import IDENTITY_HEADER, Capabilities, MemoryReport
 from terrace_runtime.device_telemetry.metrics import DeviceMetrics
 from terrace_runtime.device_telemetry.sampler import DeviceSampler
 from terrace_runtime.metrics import Metrics
+from terrace_runtime.node.metrics import NodeMetrics
+from terrace_runtime.node.report import NodeWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +55,8 @@ class ServerState:
         self.memory = MemoryMeter()
         self.devices = DeviceSampler()
         registry.register(DeviceMetrics(self.devices))
+        self.node = NodeWatch(config)
+        registry.register(NodeMetrics(self.node))
         self.phase: Phase = "loading"
         self.created = int(clock())
         self.template_note = ""
@@ -64,6 +68,7 @@ class ServerState:
     async def start(self) -> None:
         """Load the model and get ready; raises EngineError."""
         await self.engine.start()
+        self.node.held_bytes = self.memory.sample()
         self._renderer = self._make_renderer(self.engine.info)
         # A template that does not compile leaves /v1/completions usable, so the replica serves.
         self.template_note = await self._renderer.start()
@@ -162,6 +167,7 @@ class ServerState:
             capabilities=info.capabilities if info else Capabilities(),
             adapters=tuple(one.name for one in self.config.adapters),
             engine=self.engine.report,
+            node=self.node.report,
             waiting=stats.waiting,
             running=stats.running,
             prompt_tokens_per_second=_rate(stats.prompt_tokens, stats.prompt_seconds),

@@ -1,50 +1,28 @@
 """How many threads this process may really use.
 
-Owns: the count from affinity and the cgroup's quota. Does not own: what is done with it. Next:
-``llama.py`` sets llama.cpp's threads to it when RuntimeConfig.threads is 0.
+Owns: the count from affinity, cpuset and quota. Does not own: reading them (``node``) or what is
+done with it. Next: ``llama.py`` sets llama.cpp's threads to it.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-_CGROUP = Path("/sys/fs/cgroup")
+from terrace_runtime.node import fitting
+from terrace_runtime.node.cgroups import ROOT, cpu_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
-def usable_threads(
-    cgroup_root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")
-) -> int:
-    """CPUs in the affinity mask, or the cgroup's quota rounded down where that is less.
+def usable_threads(wanted: int = 0, root: Path = ROOT) -> int:
+    """``wanted`` threads, or as many as there can be, but never more than these.
 
-    Rounded down: a thread more than the quota is throttled, and all others wait for it at each
-    barrier of the graph.
+    Hyperthreads count as CPUs: llama.cpp's kernels were not measured to lose by them here, and a
+    container with whole cores is the kubelet's to give.
     """
-    allowed = len(os.sched_getaffinity(0))
-    quota = _cgroup_cpus(cgroup_root, membership)
-    return max(1, allowed if quota is None else min(allowed, int(quota)))
-
-
-def _cgroup_cpus(root: Path, membership: Path) -> float | None:
-    """The tightest cgroup v2 quota from our own cgroup up to the root, in CPUs."""
-    try:
-        line = next(row for row in membership.read_text().splitlines() if row.startswith("0::"))
-    except (OSError, StopIteration):
-        return None
-    path = root / line.removeprefix("0::").lstrip("/")
-    quotas = []
-    for folder in (path, *path.parents):
-        if root not in (folder, *folder.parents):
-            break
-        quota = _parse_cpu_max(folder / "cpu.max")
-        if quota is not None:
-            quotas.append(quota)
-    return min(quotas, default=None)
-
-
-def _parse_cpu_max(file: Path) -> float | None:
-    try:
-        quota, period = file.read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
+    cpu = cpu_state(root)
+    cpus = fitting.usable_cpus(frozenset(os.sched_getaffinity(0)), cpu)
+    usable = fitting.usable_threads(len(cpus), cpu.quota)
+    return min(wanted, usable) if wanted else usable

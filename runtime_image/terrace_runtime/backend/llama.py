@@ -113,7 +113,7 @@ class LlamaBackend(Backend):
         log = LoadLog()
         _LOG.install(log)
         start(lib)
-        threads = config.threads or usable_threads()
+        threads = usable_threads(config.threads)
         try:
             self._load_model(path, config, log)
             self._open_context(config, threads, log)

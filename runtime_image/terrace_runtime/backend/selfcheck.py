@@ -33,6 +33,7 @@ _HINTS = {
     signal.SIGKILL: "out of memory, or someone killed it",
     signal.SIGABRT: "llama.cpp gave up; its last words are in the log",
     signal.SIGSEGV: "llama.cpp crashed",
+    signal.SIGBUS: "a mapped file was cut short, or its volume failed",
 }
 
 

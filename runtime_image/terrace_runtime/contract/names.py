@@ -25,6 +25,8 @@ MODEL_SOURCE_DIR = "/source"
 KV_DIR = "/kv"
 """Mount of a replica's own volume for the disk tier of its KV blocks."""
 TERMINATION_LOG = "/dev/termination-log"
+TERMINATION_LOG_ENV = "TERRACE_TERMINATION_LOG"
+"""Set where a pod's terminationMessagePath is another."""
 MAX_TERMINATION_BYTES = 4096
 
 # Exit codes of ``python -m terrace_runtime`` ----------------------------------------------------
@@ -42,6 +44,8 @@ EXIT_HOST_MEMORY = 15
 """The replica's memory limit was too small for what was planned."""
 EXIT_DEVICE_MEMORY = 16
 """A device was too small for what was planned on it."""
+EXIT_ADDRESS = 17
+"""The address to listen on cannot be had: another process has the port, or it is not ours."""
 
 # HTTP headers ---------------------------------------------------------------------------------
 IDENTITY_HEADER = "x-terrace-identity"
@@ -84,6 +88,16 @@ METRIC_KV_REJECTED = "terrace_runtime_kv_rejected_blocks"
 METRIC_KV_FAILURES = "terrace_runtime_kv_spill_failures"
 METRIC_DRAFTED = "terrace_runtime_drafted_tokens"
 METRIC_ACCEPTED = "terrace_runtime_accepted_tokens"
+METRIC_CPUS = "terrace_runtime_cpus"
+METRIC_CPU_QUOTA = "terrace_runtime_cpu_quota"
+METRIC_CPU_PERIODS = "terrace_runtime_cpu_periods"
+METRIC_CPU_THROTTLED_PERIODS = "terrace_runtime_cpu_throttled_periods"
+METRIC_CPU_THROTTLED = "terrace_runtime_cpu_throttled_seconds"
+METRIC_CONTAINER_MEMORY = "terrace_runtime_container_memory_bytes"
+METRIC_OOM_KILLS = "terrace_runtime_oom_kills"
+METRIC_MEMORY_LIMIT_HITS = "terrace_runtime_memory_limit_hits"
+METRIC_PRESSURE = "terrace_runtime_pressure_ratio"
+METRIC_PRESSURE_SECONDS = "terrace_runtime_pressure_seconds"
 METRIC_DEVICES = "terrace_runtime_devices"
 METRIC_DEVICE_FAILURES = "terrace_runtime_device_read_failures"
 METRIC_DEVICE_USE = "terrace_runtime_device_utilization_ratio"

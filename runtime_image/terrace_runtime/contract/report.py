@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from terrace_runtime.contract.node import NodeReport
 from terrace_runtime.contract.values import Value
 
 
@@ -163,3 +164,5 @@ class RuntimeReport(Value):
     adapters: tuple[str, ...] = Field(default=(), max_length=16)
     """Names of the LoRA adapters that requests may ask for."""
     engine: EngineReport = EngineReport()
+    node: NodeReport = NodeReport()
+    """What the container may use of its node, and uses."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.node_trees import pod_on_v2
 from terrace_runtime.backend import BackendError
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.loadlog import LoadLog
@@ -20,29 +21,13 @@ if TYPE_CHECKING:
 ALL = len(os.sched_getaffinity(0))
 
 
-@pytest.mark.parametrize(
-    ("inner", "outer", "threads"),
-    [
-        ("max 100000", "max 100000", ALL),
-        ("50000 100000", "max 100000", 1),
-        ("max 100000", "100000 100000", 1),
-        ("100000000 100000", "max 100000", ALL),
-        ("nonsense", "also", ALL),
-    ],
-)
-def test_the_tightest_cgroup_quota_bounds_the_threads(
-    tmp_path: Path, inner: str, outer: str, threads: int
-) -> None:
-    (tmp_path / "pod" / "container").mkdir(parents=True)
-    (tmp_path / "pod" / "cpu.max").write_text(outer)
-    (tmp_path / "pod" / "container" / "cpu.max").write_text(inner)
-    membership = tmp_path / "membership"
-    membership.write_text("12:devices:/x\n0::/pod/container\n")
-    assert usable_threads(tmp_path, membership) == threads
-
-
-def test_without_cgroups_the_affinity_mask_counts(tmp_path: Path) -> None:
-    assert usable_threads(tmp_path, tmp_path / "nothing") == ALL
+def test_threads_are_bounded_by_quota_and_mask_whatever_the_plan_wants(tmp_path: Path) -> None:
+    root = pod_on_v2(tmp_path, box={"cpuset.cpus.effective": "0-1023"})
+    assert usable_threads(0, root) == 1
+    assert usable_threads(ALL + 5, root) == 1
+    assert usable_threads(0, tmp_path / "nothing") == ALL
+    assert usable_threads(ALL + 5, tmp_path / "nothing") == ALL
+    assert usable_threads(1, tmp_path / "nothing") == 1
 
 
 def test_openmp_threads_sleep_early_unless_the_user_chose() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.node_trees import BOX, pod_on_v2, write
 from terrace_runtime.api.shortage import OutOfMemoryKills, memory_exit
 from terrace_runtime.contract import EXIT_DEVICE_MEMORY, EXIT_HOST_MEMORY
 
@@ -48,29 +49,13 @@ def test_a_kill_counts_where_the_kernel_says_that_it_was_for_memory() -> None:
     assert memory_exit("the engine process was ended by SIGSEGV", kills=1) is None
 
 
-@pytest.mark.parametrize(
-    ("row", "file"),
-    [
-        ("0::/", "memory.events"),
-        ("0::/kubepods/pod1/box", "memory.events"),
-        ("0::/kubepods/pod1/box", "pod1/box/memory.events"),
-        ("4:memory:/docker/box", "memory/box/memory.oom_control"),
-        ("3:cpu,memory:/", "memory/memory.oom_control"),
-    ],
-)
-def test_kills_of_our_own_group_are_counted_from_the_start(
-    tmp_path: Path, row: str, file: str
-) -> None:
-    counter = tmp_path / "cgroup" / file
-    counter.parent.mkdir(parents=True)
-    counter.write_text("oom 9\noom_kill_disable 0\noom_kill 4\n")
-    membership = tmp_path / "membership"
-    membership.write_text(f"9:pids:/x\n{row}\n")
-    kills = OutOfMemoryKills(tmp_path / "cgroup", membership)
-    assert kills.count == 0
-    counter.write_text("oom 9\noom_kill 6\n")
-    assert kills.count == 2
+def test_kills_of_our_own_group_are_counted_from_the_start(tmp_path: Path) -> None:
+    root = pod_on_v2(tmp_path)
+    found = OutOfMemoryKills(root)
+    assert found.count == 0
+    write(root, f"sys/fs/cgroup/{BOX}/memory.events", "oom 9\noom_kill 6")
+    assert found.count == 4
 
 
 def test_without_control_groups_nothing_is_counted(tmp_path: Path) -> None:
-    assert OutOfMemoryKills(tmp_path, tmp_path / "none").count == 0
+    assert OutOfMemoryKills(tmp_path).count == 0
