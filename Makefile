@@ -79,6 +79,11 @@ images: wheelhouse ## The three images (BASE=IMAGE, BUILDER=docker|podman|builda
 			--build-arg "BASE=$$base" --tag $(IMAGE_PREFIX)$$image:$(IMAGE_TAG) .; \
 	done
 
+# As root on Linux, with buildah and debootstrap; what has not changed is not made again.
+.PHONY: image-archives
+image-archives: wheelhouse ## The three images as OCI archives in dist/images, without docker and without a registry
+	@$(PY) runtime_image/build/archives.py dist/images
+
 .PHONY: release
 release: init ## All that a release publishes, in dist/release (IMAGES=yes|no, ALLOW_DIRTY=1)
 	@UV="$${UV:-$$(command -v uv || echo .uv/bin/uv)}" $(PY) runtime_image/build/release/make.py \
@@ -118,6 +123,11 @@ test-cluster: programs ## Against a real control plane on this machine
 .PHONY: test-e2e
 test-e2e: programs ## The whole chain: kubectl apply to streamed answer
 	$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
+
+# With programs that others wrote: Helm 3 and 4, promtool, Argo CD's and Flux's evaluators, pip.
+.PHONY: test-tools
+test-tools: programs ## Chart, GitOps, dashboards and alerts, docs, release, each judged by the tools that users have
+	$(BIN)/pytest $(wildcard tests/chart tests/gitops tests/observability tests/docs tests/release tests/images) $(PYTEST_ARGS)
 
 # The Vulkan build goes before the environment's own; without VK_ICD_FILENAMES it is Mesa's software
 # device, which llama.cpp skips unless it is named, and which crashes in some batches of fused kernels.

@@ -24,6 +24,7 @@ BUDGETS_S = {
     "test": 120,
     "simulation": 180,
     "programs": 600,
+    "test-tools": 600,
     "test-cluster": 900,
     "test-e2e": 600,
 }
