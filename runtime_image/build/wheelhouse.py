@@ -1,20 +1,23 @@
 """Collects all that the images install: locked wheels, our own, llama.cpp's, and lists of parts.
 
-Owns: the folder that the Dockerfile copies: one flat folder of wheels, and for each image a
-requirements file in which every wheel has its checksum, and a CycloneDX list. Does not own:
-building llama.cpp (``wheel.py``), images (the Dockerfile). An image build needs no package index
-then, and one lock gives the same bytes. The wheels are for the Python that runs this; the base
-image must have the same X.Y. Usage: ``python runtime_image/build/wheelhouse.py DIR``.
+Owns: the folder that the Dockerfile copies. ``locked/`` holds what uv.lock and the build scripts
+decide: the wheels of others, llama.cpp's, pip to install them with, and for each image a
+requirements file in which every wheel has its checksum. ``own/`` holds what every edit of ours
+changes: our wheel and a CycloneDX list per image. Does not own: building llama.cpp (``wheel.py``),
+images (the Dockerfile). An image build needs no package index then, and one lock gives the same
+bytes. The wheels are for the Python that runs this; the base image must have the same X.Y.
+Usage: ``python runtime_image/build/wheelhouse.py DIR``.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,18 +25,27 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from build.accelerator import ACCELERATORS
+from build.digests import digest_of, digest_of_file
 from build.sbom import sbom_text
 from build.slim import slim_wheel
 from build.source import PACKAGE, REPOSITORY, index_environment, pip_command
 from build.wheel import build_wheel, wheel_parser
-from build.workshop import BuildError, Workshop, cached, say
+from build.workshop import BuildError, Workshop, cache_root, cached, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 IMAGES = ("operator", "gateway", "runtime")
+PIP = "pip==26.3 --hash=sha256:f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
+"""Installs the wheels while an image is built, from its wheel; no image keeps it."""
+OWN_SOURCES = ("operator/terrace", "runtime_image/terrace_runtime")
+_OWN_FILES = ("pyproject.toml", "README.md", "LICENSE")
 _EPOCH = "315532800"
 """1980-01-01, the oldest date that a zip file can hold: our own wheel is the same every time."""
+_SCRIPTS = ("wheelhouse.py", "slim.py", "sbom.py")
+"""What they do decides the folder's content too."""
+_KEY = "key"
+_NEEDED_BYTES = 512 * 1024**2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,39 +59,77 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BuildError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the folder is as it was")
+        sys.exit("interrupted; no wheelhouse is left half-made")
 
 
 def make_wheelhouse(folder: Path, accelerator: str) -> None:
-    """Make ``folder`` anew. Raises BuildError, and then leaves none."""
+    """Make ``folder`` anew unless it is what it would become. Raises BuildError."""
+    llama = build_wheel(wheel_parser().parse_args(["--dispatch", "--accelerator", accelerator]))
+    locked_key = _locked_key(llama)
+    key = digest_of(locked_key, own_digest(REPOSITORY))
+    if _read(folder / _KEY) == key:
+        say(f"{folder}: nothing has changed")
+        return
+    locked = cached(
+        cache_root() / "wheelhouse" / locked_key[:16], partial(_fill_locked, llama), _NEEDED_BYTES
+    )
 
     def make(workshop: Workshop, staging: Path) -> None:
-        ours = _our_wheels(workshop, staging, accelerator)
-        for image in IMAGES:
-            locked = _download(workshop, _locked(workshop, image), staging)
-            extra = [wheel for wheel in ours if image == "runtime" or wheel.name.startswith("terr")]
-            wheels = [*locked, *extra]
-            lines = [f"./{w.name} --hash=sha256:{_digest(w)}\n" for w in sorted(wheels)]
-            (staging / f"{image}.txt").write_text("".join(lines))
-            (staging / f"{image}.cdx.json").write_text(sbom_text(image, wheels))
+        shutil.copytree(locked, staging / "locked")
+        _fill_own(workshop, staging / "own", staging / "locked")
+        (staging / _KEY).write_text(key)
 
     shutil.rmtree(folder, ignore_errors=True)
-    cached(folder, make)
-    wheels = list(folder.glob("*.whl"))
+    cached(folder, make, _NEEDED_BYTES)
+    wheels = list(folder.glob("*/*.whl"))
     size = sum(wheel.stat().st_size for wheel in wheels)
     say(f"{folder}: {len(wheels)} wheels, {size / 1e6:.0f} MB")
 
 
-def _our_wheels(workshop: Workshop, folder: Path, accelerator: str) -> list[Path]:
-    """The project's own wheel, and llama.cpp's with kernels for every CPU."""
+def own_digest(repository: Path) -> str:
+    """Stands for all that our own wheel is built from."""
+    files = [repository / name for name in _OWN_FILES]
+    for folder in OWN_SOURCES:
+        files += [p for p in (repository / folder).rglob("*") if "__pycache__" not in p.parts]
+    files = sorted(path for path in files if path.is_file())
+    return digest_of(*(f"{p.relative_to(repository)} {digest_of_file(p)}" for p in files))
+
+
+def _locked_key(llama: Path) -> str:
+    scripts = [digest_of_file(Path(__file__).with_name(name)) for name in _SCRIPTS]
+    python = f"{sys.version_info[:2]} {sysconfig.get_platform()}"
+    lock = digest_of_file(REPOSITORY / "uv.lock")
+    return digest_of(lock, python, digest_of_file(llama), PIP, *scripts)
+
+
+def _fill_locked(llama: Path, workshop: Workshop, folder: Path) -> None:
+    """What uv.lock decides: wheels, and a requirements file per image."""
+    tool = workshop.staging / "pip.txt"
+    tool.write_text(f"{PIP}\n")
+    _download(workshop, tool, folder)
+    ours = Path(shutil.copy(llama, folder))
+    slim_wheel(ours, [_openmp()])
+    for image in IMAGES:
+        wheels = _download(workshop, _locked(workshop, image), folder)
+        if image == "runtime":
+            wheels.append(ours)
+        lines = [f"./{w.name} --hash=sha256:{digest_of_file(w)}\n" for w in sorted(wheels)]
+        (folder / f"{image}.txt").write_text("".join(lines))
+
+
+def _fill_own(workshop: Workshop, folder: Path, locked: Path) -> None:
+    """Our own wheel, and the list of all parts of each image."""
+    folder.mkdir()
     environment = {**index_environment(), "SOURCE_DATE_EPOCH": _EPOCH}
     build = [_uv(), "build", "--wheel", "--out-dir", str(folder), str(REPOSITORY)]
     workshop.run(build, "our own wheel", environment)
-    (own,) = folder.glob("terrace-*.whl")
-    options = wheel_parser().parse_args(["--dispatch", "--accelerator", accelerator])
-    llama = Path(shutil.copy(build_wheel(options), folder))
-    slim_wheel(llama, [_openmp()])
-    return [own, llama]
+    (folder / ".gitignore").unlink(missing_ok=True)
+    (own,) = folder.glob("*.whl")
+    (folder / "own.txt").write_text(f"./{own.name} --hash=sha256:{digest_of_file(own)}\n")
+    for image in IMAGES:
+        lines = (locked / f"{image}.txt").read_text().splitlines()
+        wheels = [locked / line.split()[0] for line in lines]
+        (folder / f"{image}.cdx.json").write_text(sbom_text(image, [*wheels, own]))
 
 
 def _openmp() -> Path:
@@ -116,9 +166,8 @@ def _download(workshop: Workshop, pins: Path, folder: Path) -> list[Path]:
     return [wheel.replace(folder / wheel.name) for wheel in own.iterdir()]
 
 
-def _digest(wheel: Path) -> str:
-    with wheel.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 
 def _uv() -> str:
