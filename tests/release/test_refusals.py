@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -74,8 +75,19 @@ def test_a_folder_without_git_is_refused(clone: Repository, tmp_path: Path) -> N
 
 
 def test_images_that_were_asked_for_must_be_there(clone: Repository, tmp_path: Path) -> None:
-    said = refusal(clone, tmp_path / "out", "--images", "yes")
-    assert "make image-archives" in said
+    nothing = tmp_path / "nothing"
+    said = refusal(clone, tmp_path / "out", "--images", "yes", "--image-archives", str(nothing))
+    assert f"{nothing}/operator.tar" in said
+
+
+def test_where_images_cannot_be_made_the_reason_is_said(clone: Repository, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "git").symlink_to(str(shutil.which("git")))
+    clone.environment = {"PATH": str(programs)}
+    done = clone.release(tmp_path / "out", "--images", "auto")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"left out: the images .*: (there is no buildah|.* needs root)", done.stdout)
 
 
 def test_a_refused_release_leaves_the_one_before(clone: Repository, tmp_path: Path) -> None:

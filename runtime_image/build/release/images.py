@@ -1,8 +1,9 @@
 """Checks image archives against the wheel of a release, and takes their lists of parts.
 
-Owns: reading OCI archives, refusing one that holds other code than the release. Does not own:
-making them (``make image-archives``). What lies in ``dist/images`` may be of any age; users would
-find out only after they deployed it.
+Owns: whether this machine can make them, reading OCI archives, refusing one that holds other code
+than the release. Does not own: making them (``make image-archives``). What lies in ``dist/images``
+may be of any age, and of a tree that changed meanwhile; users would find out only after they
+deployed it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
+import shutil
+import sys
 import tarfile
 import zipfile
 from typing import IO, TYPE_CHECKING, Any
@@ -24,9 +28,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IMAGES = ("operator", "gateway", "runtime")
+_PROGRAMS = ("buildah", "debootstrap")
 _SBOM = "opt/terrace/sbom.cdx.json"
 _RECORD = re.compile(r"opt/terrace/lib/python3\.\d+/site-packages/terrace-[^/]+\.dist-info/RECORD")
 _REMAKE = "make it again with `make image-archives`, or leave images out with IMAGES=no"
+
+
+def lacking_for_images() -> str:
+    """What keeps this machine from making image archives; empty when nothing does."""
+    if sys.platform != "linux":
+        return "this is not Linux"
+    if os.geteuid() != 0:
+        return "building them needs root"
+    sbin = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    missing = [name for name in _PROGRAMS if not shutil.which(name, path=sbin)]
+    return f"there is no {' and no '.join(missing)} (apt-get install)" if missing else ""
 
 
 def image_sbom(archive: Path, wheel: Path) -> bytes:

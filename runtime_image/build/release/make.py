@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 # A script's own folder is on the path, its parent is not; and this may run before we are installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from build.release.images import IMAGES, image_sbom
+from build.release.images import IMAGES, image_sbom, lacking_for_images
 from build.release.sbom import distribution_sbom
 from build.release.source import Source, take_source
 from build.release.versions import agreed_version, unreleased_entries
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 TOOLS = "runtime_image/build/release/tools.txt"
 SUMS = "SHA256SUMS"
-_NEEDED_BYTES = 256 * 1024**2
-"""Of a release without images."""
+_NEEDED_BYTES = {"no": 256 * 1024**2, "auto": 2 * 1024**3, "yes": 2 * 1024**3}
+"""By --images."""
 _FIND_HELM = """
 import sys
 from terrace.local.binaries import find_binaries
@@ -97,9 +97,14 @@ def _parser() -> argparse.ArgumentParser:
         "--images",
         choices=("auto", "yes", "no"),
         default="auto",
-        help="auto: those in dist/images, else say that there are none; yes: refuse without them",
+        help="auto: made where that is possible, else said to be left out; yes: refuse without",
     )
-    parser.add_argument("--image-archives", type=Path, default=REPOSITORY / "dist/images")
+    parser.add_argument(
+        "--image-archives",
+        type=Path,
+        metavar="DIR",
+        help="take the archives that lie there instead of making them",
+    )
     return parser
 
 
@@ -119,7 +124,7 @@ def make_release(options: argparse.Namespace) -> str:
 
     with _one_at_a_time(folder):
         shutil.rmtree(fresh, ignore_errors=True)
-        cached(fresh, make, _NEEDED_BYTES + sum(_sizes(options)))
+        cached(fresh, make, _NEEDED_BYTES[options.images])
         previous = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(previous, ignore_errors=True)
         if folder.exists():
@@ -179,28 +184,29 @@ def _crds(release: Release) -> None:
 
 
 def _images(release: Release, options: argparse.Namespace) -> None:
-    archives = {name: options.image_archives / f"{name}.tar" for name in IMAGES}
-    absent = [path for path in archives.values() if not path.is_file()]
-    if options.images == "no" or (absent and options.images == "auto"):
-        why = "IMAGES=no" if options.images == "no" else f"there is no {absent[0]}"
-        release.left_out.append(
-            f"the images and their lists of parts ({why}; `make image-archives` makes them, "
-            "as root on Linux)"
-        )
+    why = "IMAGES=no" if options.images == "no" else ""
+    if not why and options.image_archives is None:
+        why = lacking_for_images()
+    if why and options.images == "yes":
+        raise BuildError(f"images cannot be made here: {why}")
+    if why:
+        release.left_out.append(f"the images and their lists of parts: {why}")
         return
-    if absent:
-        raise BuildError(f"there is no {absent[0]}: make it with `make image-archives`")
-    for name, archive in archives.items():
-        say(f"checking {archive.name}")
+    folder = options.image_archives or _made_images(release)
+    for name in IMAGES:
+        archive = folder / f"{name}.tar"
+        say(f"checking {archive}")
         sbom = image_sbom(archive, release.wheel)
-        stem = f"terrace-{name}-{release.version}"
-        (release.folder / f"{stem}.image.cdx.json").write_bytes(sbom)
-        shutil.copyfile(archive, release.folder / f"{stem}.image.tar")
+        stem = f"terrace-{name}-{release.version}.image"
+        (release.folder / f"{stem}.cdx.json").write_bytes(sbom)
+        shutil.copyfile(archive, release.folder / f"{stem}.tar")
 
 
-def _sizes(options: argparse.Namespace) -> Iterator[int]:
-    if options.images != "no" and options.image_archives.is_dir():
-        yield from (path.stat().st_size for path in options.image_archives.glob("*.tar"))
+def _made_images(release: Release) -> Path:
+    """The archives of the working tree, which differs from the copy in nothing that shows."""
+    argv = ["make", "--no-print-directory", "-C", str(REPOSITORY), "image-archives"]
+    release.workshop.run(argv, "images")
+    return REPOSITORY / "dist/images"
 
 
 def _summary(release: Release, folder: Path) -> Iterator[str]:
