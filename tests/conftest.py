@@ -1,4 +1,5 @@
-"""Settings of all tests: in CI, property tests draw the same examples every time.
+"""Settings of all tests: in CI, property tests draw the same examples every time. One option:
+``--kubernetes 1.33`` runs those that start a control plane against that older version.
 
 A run that fails must fail for the change under test. New examples are drawn at every run elsewhere,
 and a counterexample found there becomes an ``@example`` of its test.
@@ -8,8 +9,24 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kubernetes",
+        metavar="X.Y",
+        help="the version that control planes emulate (default: the newest that is pinned)",
+    )
+
+
+@pytest.fixture(scope="session")
+def kubernetes(pytestconfig: pytest.Config) -> str | None:
+    """``ClusterOptions.emulated_version`` of every cluster that a test starts."""
+    named: str | None = pytestconfig.getoption("--kubernetes")
+    return named

@@ -15,19 +15,21 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+def control_plane(
+    tmp_path_factory: pytest.TempPathFactory, kubernetes: str | None
+) -> Iterator[LocalCluster]:
     """API server, etcd, controller manager and scheduler; no node, so no pod ever starts."""
-    yield from _running(
-        "control-plane", tmp_path_factory, ClusterOptions(nodes=0, audit=True, fsync=False)
-    )
+    options = ClusterOptions(nodes=0, audit=True, fsync=False, emulated_version=kubernetes)
+    yield from _running("control-plane", tmp_path_factory, options)
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, kubernetes: str | None
+) -> Iterator[LocalCluster]:
     """The same with the host node: pods run as processes of this machine."""
-    yield from _running(
-        "cluster", tmp_path_factory, ClusterOptions(nodes=1, audit=True, fsync=False)
-    )
+    options = ClusterOptions(nodes=1, audit=True, fsync=False, emulated_version=kubernetes)
+    yield from _running("cluster", tmp_path_factory, options)
 
 
 def _running(

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def node(tmp_path_factory: pytest.TempPathFactory, kubernetes: str | None) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("host-node")
     images = folder / "images.json"
     images.write_text(
@@ -34,6 +34,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     options = ClusterOptions(
         fsync=False,
         audit=True,
+        emulated_version=kubernetes,
         images=str(images),
         extra_args={"node": ("--backoff=0.5", "--refresh=0.5")},
     )
