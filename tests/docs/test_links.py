@@ -1,0 +1,56 @@
+"""Every link leads somewhere, every path that is named is there, and every page is on the map."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+
+from support.pages import ROOT, Page, pages
+
+PAGES = pages()
+MAP = Page(ROOT / "docs/README.md")
+FOLDERS = ("charts", "crds", "docs", "examples", "operator", "runtime_image", "tests")
+"""A path in backticks that begins with one of these is one of the repository."""
+
+
+def ids(each: Page) -> str:
+    return each.name
+
+
+@pytest.mark.parametrize("each", PAGES, ids=ids)
+def test_links_lead_to_files_and_headings_that_are_there(each: Page) -> None:
+    for link in each.links:
+        address = urlsplit(link)
+        if address.scheme:
+            assert address.scheme in ("http", "https"), link
+            assert re.fullmatch(r"[a-z0-9.-]+\.[a-z]+", address.netloc), link
+            continue
+        target = each.path.parent / address.path if address.path else each.path
+        assert target.exists(), f"{each.name}: {link}"
+        if address.fragment:
+            anchors = Page(target.resolve()).anchors
+            assert address.fragment in anchors, f"{each.name}: {link}"
+
+
+@pytest.mark.parametrize("each", PAGES, ids=ids)
+def test_paths_in_backticks_are_there(each: Page) -> None:
+    for code in each.inline_code:
+        if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./-]*", code) and "NNNN" not in code:
+            assert (ROOT / code).exists(), f"{each.name}: {code}"
+
+
+def test_every_page_is_on_the_map() -> None:
+    linked = {(MAP.path.parent / link.partition("#")[0]).resolve() for link in MAP.links}
+    for each in PAGES:
+        if each.path.parent == MAP.path.parent and each.path != MAP.path:
+            assert each.path in linked, f"{each.name} is not linked from docs/README.md"
+
+
+def test_pictures_have_words_for_those_who_do_not_see_them() -> None:
+    for each in PAGES:
+        for text, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", each.prose):
+            if target.startswith("pictures/"):
+                assert len(text.split()) > 5, f"{each.name}: {target}"
+                assert "<title" in (each.path.parent / target).read_text()
