@@ -59,3 +59,8 @@ def dashboard(path: Path) -> dict[str, Any]:
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
     """Its panels that show data: rows are only headings."""
     return [panel for panel in board["panels"] if panel["type"] not in ("row", "text")]
+
+
+def expressions(board: dict[str, Any]) -> list[str]:
+    """The PromQL of all its panels."""
+    return [target["expr"] for panel in panels(board) for target in panel["targets"]]
