@@ -20,12 +20,14 @@ from rich.table import Table
 
 from terrace.local.cluster import ClusterStatus, LocalCluster
 from terrace.local.errors import LocalClusterError
+from terrace.local.kubelets.network import MAX_NODES
 from terrace.local.logs import follow, show
 from terrace.local.state import ClusterOptions, known_clusters
 
 app = typer.Typer(
     help="A real Kubernetes control plane as processes of this machine, with a node that runs "
-    "pods as host processes. For trying Terrace and for tests; not a place to keep things.",
+    "pods as host processes, or with real kubelets and containerd. For trying Terrace and for "
+    "tests; not a place to keep things.",
     no_args_is_help=True,
 )
 
@@ -47,9 +49,14 @@ class Output(StrEnum):
 def up(
     name: Name = "default",
     directory: Directory = None,
-    no_node: Annotated[
-        bool, typer.Option("--no-node", help="Only the control plane: no pod ever starts.")
-    ] = False,
+    nodes: Annotated[
+        str | None,
+        typer.Option(
+            help="host: pods are processes of this machine; kubelet:N: N real nodes (1 to 3) with "
+            "kubelet and containerd, for root; none: no pod ever starts. [default: host]"
+        ),
+    ] = None,
+    no_node: Annotated[bool, typer.Option("--no-node", help="The same as --nodes none.")] = False,
     bin_dir: Annotated[
         Path | None,
         typer.Option(
@@ -75,7 +82,9 @@ def up(
     releases, else from a build of their Go modules (about 5 minutes, once).
     """
     began = time.monotonic()
-    options = _options(no_node, emulated_version, images)
+    if no_node and nodes not in {None, "none"}:
+        raise LocalClusterError(f"--no-node and --nodes {nodes} exclude each other")
+    options = _options("none" if no_node else nodes, emulated_version, images)
     cluster = LocalCluster(
         name, directory=directory, options=options, bin_dir=bin_dir, report=_progress(began)
     )
@@ -89,6 +98,20 @@ def up(
                 "machine, with their own address but without isolation."
             )
     typer.echo(f"export KUBECONFIG={cluster.kubeconfig}")
+
+
+@app.command()
+def load(
+    archives: Annotated[
+        list[Path],
+        typer.Argument(exists=True, dir_okay=False, metavar="TAR...", help="OCI archives."),
+    ],
+    name: Name = "default",
+    directory: Directory = None,
+) -> None:
+    """Load images into every real node, but for those that are there already."""
+    cluster = LocalCluster(name, directory=directory, report=_progress(time.monotonic()))
+    cluster.load_images(archives)
 
 
 @app.command()
@@ -177,14 +200,20 @@ def kubeconfig(
 
 
 def _options(
-    no_node: bool, emulated_version: str | None, images: Path | None
+    nodes: str | None, emulated_version: str | None, images: Path | None
 ) -> ClusterOptions | None:
     """None when nothing was asked for: then a cluster that exists keeps what it has."""
-    if not (no_node or emulated_version or images):
+    if not (nodes or emulated_version or images):
         return None
+    kubelets = _kubelets(nodes or "host")
+    if images and kubelets:
+        raise LocalClusterError(
+            "--images is for the host node; real nodes take `terrace local load`"
+        )
     try:
         return ClusterOptions(
-            nodes=0 if no_node else 1,
+            nodes=1 if nodes in {None, "host"} else 0,
+            kubelets=kubelets,
             emulated_version=emulated_version,
             images=str(images.absolute()) if images else None,
         )
@@ -192,6 +221,18 @@ def _options(
         raise LocalClusterError(
             f"--emulated-version {emulated_version!r} is no version such as 1.34"
         ) from error
+
+
+def _kubelets(nodes: str) -> int:
+    """How many real nodes ``--nodes`` asks for."""
+    if nodes in {"host", "none"}:
+        return 0
+    kind, _, count = nodes.partition(":")
+    if kind != "kubelet" or count not in {str(number) for number in range(1, MAX_NODES + 1)}:
+        raise LocalClusterError(
+            f"--nodes {nodes!r} is neither host nor none nor kubelet:N with N from 1 to {MAX_NODES}"
+        )
+    return int(count)
 
 
 class _Progress:

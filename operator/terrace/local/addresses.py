@@ -15,8 +15,12 @@ import errno
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from terrace.local.errors import LocalClusterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FIRST_BLOCK = 16
 LAST_BLOCK = 250
@@ -56,16 +60,21 @@ class BlockClaim:
         self.holder.close()
 
 
-def claim_block(preferred: int) -> BlockClaim:
-    """Claim ``preferred`` or, where it is taken, the next free block after it."""
+def claim_block(
+    preferred: int, is_usable: Callable[[int], bool] = lambda _number: True
+) -> BlockClaim:
+    """Claim ``preferred`` or, where it is taken or of no use, the next free block after it."""
     count = LAST_BLOCK - FIRST_BLOCK + 1
     for step in range(count):
         number = FIRST_BLOCK + (preferred - FIRST_BLOCK + step) % count
         holder = _hold(number)
-        if holder is not None:
+        if holder is None:
+            continue
+        if is_usable(number):
             return BlockClaim(AddressBlock(number), holder)
+        holder.close()
     raise LocalClusterError(
-        f"all {count} loopback blocks are in use; stop clusters with `terrace local down`"
+        f"all {count} address blocks are in use; stop clusters with `terrace local down`"
     )
 
 

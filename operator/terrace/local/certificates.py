@@ -47,10 +47,18 @@ class Leaf:
 
 
 def leaves(node: str, node_address: str, control_plane_address: str) -> tuple[Leaf, ...]:
-    """All certificates of a cluster."""
-    server = ("localhost", control_plane_address)
+    """All certificates of a cluster with the host node."""
+    return (
+        *control_plane_leaves(control_plane_address, "10.96.0.1"),
+        Leaf("node", CLUSTER_CA, f"system:node:{node}", "system:nodes", (node, node_address)),
+    )
+
+
+def control_plane_leaves(address: str, api_service_address: str) -> tuple[Leaf, ...]:
+    """The certificates of every cluster; the API server also answers on a ClusterIP."""
+    server = ("localhost", address)
     service = ("kubernetes", "kubernetes.default", "kubernetes.default.svc",
-               "kubernetes.default.svc.cluster.local", "10.96.0.1")  # fmt: skip
+               "kubernetes.default.svc.cluster.local", api_service_address)  # fmt: skip
     return (
         Leaf("etcd", ETCD_CA, "etcd", hosts=server),
         Leaf("apiserver-etcd-client", ETCD_CA, "kube-apiserver-etcd-client"),
@@ -59,7 +67,6 @@ def leaves(node: str, node_address: str, control_plane_address: str) -> tuple[Le
         Leaf("admin", CLUSTER_CA, "terrace-local-admin", "system:masters"),
         Leaf("controller-manager", CLUSTER_CA, "system:kube-controller-manager", hosts=server),
         Leaf("scheduler", CLUSTER_CA, "system:kube-scheduler", hosts=server),
-        Leaf("node", CLUSTER_CA, f"system:node:{node}", "system:nodes", (node, node_address)),
     )
 
 

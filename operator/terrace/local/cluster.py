@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,11 @@ from terrace.local.addresses import (
 )
 from terrace.local.api_client import ApiClient
 from terrace.local.binaries import find_binaries
-from terrace.local.control_plane import components
+from terrace.local.control_plane import components, control_plane_address
 from terrace.local.errors import LocalClusterError
+from terrace.local.kubelets import components as kubelets
+from terrace.local.kubelets import namespaces, nodes
+from terrace.local.kubelets.network import CONTROL_PLANE_PORTS, NodeNetwork
 from terrace.local.startup import Startup
 from terrace.local.state import (
     ClusterFolder,
@@ -156,8 +159,14 @@ class LocalCluster:
     def api(self) -> ApiClient:
         """A small client with the admin's rights."""
         state = self._state()
-        address = AddressBlock(state.block).control_plane
+        address = control_plane_address(state.options, AddressBlock(state.block))
         return ApiClient(address, state.ports["apiserver"], self.folder.pki)
+
+    def load_images(self, archives: Sequence[Path]) -> None:
+        """Import OCI archives into every node that lacks them; they stay until ``down``."""
+        with self.folder.locked():
+            images = nodes.images_of(self._state(), self.folder.node)
+            images.load([archive.absolute() for archive in archives], self._report)
 
     def up(self) -> bool:
         """Bring the cluster up, or repair it; returns False when all of it ran already.
@@ -181,7 +190,14 @@ class LocalCluster:
                 Startup(self.folder, state, self._report).wait()
                 return False
         self.folder.check()
-        binaries = self._binaries(*_PROGRAMS)
+        options = self._options(state)
+        if options.kubelets:
+            nodes.refuse_if_impossible(self.folder.root)
+        if state is not None and _has_lost_its_nodes(state):
+            # What ran in their namespaces is ending with them; none of it can be kept.
+            shutdown.stop(self.folder, self._report)
+            state = self.folder.load()
+        binaries = self._binaries(*_PROGRAMS, *(kubelets.PROGRAMS if options.kubelets else ()))
         register(self.name, self.folder.root)
         try:
             self.folder.make()
@@ -226,7 +242,7 @@ class LocalCluster:
             # The survivors hold the block, unless they are themselves from an earlier repair.
             state, claim = previous, claim_again(previous.block)
         else:
-            claim = self._claim(previous)
+            claim = self._claim(previous, self._options(previous))
             state = self._fresh(claim.block, previous)
         try:
             held_fd = claim.holder.fileno() if claim else None
@@ -235,17 +251,39 @@ class LocalCluster:
             if claim:
                 claim.release()
 
-    def _claim(self, previous: ClusterState | None) -> BlockClaim:
+    def _claim(self, previous: ClusterState | None, options: ClusterOptions) -> BlockClaim:
+        if previous is not None and options.kubelets:
+            return self._claim_same(previous.block)
         if previous is not None:
             return claim_block(previous.block)
         count = LAST_BLOCK - FIRST_BLOCK + 1
-        return claim_block(FIRST_BLOCK + zlib.crc32(os.fsencode(self.folder.root)) % count)
+        preferred = FIRST_BLOCK + zlib.crc32(os.fsencode(self.folder.root)) % count
+        if not options.kubelets:
+            return claim_block(preferred)
+        return claim_block(preferred, lambda each: namespaces.is_free_here(NodeNetwork(each)))
+
+    def _claim_same(self, block: int) -> BlockClaim:
+        """The stored objects hold addresses of the block: another one would not do."""
+        network = NodeNetwork(block)
+        claim = claim_again(block)
+        if claim is None or not namespaces.is_free_here(network):
+            raise LocalClusterError(
+                f"the addresses {network.whole} of cluster {self.name!r} are in use by another "
+                "cluster or network; stop that, or delete this one with `terrace local down`"
+            )
+        return claim
 
     def _fresh(self, block: AddressBlock, previous: ClusterState | None) -> ClusterState:
-        options = self._wanted_options or (previous.options if previous else ClusterOptions())
+        options = self._options(previous)
         wanted_ports = previous.ports if previous else {}
-        ports = choose_ports(block.control_plane, control_plane.PORTS, wanted_ports)
+        if options.kubelets:
+            ports = CONTROL_PLANE_PORTS
+        else:
+            ports = choose_ports(block.control_plane, control_plane.PORTS, wanted_ports)
         return ClusterState(name=self.name, options=options, block=block.number, ports=ports)
+
+    def _options(self, previous: ClusterState | None) -> ClusterOptions:
+        return self._wanted_options or (previous.options if previous else ClusterOptions())
 
     def _state(self) -> ClusterState:
         state = self.folder.load()
@@ -275,11 +313,17 @@ class LocalCluster:
 
 
 def _server(state: ClusterState) -> str:
-    return f"https://{AddressBlock(state.block).control_plane}:{state.ports['apiserver']}"
+    address = control_plane_address(state.options, AddressBlock(state.block))
+    return f"https://{address}:{state.ports['apiserver']}"
 
 
 def _any_alive(state: ClusterState) -> bool:
     return any(processes.is_alive(record) for record in state.processes.values())
+
+
+def _has_lost_its_nodes(state: ClusterState) -> bool:
+    outer = state.processes.get(kubelets.NAMESPACES)
+    return state.options.kubelets > 0 and (outer is None or not processes.is_alive(outer))
 
 
 def _all_alive(state: ClusterState) -> bool:

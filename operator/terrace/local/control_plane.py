@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
+
+from terrace.local.kubelets import components as kubelets
+from terrace.local.kubelets.network import NodeNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,15 +49,36 @@ class Layout:
     binaries: Mapping[str, Path]
 
     @property
+    def address(self) -> str:
+        """Where the control plane listens."""
+        return control_plane_address(self.options, self.block)
+
+    @property
     def server(self) -> str:
         """URL of the API server."""
-        return f"https://{self.block.control_plane}:{self.ports['apiserver']}"
+        return f"https://{self.address}:{self.ports['apiserver']}"
+
+    @property
+    def service_range(self) -> str:
+        """ClusterIPs."""
+        if self.options.kubelets:
+            return NodeNetwork(self.block.number).services
+        return SERVICE_RANGE
+
+
+def control_plane_address(options: ClusterOptions, block: AddressBlock) -> str:
+    """Where the control plane listens: on loopback, or where pods of real nodes reach it."""
+    return NodeNetwork(block.number).control_plane if options.kubelets else block.control_plane
 
 
 def components(options: ClusterOptions) -> tuple[str, ...]:
     """The processes of a cluster, in the order in which they start."""
-    node = (NODE,) if options.nodes else ()
-    return (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER, *node)
+    return (
+        *kubelets.before_control_plane(options.kubelets),
+        *(ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER),
+        *((NODE,) if options.nodes else ()),
+        *kubelets.after_control_plane(options.kubelets),
+    )
 
 
 def command_line(component: str, layout: Layout) -> list[str]:
@@ -64,14 +89,14 @@ def command_line(component: str, layout: Layout) -> list[str]:
         CONTROLLER_MANAGER: _controller_manager,
         SCHEDULER: _scheduler,
         NODE: _node,
-    }[component]
+    }.get(component, partial(kubelets.command_line, component))
     return [*build(layout), *layout.options.extra_args.get(component, ())]
 
 
 def _etcd(layout: Layout) -> list[str]:
     pki = layout.folder.pki
-    client = f"https://{layout.block.control_plane}:{layout.ports['etcd']}"
-    peer = f"https://{layout.block.control_plane}:{layout.ports['etcd-peer']}"
+    client = f"https://{layout.address}:{layout.ports['etcd']}"
+    peer = f"https://{layout.address}:{layout.ports['etcd-peer']}"
     return [
         str(layout.binaries[ETCD]),
         f"--data-dir={layout.folder.etcd}",
@@ -99,7 +124,9 @@ def _etcd(layout: Layout) -> list[str]:
 
 def _api_server(layout: Layout) -> list[str]:
     pki = layout.folder.pki
-    address = layout.block.control_plane
+    address = layout.address
+    # The Service `kubernetes` cannot lead to a loopback address.
+    reconciler = "lease" if layout.options.kubelets else "none"
     return [
         str(layout.binaries[API_SERVER]),
         f"--etcd-servers=https://{address}:{layout.ports['etcd']}",
@@ -115,7 +142,7 @@ def _api_server(layout: Layout) -> list[str]:
         f"--service-account-key-file={pki}/service-account.pub",
         f"--service-account-signing-key-file={pki}/service-account.key",
         "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-cluster-ip-range={SERVICE_RANGE}",
+        f"--service-cluster-ip-range={layout.service_range}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged",
@@ -124,8 +151,7 @@ def _api_server(layout: Layout) -> list[str]:
         f"--kubelet-certificate-authority={pki}/ca.crt",
         # Otherwise `kubectl logs` looks the node's name up in DNS.
         "--kubelet-preferred-address-types=InternalIP",
-        # There is no Endpoints object to keep: it would hold a loopback address.
-        "--endpoint-reconciler-type=none",
+        f"--endpoint-reconciler-type={reconciler}",
         "--profiling=false",
         *_emulated(layout),
         *_audit(layout),
@@ -146,7 +172,7 @@ def _audit(layout: Layout) -> list[str]:
 def _controller_manager(layout: Layout) -> list[str]:
     pki = layout.folder.pki
     kubeconfig = layout.folder.kubeconfigs / "controller-manager.conf"
-    disabled = ",".join(f"-{name}" for name in _DISABLED_CONTROLLERS)
+    off = () if layout.options.kubelets else _DISABLED_CONTROLLERS
     return [
         str(layout.binaries[CONTROLLER_MANAGER]),
         # As the admin and not as one service account per controller: making those 40 accounts
@@ -154,7 +180,7 @@ def _controller_manager(layout: Layout) -> list[str]:
         f"--kubeconfig={layout.folder.kubeconfig}",
         f"--authentication-kubeconfig={kubeconfig}",
         f"--authorization-kubeconfig={kubeconfig}",
-        f"--bind-address={layout.block.control_plane}",
+        f"--bind-address={layout.address}",
         f"--secure-port={layout.ports['controller-manager']}",
         f"--tls-cert-file={pki}/controller-manager.crt",
         f"--tls-private-key-file={pki}/controller-manager.key",
@@ -162,7 +188,7 @@ def _controller_manager(layout: Layout) -> list[str]:
         f"--root-ca-file={pki}/ca.crt",
         f"--cluster-signing-cert-file={pki}/ca.crt",
         f"--cluster-signing-key-file={pki}/ca.key",
-        f"--controllers=*,{disabled}",
+        f"--controllers={','.join(['*', *(f'-{name}' for name in off)])}",
         "--leader-elect=false",
         "--profiling=false",
         *_emulated(layout),
@@ -177,7 +203,7 @@ def _scheduler(layout: Layout) -> list[str]:
         f"--kubeconfig={kubeconfig}",
         f"--authentication-kubeconfig={kubeconfig}",
         f"--authorization-kubeconfig={kubeconfig}",
-        f"--bind-address={layout.block.control_plane}",
+        f"--bind-address={layout.address}",
         f"--secure-port={layout.ports['scheduler']}",
         f"--tls-cert-file={pki}/scheduler.crt",
         f"--tls-private-key-file={pki}/scheduler.key",

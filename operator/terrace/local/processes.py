@@ -40,7 +40,7 @@ def spawn(argv: list[str], log: Path, env: Mapping[str, str], held_fd: int | Non
     if held_fd is not None:
         actions.append((os.POSIX_SPAWN_DUP2, held_fd, _HELD_FD))
     pid = os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True)
-    return _record(pid)
+    return record_of(pid)
 
 
 def is_alive(record: ProcessRecord) -> bool:
@@ -65,13 +65,14 @@ def left_behind(root: Path) -> list[ProcessRecord]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid() and _is_marked(entry, root):
-            record = _record(int(entry.name))
+            record = record_of(int(entry.name))
             if is_alive(record):
                 found.append(record)
     return found
 
 
-def _record(pid: int) -> ProcessRecord:
+def record_of(pid: int) -> ProcessRecord:
+    """What tells this process from any other, now that it runs."""
     stat = _stat(pid)
     return ProcessRecord(pid=pid, start_ticks=stat.start_ticks if stat else 0, boot_id=_boot_id())
 

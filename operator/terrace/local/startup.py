@@ -11,13 +11,24 @@ import http
 import os
 import time
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from terrace.local import audit, certificates, control_plane, logs, processes
 from terrace.local.addresses import AddressBlock
 from terrace.local.api_client import ApiClient
-from terrace.local.control_plane import NODE, NODE_NAME, Layout, command_line, components
+from terrace.local.control_plane import (
+    NODE,
+    NODE_NAME,
+    Layout,
+    command_line,
+    components,
+    control_plane_address,
+)
 from terrace.local.errors import ComponentError, LocalClusterError
+from terrace.local.kubelets import components as kubelets
+from terrace.local.kubelets import namespaces, nodes, rbac
+from terrace.local.kubelets.network import NodeNetwork, node_names
 from terrace.local.state import ClusterFolder, ClusterState, write_private
 
 if TYPE_CHECKING:
@@ -32,7 +43,7 @@ _PLURALS = {
     "ClusterRoleBinding": "clusterrolebindings",
     "StorageClass": "storageclasses",
 }
-_NODE_LEASE = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE_NAME}"
+_NODE_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 
 
 class Startup:
@@ -59,17 +70,22 @@ class Startup:
         self._folder.save(state)
         self._write_files(layout)
         began = dt.datetime.now(dt.UTC)
-        is_new_node = not self._is_alive(NODE)
+        new = {name for name in components(state.options) if not self._is_alive(name)}
         for name in components(state.options):
-            if not self._is_alive(name):
+            if name in new:
                 self._spawn(name, layout, held_fd)
+            if name in new and name == kubelets.NAMESPACES:
+                nodes.furnish(layout, self._state.processes[name], self._environment())
             if name == control_plane.API_SERVER:
                 self._wait(name, "ready", self._client("apiserver").is_ready)
                 self._bootstrap()
-        self.wait(began if is_new_node else None)
+                if state.options.kubelets:
+                    images = nodes.images_of(self._state, self._folder.node)
+                    images.load_pause(binaries["pause"], self._folder.node)
+        self.wait(dict.fromkeys(new, began))
 
-    def wait(self, node_since: dt.datetime | None = None) -> None:
-        """Wait until all of it works; the node must have said so after ``node_since``."""
+    def wait(self, since: Mapping[str, dt.datetime] = MappingProxyType({})) -> None:
+        """Wait until all of it works; what is in ``since`` must have said so after that."""
         api = self._client("apiserver")
         self._wait(control_plane.API_SERVER, "ready", api.is_ready)
         for name, port in (
@@ -80,8 +96,19 @@ class Startup:
         self._wait(
             control_plane.CONTROLLER_MANAGER, "working", lambda: _is_ok(api, _DEFAULT_ACCOUNT)
         )
+        is_ready = _kubelet_is_ready if self._state.options.kubelets else _host_is_ready
+        for name, node in self._nodes().items():
+            self._wait(name, "ready", partial(is_ready, api, node, since.get(name)))
+        if self._state.options.kubelets:
+            for name, condition in nodes.health_checks(self._state):
+                self._wait(name, "ready", condition)
+
+    def _nodes(self) -> dict[str, str]:
+        """Component -> the Node that it registers."""
         if self._state.options.nodes:
-            self._wait(NODE, "ready", lambda: _node_is_ready(api, node_since))
+            return {NODE: NODE_NAME}
+        count = self._state.options.kubelets
+        return dict(zip(kubelets.kubelet_names(count), node_names(count), strict=True))
 
     def _bootstrap(self) -> None:
         """What the node may do and the StorageClass; before the node starts."""
@@ -89,7 +116,10 @@ class Startup:
         from terrace.local.node_rbac import bootstrap_manifests  # noqa: PLC0415 - as said above
 
         api = self._client("apiserver")
-        for manifest in bootstrap_manifests():
+        manifests = bootstrap_manifests()
+        if self._state.options.kubelets:
+            manifests += rbac.bootstrap_manifests()
+        for manifest in manifests:
             kind, name = manifest["kind"], manifest["metadata"]["name"]
             status, answer = api.apply(
                 f"/apis/{manifest['apiVersion']}/{_PLURALS[kind]}/{name}", manifest
@@ -99,26 +129,33 @@ class Startup:
 
     def _write_files(self, layout: Layout) -> None:
         pki = self._folder.pki
-        wanted = certificates.leaves(NODE_NAME, layout.block.node, layout.block.control_plane)
-        certificates.write_pki(pki, wanted, dt.datetime.now(dt.UTC))
+        certificates.write_pki(pki, _leaves(layout), dt.datetime.now(dt.UTC))
         context = f"terrace-{self._state.name}"
+        count = layout.options.kubelets
+        node_users = kubelets.users(count) if count else ("node",)
         users = {
             "admin": self._folder.kubeconfig,
             **{
                 user: self._folder.kubeconfigs / f"{user}.conf"
-                for user in ("controller-manager", "scheduler", "node")
+                for user in ("controller-manager", "scheduler", *node_users)
             },
         }
         for user, path in users.items():
             certificates.write_kubeconfig(path, pki, layout.server, user, context)
         write_private(self._folder.audit_policy, audit.policy())
+        if count:
+            nodes.write_files(layout)
 
     def _spawn(self, name: str, layout: Layout, held_fd: int | None) -> None:
         log = self._folder.log(name)
         logs.start_afresh(log)
         argv = command_line(name, layout)
         try:
-            record = processes.spawn(argv, log, _environment(self._folder.root), held_fd)
+            if name in _inside(layout):
+                outer = self._state.processes[kubelets.NAMESPACES]
+                record = namespaces.spawn(outer, argv, log, self._environment())
+            else:
+                record = processes.spawn(argv, log, self._environment(), held_fd)
         except OSError as error:
             raise LocalClusterError(f"{name} cannot be started from {argv[0]}: {error}") from error
         started = {**self._state.processes, name: record}
@@ -146,8 +183,18 @@ class Startup:
         record = self._state.processes.get(name)
         return record is not None and processes.is_alive(record)
 
+    def _environment(self) -> dict[str, str]:
+        """Our own environment, marked, and with the cluster's addresses exempt from any proxy."""
+        env = {**os.environ, processes.MARKER: str(self._folder.root)}
+        exempt = ["127.0.0.0/8", "localhost"]
+        if self._state.options.kubelets:
+            exempt.append(NodeNetwork(self._state.block).whole)
+        for name in ("NO_PROXY", "no_proxy"):
+            env[name] = ",".join(filter(None, [env.get(name), *exempt]))
+        return env
+
     def _client(self, port: str) -> ApiClient:
-        address = AddressBlock(self._state.block).control_plane
+        address = control_plane_address(self._state.options, AddressBlock(self._state.block))
         return ApiClient(address, self._state.ports[port], self._folder.pki)
 
 
@@ -155,25 +202,48 @@ def _is_ok(client: ApiClient, path: str) -> bool:
     return client.get(path)[0] == http.HTTPStatus.OK
 
 
-def _node_is_ready(api: ApiClient, since: dt.datetime | None) -> bool:
+def _host_is_ready(api: ApiClient, name: str, since: dt.datetime | None) -> bool:
     """Ready, and by a heartbeat after ``since``: the stored object may be of an earlier run."""
-    status, node = api.get(f"/api/v1/nodes/{NODE_NAME}")
-    if status != http.HTTPStatus.OK:
-        return False
-    conditions = node.get("status", {}).get("conditions", [])
-    if not any(item["type"] == "Ready" and item["status"] == "True" for item in conditions):
+    if _ready_heartbeat(api, name) is None:
         return False
     if since is None:
         return True
-    status, lease = api.get(_NODE_LEASE)
+    status, lease = api.get(f"{_NODE_LEASES}/{name}")
     renewed = lease.get("spec", {}).get("renewTime") if status == http.HTTPStatus.OK else None
     return renewed is not None and dt.datetime.fromisoformat(renewed) >= since
 
 
-def _environment(root: Path) -> dict[str, str]:
-    """Our own environment, marked, and with loopback exempt from any proxy."""
-    env = dict(os.environ)
-    env[processes.MARKER] = str(root)
-    for name in ("NO_PROXY", "no_proxy"):
-        env[name] = ",".join(filter(None, [env.get(name), "127.0.0.0/8,localhost"]))
-    return env
+def _kubelet_is_ready(api: ApiClient, name: str, since: dt.datetime | None) -> bool:
+    """The same of a kubelet, which writes its status at once and its first Lease much later."""
+    heartbeat = _ready_heartbeat(api, name)
+    if heartbeat is None or since is None:
+        return heartbeat is not None
+    return heartbeat >= since.replace(microsecond=0)  # it is written in whole seconds
+
+
+def _ready_heartbeat(api: ApiClient, name: str) -> dt.datetime | None:
+    """When the Node last said that it is Ready, or None where it does not."""
+    status, node = api.get(f"/api/v1/nodes/{name}")
+    if status != http.HTTPStatus.OK:
+        return None
+    for item in node.get("status", {}).get("conditions", []):
+        if item["type"] == "Ready" and item["status"] == "True":
+            return dt.datetime.fromisoformat(item["lastHeartbeatTime"])
+    return None
+
+
+def _leaves(layout: Layout) -> tuple[certificates.Leaf, ...]:
+    if not layout.options.kubelets:
+        return certificates.leaves(NODE_NAME, layout.block.node, layout.address)
+    network = NodeNetwork(layout.block.number)
+    return (
+        *certificates.control_plane_leaves(layout.address, network.api_service),
+        *kubelets.leaves(network, layout.options.kubelets),
+    )
+
+
+def _inside(layout: Layout) -> set[str]:
+    """The components that run in namespaces of the cluster."""
+    if not layout.options.kubelets:
+        return set()
+    return set(components(layout.options)) - {kubelets.NAMESPACES}

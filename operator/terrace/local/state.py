@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from terrace.local.errors import LocalClusterError
 
@@ -33,6 +33,8 @@ class ClusterOptions(_Value):
 
     nodes: Literal[0, 1] = 1
     """1: the host node runs pods as processes of this machine; 0: no pod ever starts."""
+    kubelets: int = Field(default=0, ge=0, le=3)
+    """So many real nodes, each with kubelet and containerd, in place of the host node."""
     emulated_version: str | None = Field(default=None, pattern=r"^1\.\d\d$")
     """An older API (such as ``1.33``) from the same binaries."""
     audit: bool = False
@@ -43,6 +45,12 @@ class ClusterOptions(_Value):
     """A JSON file for the node agent: image -> argv prefix that stands for its ENTRYPOINT."""
     extra_args: dict[str, tuple[str, ...]] = {}
     """Component -> arguments appended to its command line."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_node(self) -> ClusterOptions:
+        if self.kubelets and self.nodes:
+            raise ValueError("kubelets take the place of the host node: set nodes to 0")
+        return self
 
 
 class ProcessRecord(_Value):

@@ -1,0 +1,3 @@
+module terrace.dev/tests/kubelet
+
+go 1.26
