@@ -162,8 +162,8 @@ def _run(config: RuntimeConfig, host: str, port: int) -> int:
         raise EndingError(EXIT_HOST_MEMORY, why)
     try:
         ending = run_server(app, host, port)
-    except OSError as error:
-        words = f"cannot listen on {host}:{port}: {error.strerror}"
+    except (OSError, OverflowError) as error:
+        words = f"cannot listen on {host}:{port}: {getattr(error, 'strerror', '') or error}"
         raise EndingError(EXIT_ADDRESS, words) from error
     if ending.code:
         raise EndingError(ending.code, ending.reason)

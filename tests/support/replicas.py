@@ -75,13 +75,15 @@ class Replica:
 
 
 @contextlib.contextmanager
-def serving(pod: Path, config: RuntimeConfig, *, wrapper: Sequence[str] = ()) -> Iterator[Replica]:
+def serving(
+    pod: Path, config: RuntimeConfig, *, wrapper: Sequence[str] = (), **environment: str
+) -> Iterator[Replica]:
     """Start a replica and wait for its port; ``wrapper`` goes before its command line."""
     (pod / "etc/terrace/runtime.json").write_text(config.model_dump_json())
     with (pod / "log").open("w") as log:
         process = subprocess.Popen(
             [*wrapper, *SERVE],
-            env={**os.environ, "TERRACE_POD_ROOT": str(pod)},
+            env={**os.environ, "TERRACE_POD_ROOT": str(pod), **environment},
             stdout=log,
             stderr=log,
             text=True,

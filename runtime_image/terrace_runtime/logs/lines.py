@@ -30,8 +30,8 @@ _SECRET_NAMES: Final = re.compile(
     r"authorization|api[-_]?key|password|secret|cookie|credential|bearer", re.IGNORECASE
 )
 _SECRET_WORDS: Final = re.compile(
-    r"(?i)\b(bearer\s+|(?:authorization|x-api-key|api[-_]?key|password)[\"']?\s*[:=]\s*[\"']?)"
-    r"[^\s\"',;&]+"
+    r"(?i)\b((?:authorization|x-api-key|api[-_]?key|password)[\"']?\s*[:=]\s*[\"']?"
+    r"(?:(?:bearer|basic)\s+)?|bearer\s+)[^\s\"',;&]+"
 )
 _USER_INFO: Final = re.compile(r"(?<=://)[^/\s@]+@")
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
