@@ -1,4 +1,4 @@
-"""The programs that tests of the chart run, built once from the Go modules that ``programs/`` pins.
+"""The programs that tests of the chart run, built once from the Go modules that ``go/`` pins.
 
 Owns: how Helm 3 and kubeconform are built and where they are kept. Does not own: Helm 4, which the
 local cluster brings (``terrace.local.binaries``). ``PYTHONPATH=tests python -m chart.programs``
@@ -18,7 +18,7 @@ from pathlib import Path
 from terrace.local.binaries import cache_folder, find_binaries
 from terrace.local.build import find_go
 
-MODULE = Path(__file__).parent / "programs"
+MODULE = Path(__file__).parent / "go"
 _PACKAGES = {
     "helm3": "helm.sh/helm/v3/cmd/helm",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform",

@@ -26,14 +26,13 @@ class Rule(_Rule, total=False):
     resourceNames: list[str]
 
 
-_READ = ["get", "list", "watch"]
 _OWN = ["get", "list", "watch", "create", "patch"]
 
 CLUSTER_RULES: list[Rule] = [
     {
         "apiGroups": [names.GROUP],
         "resources": [names.MODEL_PLURAL, names.POOL_PLURAL],
-        "verbs": _READ,
+        "verbs": ["list", "watch"],
     },
     {
         "apiGroups": [names.GROUP],
