@@ -13,6 +13,7 @@ from terrace.controller.kinds import (
     BUDGET,
     CONFIGMAP,
     SERVICE,
+    STATEFULSET,
     Kind,
     Manifest,
     controller_of,
@@ -88,6 +89,7 @@ async def _write(cluster: Cluster, cache: Cache, owner_uid: str, step: Write) ->
     if uid:
         # As a precondition: an object that was deleted and made anew meanwhile is not touched.
         manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
+    await _refuse_what_is_dropped(cluster, step.kind, manifest)
     try:
         cache.put(step.kind, await cluster.apply(step.kind, manifest))
     except InvalidError:
@@ -96,6 +98,26 @@ async def _write(cluster: Cluster, cache: Cache, owner_uid: str, step: Write) ->
         # Somebody's edit stands beside our fields and makes the whole invalid.
         await cluster.delete(step.kind, key_of(manifest), uid)
         raise ConflictError(f"{step.kind} {key_of(manifest)} is made anew") from None
+
+
+async def _refuse_what_is_dropped(cluster: Cluster, kind: Kind, manifest: Manifest) -> None:
+    """Raise InvalidError where replicas would be made without the devices they claim.
+
+    An API server drops fields of features that it has switched off, and says nothing.
+    """
+    if kind != STATEFULSET or not _claims_of(manifest):
+        return
+    if not _claims_of(await cluster.preview(kind, manifest)):
+        raise InvalidError(
+            f"{kind} {key_of(manifest)}: this API server ignores resourceClaims, so replicas would "
+            "have no devices: dynamic resource allocation came with Kubernetes 1.34, and is behind "
+            "a feature gate before; or give the flavor resourceName instead of "
+            "resourceClaimTemplateName"
+        )
+
+
+def _claims_of(stateful_set: Manifest) -> object:
+    return stateful_set["spec"].get("template", {}).get("spec", {}).get("resourceClaims")
 
 
 async def _uid_of_existing(cluster: Cluster, owner_uid: str, kind: Kind, manifest: Manifest) -> str:

@@ -125,6 +125,10 @@ class HttpCluster:
         """See ``port.Cluster``."""
         return await self._apply(kind, manifest, "", names.FIELD_MANAGER)
 
+    async def preview(self, kind: Kind, manifest: Manifest) -> Manifest:
+        """See ``port.Cluster``."""
+        return await self._apply(kind, manifest, "", names.FIELD_MANAGER, dryRun="All")
+
     async def apply_status(self, kind: Kind, manifest: Manifest) -> Manifest:
         """See ``port.Cluster``."""
         return await self._apply(kind, manifest, "/status", names.STATUS_MANAGER)
@@ -185,9 +189,11 @@ class HttpCluster:
                 return str(metadata.get("resourceVersion", ""))
             query["continue"] = metadata["continue"]
 
-    async def _apply(self, kind: Kind, manifest: Manifest, sub: str, manager: str) -> Manifest:
+    async def _apply(
+        self, kind: Kind, manifest: Manifest, sub: str, manager: str, **more: str
+    ) -> Manifest:
         path = _path(kind, key_of(manifest)) + sub
-        query = {"fieldManager": manager, "force": "true"}
+        query = {"fieldManager": manager, "force": "true", **more}
         return await self._json("apply", "PATCH", kind, path, query, manifest)
 
     async def _json(

@@ -59,6 +59,10 @@ class Cluster(Protocol):
         """Server-side apply, forced, as ``names.FIELD_MANAGER``. A uid is a precondition."""
         ...
 
+    async def preview(self, kind: Kind, manifest: Manifest) -> Manifest:
+        """What ``apply`` would store; nothing is written."""
+        ...
+
     async def apply_status(self, kind: Kind, manifest: Manifest) -> Manifest:
         """Server-side apply to ``/status``, forced, as ``names.STATUS_MANAGER``."""
         ...

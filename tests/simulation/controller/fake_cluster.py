@@ -49,6 +49,10 @@ class FakeCluster:
     async def apply(self, kind: Kind, manifest: Manifest) -> Manifest:
         return self._call("apply", kind, manifest, lambda: self._apply(kind, manifest))
 
+    async def preview(self, kind: Kind, manifest: Manifest) -> Manifest:
+        self.checkpoint(f"preview {kind} {key_of(manifest)}", "before")
+        return copy.deepcopy(manifest)
+
     async def apply_status(self, kind: Kind, manifest: Manifest) -> Manifest:
         return self._call("status", kind, manifest, lambda: self._apply_status(kind, manifest))
 

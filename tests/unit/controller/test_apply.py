@@ -12,7 +12,7 @@ from terrace.controller.apply import ForeignObjectError, carry_out, remove
 from terrace.controller.cache import Cache
 from terrace.controller.diff import Write
 from terrace.controller.drift import sealed
-from terrace.controller.kinds import CLAIM, POD, SERVICE, Manifest, is_deleting
+from terrace.controller.kinds import CLAIM, POD, SERVICE, STATEFULSET, Manifest, is_deleting
 from terrace.controller.port import (
     ConflictError,
     InvalidError,
@@ -87,6 +87,27 @@ async def test_what_cannot_be_mended_in_place_is_made_anew_if_it_holds_nothing()
     with pytest.raises(InvalidError):
         await carry_out(fake, Cache(), "me", [Write(CLAIM, service(), claim["metadata"]["uid"])])
     assert (CLAIM, KEY) in fake.objects
+
+
+class _WithoutClaims(FakeCluster):
+    """An API server that has dynamic resource allocation switched off, as Kubernetes 1.33 has."""
+
+    async def preview(self, kind: Any, manifest: Manifest) -> Manifest:
+        answer = await super().preview(kind, manifest)
+        del answer["spec"]["template"]["spec"]["resourceClaims"]
+        return answer
+
+
+async def test_a_set_whose_claims_the_server_would_drop_in_silence_is_not_made() -> None:
+    claims = [{"name": "devices", "resourceClaimTemplateName": "gpus"}]
+    wanted = service(template={"spec": {"resourceClaims": claims}})
+    old = _WithoutClaims(lambda: "2026-01-01T00:00:00Z")
+    with pytest.raises(InvalidError, match=r"resourceClaims.*Kubernetes 1\.34"):
+        await carry_out(old, Cache(), "me", [Write(STATEFULSET, wanted)])
+    assert not old.objects
+    new = cluster()
+    await carry_out(new, Cache(), "me", [Write(STATEFULSET, wanted)])
+    assert (STATEFULSET, KEY) in new.objects
 
 
 def pod(version: str = "1") -> Manifest:
