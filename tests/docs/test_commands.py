@@ -16,6 +16,8 @@ from support.pages import ROOT, Command, page, pages
 from terrace.local.binaries import find_binaries
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from support.chain import Chain
 
 RUN: Final = (
@@ -57,12 +59,12 @@ def not_run(command: Command) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def programs() -> dict[str, Path]:
+def programs() -> Mapping[str, Path]:
     return find_binaries(["helm", "kubectl"], None, print)
 
 
 def typed(
-    chain: Chain, programs: dict[str, Path], command: Command
+    chain: Chain, programs: Mapping[str, Path], command: Command
 ) -> subprocess.CompletedProcess[str]:
     """The command as a reader types it; only the gateway's address is another."""
     address = chain.url.removesuffix("/v1")
@@ -102,7 +104,7 @@ def assert_shown(command: Command, output: str) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", RUN)
 def test_commands_of_the_page_do_what_it_says(
-    name: str, chain: Chain, programs: dict[str, Path]
+    name: str, chain: Chain, programs: Mapping[str, Path]
 ) -> None:
     chain.cluster.kubectl("apply", "-f", str(ROOT / "examples/01-minimal"))
     chain.cluster.kubectl("wait", "--for=condition=Ready", "im/demo", "--timeout=180s")
@@ -120,7 +122,7 @@ def test_commands_of_the_page_do_what_it_says(
 
 
 def test_programs_options_targets_and_files_of_every_command_exist(
-    programs: dict[str, Path],
+    programs: Mapping[str, Path],
 ) -> None:
     checker = Checker(programs)
     commands = [command for each in pages() for command in each.commands]
@@ -129,7 +131,7 @@ def test_programs_options_targets_and_files_of_every_command_exist(
     assert not {where: what for where, what in wrong.items() if what}
 
 
-def test_commands_in_the_text_exist_as_well(programs: dict[str, Path]) -> None:
+def test_commands_in_the_text_exist_as_well(programs: Mapping[str, Path]) -> None:
     checker = Checker(programs)
     wrong = {
         f"{each.name}: {code}": checker.problems(code)
@@ -161,5 +163,5 @@ def test_no_reason_is_given_for_a_command_that_is_nowhere() -> None:
         ("A=1 python -m terrace_runtime2 | cat", "there is no module terrace_runtime2"),
     ],
 )
-def test_a_wrong_command_is_found(text: str, problem: str, programs: dict[str, Path]) -> None:
+def test_a_wrong_command_is_found(text: str, problem: str, programs: Mapping[str, Path]) -> None:
     assert Checker(programs).problems(text) == [problem]

@@ -16,7 +16,7 @@ from support.pages import ROOT
 from terrace.cli.__main__ import app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 _SEPARATORS = {"|", "||", "&&", ";", "&"}
@@ -47,7 +47,7 @@ def parts(text: str) -> Iterator[list[str]]:
 class Checker:
     """Says what is wrong with a command; asks each program for its help once."""
 
-    programs: dict[str, Path]
+    programs: Mapping[str, Path]
     """kubectl and helm."""
     _helps: dict[tuple[str, ...], str] = field(default_factory=dict)
 

@@ -26,7 +26,7 @@ class Devices:
 _L4 = {"nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.memory": "23034"}
 
 DEVICES: Final[dict[str, Devices]] = {
-    "nvidia": Devices("nvidia.com/gpu", 2, _L4 | {"nvidia.com/gpu.replicas": "1"}, "-cuda"),
+    "nvidia": Devices("nvidia.com/gpu", 4, _L4 | {"nvidia.com/gpu.replicas": "1"}, "-cuda"),
     "mig": Devices(
         "nvidia.com/mig-1g.10gb",
         7,
