@@ -10,8 +10,8 @@ from cluster.controller_api import eventually
 from cluster.controller_fixtures import api, kubelet, operator, operators, world  # noqa: F401 -- fixtures
 from cluster.controller_looks import settle
 from cluster.controller_operator import SYSTEM
-from support.controller_objects import fetched_for
-from terrace.controller.kinds import CONFIGMAP, JOB, MODEL, POOL, SECRET
+from support.controller_objects import fetched, fetched_for
+from terrace.controller.kinds import CONFIGMAP, JOB, MODEL, POOL, SECRET, STATEFULSET
 from terrace_runtime.contract import RUNTIME_CONFIG_FILE, FetchOutcome, FetchSpec, RuntimeConfig
 
 if TYPE_CHECKING:
@@ -117,3 +117,25 @@ def test_unused_files_are_deleted_by_a_job(world: World, operator: Operator) -> 
     assert world.kubelet.pruned == [digest]
     eventually(lambda: "default-prune" not in jobs(world), "the Job is gone")
     assert operator.process.poll() is None
+
+
+def test_a_file_in_an_image_is_mounted_by_job_and_replica_as_the_server_keeps_it(
+    world: World, operator: Operator
+) -> None:
+    world.add_pool()
+    in_place = fetched().model_copy(update={"path": "/source/m.gguf"})
+    world.kubelet.outcome = lambda _model: in_place
+    world.add_model(source={"uri": "oci://registry.example/models/chat:1#m.gguf"})
+    world.wait_ready()
+    volumes = [
+        volume
+        for kind in (JOB, STATEFULSET)
+        for child in world.api.items(kind, world.namespace)
+        for volume in child["spec"]["template"]["spec"]["volumes"]
+        if "image" in volume
+    ]
+    wanted = {"reference": "registry.example/models/chat:1", "pullPolicy": "IfNotPresent"}
+    assert [volume["image"] for volume in volumes] == [wanted, wanted]
+    before = world.uids()
+    settle(world, operator)
+    assert world.uids() == before

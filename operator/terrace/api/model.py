@@ -71,8 +71,9 @@ class File(ApiValue):
     )
     """The GGUF file: demo://chat (shipped in the runtime image), hf://OWNER/REPO/FILE or
     hf://OWNER/REPO:Q4_K_M (@REVISION after REPO), s3://BUCKET/KEY, oci://REGISTRY/NAME:TAG,
-    pvc://CLAIM/PATH (a claim in the same namespace, used in place), https://HOST/PATH, or http://
-    with sha256. Of a file in parts, name the first."""
+    oci://REGISTRY/NAME:TAG#PATH (a file in an image, mounted by the kubelet), pvc://CLAIM/PATH (a
+    claim in the same namespace, used in place), https://HOST/PATH, or http:// with sha256. Of a
+    file in parts, name the first."""
     sha256: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
@@ -83,7 +84,8 @@ class File(ApiValue):
     secret_ref: SecretRef | None = None
     """What the source asks for, one key each: token (hf, https, oci), AWS_ACCESS_KEY_ID,
     AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (s3), username and password or .dockerconfigjson
-    (oci); ca.crt, an authority of one's own. Only the fetch Job reads it."""
+    (oci); ca.crt, an authority of one's own. Only what fetches reads it. For a file in an image it
+    is an imagePullSecret."""
 
     @model_validator(mode="after")
     def _plain_http_has_a_checksum(self) -> Self:

@@ -23,6 +23,7 @@ from terrace.controller.kinds import (
     is_deleting,
     uid_of,
 )
+from terrace.controller.model_volumes import volume_claim
 
 Children = Mapping[tuple[Kind, str], Manifest]
 """Live objects by kind and name."""
@@ -121,7 +122,7 @@ def _must_restart(job: Manifest, wanted: Manifest) -> bool:
 
 
 def _claims(volumes: list[Manifest]) -> list[Manifest]:
-    return [volume for volume in volumes if "persistentVolumeClaim" in volume]
+    return [volume for volume in volumes if volume_claim(volume)]
 
 
 def _same_claim_templates(live: Manifest, wanted: Manifest) -> bool:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from terrace.api.file_status import ModelStatus
 from terrace.controller import pods
 from terrace.controller.kinds import Manifest, is_controlled_by, uid_of
-from terrace.controller.model_volumes import EACH_REPLICAS
+from terrace.controller.model_volumes import EACH_REPLICAS, volume_claim
 from terrace_runtime.contract import (
     EXIT_MODEL_MISSING,
     FETCH_CONTAINER,
@@ -222,8 +222,8 @@ def _waiting(job: Manifest, pod: Manifest, now: datetime) -> tuple[str, float | 
 
 def _claim_of(job: Manifest) -> str:
     pod = ((job.get("spec") or {}).get("template") or {}).get("spec") or {}
-    claims = (volume.get("persistentVolumeClaim") for volume in pod.get("volumes") or ())
-    return next((str(claim["claimName"]) for claim in claims if claim), EACH_REPLICAS)
+    claims = map(volume_claim, pod.get("volumes") or ())
+    return next(filter(None, claims), EACH_REPLICAS)
 
 
 def _volumes(job: Manifest) -> str:

@@ -15,7 +15,7 @@ from terrace.controller import templates
 from terrace.controller.files import extra_files
 from terrace.controller.heads import child_head, child_metadata, common_labels, model_labels
 from terrace.controller.kinds import JOB, POOL, Manifest, key_of
-from terrace.controller.model_volumes import EACH_REPLICAS, claim_of, model_volume
+from terrace.controller.model_volumes import EACH_REPLICAS, claim_of, is_image, model_volume
 from terrace.controller.templates import Fetching
 from terrace_runtime.contract import (
     EXIT_BAD_CONFIG,
@@ -64,9 +64,17 @@ def replica_fetches(subject: Subject) -> list[Fetching]:
     ]
 
 
+def pull_secrets(subject: Subject) -> list[str]:
+    """Secrets of the images that hold the model's files."""
+    spec = subject.spec
+    files = [spec.source, *(file.source for file in extra_files(subject.key.name, spec))]
+    return [_secret(each) for each in files if is_image(claim_of(each.uri))]
+
+
 def fetch_spec(role: FileRole, source: File, pool: PoolSpec) -> FetchSpec:
     """What a fetch Job is told; a mirror only where the source is of its kind."""
     scheme, sources = source.uri.partition("://")[0], pool.sources
+    is_pulled = is_image(claim_of(source.uri))
     mirrors = {
         "hf": {"hf_endpoint": sources.hugging_face_endpoint},
         "s3": {"s3_endpoint": sources.s3_endpoint, "s3_region": sources.s3_region},
@@ -76,7 +84,7 @@ def fetch_spec(role: FileRole, source: File, pool: PoolSpec) -> FetchSpec:
         uri=source.uri,
         sha256=source.sha256,
         role=role,
-        secret_dir=templates.SECRET_DIR if source.secret_ref else "",
+        secret_dir="" if is_pulled or not source.secret_ref else templates.SECRET_DIR,
         allowed_networks=tuple(pool.access.allowed_networks),
         **{field: value for field, value in mirrors.items() if value is not None},
     )
@@ -91,7 +99,8 @@ def fetch_job(
     if volume.claim == EACH_REPLICAS:
         told = told.model_copy(update={"look_only": True})
     image = flavor.runtime_image or subject.runtime_image
-    pod = templates.fetch_pod(Fetching(told, _secret(source)), flavor, volume, image)
+    fetching = Fetching(told, _secret(source), is_image(volume.claim))
+    pod = templates.fetch_pod(fetching, flavor, volume, image)
     labels = model_labels(subject.key.name, subject.pool_name, "fetch")
     head = child_head(JOB, subject, name, labels)
     return {**head, "spec": _job_spec(pod, labels)}

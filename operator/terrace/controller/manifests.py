@@ -16,7 +16,7 @@ from terrace.controller import templates
 from terrace.controller.device_pods import Installation, add_devices
 from terrace.controller.drift import digest_of
 from terrace.controller.heads import child_head, child_metadata, common_labels, model_labels
-from terrace.controller.jobs import fetch_jobs, replica_fetches
+from terrace.controller.jobs import fetch_jobs, pull_secrets, replica_fetches
 from terrace.controller.kinds import (
     BUDGET,
     CLAIM,
@@ -203,7 +203,7 @@ def _replica_pod(
         config_name,
         subject.pool.drain_timeout_seconds + DRAIN_MARGIN_S,
         replica_fetches(subject),
-    )
+    ) | templates.pull_secrets(pull_secrets(subject))
     if plan.device is None:
         return pod
     cache = subject.pool.model_cache

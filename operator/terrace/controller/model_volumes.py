@@ -1,7 +1,7 @@
 """The volumes that model files lie on, for fetch pods and for replicas.
 
-Owns: which claim a file is on and where it is mounted; paths of files on a user's second claim; the
-template of the claim that a replica has for itself.
+Owns: which claim or image a file is in and where that is mounted; paths of files in a user's second
+one; the template of the claim that a replica has for itself.
 Does not own: pods (``templates.py``). Pure. Next: ``manifests.py``.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote
 
 from terrace.api import names
 from terrace.controller.kinds import CLAIM, Manifest, key_of
@@ -26,17 +26,20 @@ OWN_VOLUME = "models"
 """Name of that claim's template, so that claims are called models-MODEL-FLAVOR-0."""
 DEFAULT_CACHE_SIZE = "20Gi"
 EXTRA_SOURCES_DIR = f"{MODEL_SOURCE_DIR}s"
-"""In a replica, a claim that only a draft or an adapter lies on is mounted below, by its name."""
+"""In a replica, a claim or an image that only a draft or an adapter lies in is mounted below, by
+its name with ``/`` and ``:`` as in a URL."""
+_IMAGE = "image "
 
 
 @dataclass(frozen=True, slots=True)
 class ModelVolume:
-    """A claim that holds model files, and where it is mounted."""
+    """What holds model files, and where it is mounted."""
 
     claim: str
+    """Name of a claim, ``image REFERENCE``, or EACH_REPLICAS."""
     mount_path: str
     is_user_owned: bool
-    """A ``pvc://`` source is used in place and never written."""
+    """What ``pvc://`` and ``oci://...#PATH`` name is used in place and never written."""
 
 
 def model_volume(uri: str, pool_name: str, pool: PoolSpec) -> ModelVolume:
@@ -59,9 +62,25 @@ def cache_claim(pool: Manifest) -> str:
 
 
 def claim_of(uri: str) -> str:
-    """The claim of ``pvc://CLAIM/PATH``; empty for any other source."""
-    parts = urlsplit(uri)
-    return parts.netloc if parts.scheme == "pvc" else ""
+    """The claim of ``pvc://CLAIM/PATH`` or the image of ``oci://IMAGE#PATH``; empty for others."""
+    scheme, _, rest = uri.partition("://")
+    if scheme == "pvc":
+        return rest.partition("/")[0]
+    reference, hash_sign, _ = rest.partition("#")
+    return f"{_IMAGE}{reference}" if scheme == "oci" and hash_sign else ""
+
+
+def volume_claim(volume: Manifest) -> str:
+    """What a pod's volume holds, in the words of ModelVolume.claim; empty where it is none."""
+    if claim := volume.get("persistentVolumeClaim"):
+        return str(claim["claimName"])
+    image = volume.get("image")
+    return f"{_IMAGE}{image['reference']}" if image else ""
+
+
+def is_image(claim: str) -> bool:
+    """Whether it is an image that holds the file."""
+    return claim.startswith(_IMAGE)
 
 
 def replica_path(path: str, uri: str, model_uri: str) -> str:
@@ -72,7 +91,7 @@ def replica_path(path: str, uri: str, model_uri: str) -> str:
     claim = claim_of(uri)
     if not claim or claim == claim_of(model_uri):
         return path
-    return f"{EXTRA_SOURCES_DIR}/{claim}{path.removeprefix(MODEL_SOURCE_DIR)}"
+    return f"{_extra_dir(claim)}{path.removeprefix(MODEL_SOURCE_DIR)}"
 
 
 def replica_volumes(
@@ -82,8 +101,8 @@ def replica_volumes(
     volumes: dict[str, ModelVolume] = {}
     for path in paths:
         if path.startswith(f"{EXTRA_SOURCES_DIR}/"):
-            claim = path.removeprefix(f"{EXTRA_SOURCES_DIR}/").partition("/")[0]
-            place = f"{EXTRA_SOURCES_DIR}/{claim}"
+            claim = unquote(path.removeprefix(f"{EXTRA_SOURCES_DIR}/").partition("/")[0])
+            place = _extra_dir(claim)
             volumes[place] = ModelVolume(claim, place, is_user_owned=True)
         else:
             is_in_claim = path.startswith(f"{MODEL_SOURCE_DIR}/")
@@ -133,11 +152,20 @@ def claim_volumes(volumes: Iterable[ModelVolume]) -> list[Manifest]:
     for claim, name in _volume_names(volumes).items():
         if claim == EACH_REPLICAS:
             continue
+        if is_image(claim):
+            # Another image under the same tag would be another model than the one that was planned.
+            image = {"reference": claim.removeprefix(_IMAGE), "pullPolicy": "IfNotPresent"}
+            result.append({"name": name, "image": image})
+            continue
         source: Manifest = {"claimName": claim}
         if all(volume.is_user_owned for volume in volumes if volume.claim == claim):
             source["readOnly"] = True
         result.append({"name": name, "persistentVolumeClaim": source})
     return result
+
+
+def _extra_dir(claim: str) -> str:
+    return f"{EXTRA_SOURCES_DIR}/{quote(claim, safe='')}"
 
 
 def _volume_names(volumes: tuple[ModelVolume, ...]) -> dict[str, str]:

@@ -53,16 +53,19 @@ class Fetching:
 
     spec: FetchSpec
     secret: str = ""
+    is_pull_secret: bool = False
+    """The file is in an image that the kubelet pulls, and the Secret is for that."""
 
 
 def fetch_pod(fetch: Fetching, flavor: Flavor, volume: ModelVolume, image: str) -> Manifest:
     """Writes the cache, if it has one; its termination message is the FetchOutcome."""
     mounted = [] if fetch.spec.look_only else [volume]
-    secret = _SECRET if fetch.secret else ""
+    secret = _SECRET if fetch.secret and not fetch.is_pull_secret else ""
     folders = mounts(mounted, read_only=False)
     container = _fetch_container(FETCH_CONTAINER, image, fetch, folders, secret)
-    volumes = [*claim_volumes(mounted), *_secret_volumes({_SECRET: fetch.secret})]
-    return _file_pod(container, flavor, volumes)
+    volumes = [*claim_volumes(mounted), *_secret_volumes({secret: fetch.secret})]
+    pod = _file_pod(container, flavor, volumes)
+    return pod | pull_secrets([fetch.secret] if fetch.is_pull_secret else [])
 
 
 def prune_pod(prune: PruneSpec, flavor: Flavor, volume: ModelVolume, image: str) -> Manifest:
@@ -279,8 +282,14 @@ def _secret_volumes(secrets: Mapping[str, str]) -> list[Manifest]:
     return [
         {"name": volume, "secret": {"secretName": name, "defaultMode": _SECRET_MODE}}
         for volume, name in secrets.items()
-        if name
+        if volume and name
     ]
+
+
+def pull_secrets(secrets: Sequence[str]) -> Manifest:
+    """Fields of a pod whose images, those that hold model files too, need these Secrets."""
+    named = [{"name": name} for name in dict.fromkeys(filter(None, secrets))]
+    return {"imagePullSecrets": named} if named else {}
 
 
 def _tmp_mount() -> Manifest:

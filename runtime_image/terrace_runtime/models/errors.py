@@ -18,6 +18,7 @@ Reason = Literal[
     "AddressRefused",
     "DownloadFailed",
     "ChecksumMismatch",
+    "ChecksumRequired",
     "UnsupportedFormat",
     "Truncated",
     "InvalidModel",

@@ -21,7 +21,7 @@ from terrace_runtime.models.look import look_at_copy, look_at_remote
 from terrace_runtime.models.proof import facts_of_files
 from terrace_runtime.models.resolve import resolve
 from terrace_runtime.models.secrets import Secrets, read_secrets
-from terrace_runtime.models.sources import ClaimSource, DemoSource, parse_source
+from terrace_runtime.models.sources import DemoSource, MountedSource, parse_source
 from terrace_runtime.models.split import part_paths
 from terrace_runtime.models.web import open_web
 from terrace_runtime.models.work import Work, known_outcome, outcome_of, proof_of
@@ -38,7 +38,7 @@ async def fetch(work: Work) -> FetchOutcome:
     secrets = Secrets()
     try:
         source = parse_source(work.spec)
-        if isinstance(source, ClaimSource):
+        if isinstance(source, MountedSource):
             facts = await asyncio.to_thread(_in_place, source, work)
             return outcome_of(f"{MODEL_SOURCE_DIR}/{source.path}", facts)
         cache = None if work.spec.look_only else ModelCache(work.spec)
@@ -56,22 +56,22 @@ async def fetch(work: Work) -> FetchOutcome:
         return FetchOutcome(failure=error.failure(secrets.hide))
 
 
-def _in_place(source: ClaimSource, work: Work) -> ModelFacts | FileFacts:
-    """Facts of a file in the user's claim; nothing is copied."""
+def _in_place(source: MountedSource, work: Work) -> ModelFacts | FileFacts:
+    """Facts of a file that is mounted; nothing is copied."""
     root = pod_path(MODEL_SOURCE_DIR).resolve()
-    paths = [_inside(root, part, source.claim) for part in part_paths(source.path)]
+    paths = [_inside(root, part, source.place) for part in part_paths(source.path)]
     return facts_of_files(paths, proof_of(work, len(paths)), work.reporter)
 
 
-def _inside(root: Path, name: str, claim: str) -> Path:
+def _inside(root: Path, name: str, place: str) -> Path:
     try:
         path = (root / name).resolve(strict=True)
     except (OSError, RuntimeError):
-        raise FetchError("NotFound", f"the claim {claim} holds no file {name}") from None
+        raise FetchError("NotFound", f"{place} holds no file {name}") from None
     if not path.is_relative_to(root):
-        raise FetchError("NotFound", f"{name} is a link that leads out of the claim")
+        raise FetchError("NotFound", f"{name} is a link that leads out of {place}")
     if not path.is_file():
-        raise FetchError("NotFound", f"{name} in the claim {claim} is not a file")
+        raise FetchError("NotFound", f"{name} in {place} is not a file")
     return path
 
 

@@ -20,7 +20,7 @@ from terrace_runtime.models.remote import digest_of
 from terrace_runtime.models.remote_header import remote_facts
 from terrace_runtime.models.resolve import resolve
 from terrace_runtime.models.secrets import Secrets
-from terrace_runtime.models.sources import ClaimSource, DemoSource, parse_source
+from terrace_runtime.models.sources import DemoSource, MountedSource, parse_source
 from terrace_runtime.models.split import part_paths
 from terrace_runtime.models.web import DownloadLimits, open_web
 
@@ -74,8 +74,8 @@ async def inspect_source(question: Question) -> FetchOutcome:
             return _outcome(await asyncio.to_thread(_local, Path(question.what), question))
         spec = _spec(question)
         source = parse_source(spec)
-        if isinstance(source, ClaimSource):
-            failure = FetchError("NotFound", "a pvc:// source can be read in its cluster only")
+        if isinstance(source, MountedSource):
+            failure = FetchError("NotFound", f"a file in {source.place} can be read in a pod only")
             return FetchOutcome(failure=failure.failure())
         if isinstance(source, DemoSource):
             path = DEMO_DIR / f"{source.name}.gguf"

@@ -1,4 +1,4 @@
-"""What a source URI means: the six kinds of places a model file comes from. Pure.
+"""What a source URI means: the seven kinds of places a model file comes from. Pure.
 
 Owns: parsing and refusing URIs. Does not own: reaching them (``resolve``, ``fetch``).
 """
@@ -50,6 +50,24 @@ class ClaimSource:
     claim: str
     path: str
 
+    @property
+    def place(self) -> str:
+        """As messages call it."""
+        return f"the claim {self.claim}"
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """``oci://REGISTRY/NAME:TAG#PATH``: a file in an image that the pod mounts, used in place."""
+
+    reference: str
+    path: str
+
+    @property
+    def place(self) -> str:
+        """As messages call it."""
+        return f"the image {self.reference}"
+
 
 @dataclass(frozen=True)
 class HttpSource:
@@ -86,7 +104,8 @@ class OciSource:
 
 
 RemoteSource = HttpSource | HubSource | S3Source | OciSource
-Source = DemoSource | ClaimSource | RemoteSource
+MountedSource = ClaimSource | ImageSource
+Source = DemoSource | MountedSource | RemoteSource
 
 
 def parse_source(spec: FetchSpec) -> Source:
@@ -163,11 +182,15 @@ def _claim(rest: str) -> ClaimSource:
     claim, _, path = rest.partition("/")
     if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", claim):
         _refuse(f"{claim[:64]!r} is not the name of a claim")
+    return ClaimSource(claim, _mounted_path(path, "pvc://CLAIM/PATH"))
+
+
+def _mounted_path(path: str, form: str) -> str:
     if len(path.encode()) > MAX_PATH_BYTES:
-        _refuse(f"the path in the claim is longer than {MAX_PATH_BYTES} bytes")
+        _refuse(f"the path is longer than {MAX_PATH_BYTES} bytes")
     if not _is_plain(path):
-        _refuse("pvc://CLAIM/PATH needs a plain path: no '..', '.', empty piece or backslash")
-    return ClaimSource(claim, path)
+        _refuse(f"{form} needs a plain path: no '..', '.', empty piece or backslash")
+    return path
 
 
 def _hub(rest: str) -> HubSource:
@@ -194,10 +217,13 @@ def _s3(rest: str) -> S3Source:
     return S3Source(bucket, key)
 
 
-def _oci(rest: str) -> OciSource:
-    match = _OCI.fullmatch(rest)
+def _oci(rest: str) -> OciSource | ImageSource:
+    whole, hash_sign, path = rest.partition("#")
+    match = _OCI.fullmatch(whole)
     if match is None or len(match["name"]) > _MAX_OCI_NAME:
         _refuse("write oci://REGISTRY/NAME:TAG or oci://REGISTRY/NAME@sha256:DIGEST")
+    if hash_sign:
+        return ImageSource(whole, _mounted_path(path, "oci://REGISTRY/NAME:TAG#PATH"))
     return OciSource(match["registry"], match["name"], match["digest"] or match["tag"] or "latest")
 
 
