@@ -31,6 +31,7 @@ from terrace_runtime.logs import (
     add_log_options,
     chosen_options,
     configure_logging,
+    log_in_child,
     relay,
 )
 
@@ -179,12 +180,14 @@ def _engine(arguments: argparse.Namespace) -> int:
 def _fetch(_: argparse.Namespace) -> int:
     from terrace_runtime.models.commands import run_fetch  # noqa: PLC0415 - own imports only
 
+    log_in_child("fetch")
     return run_fetch()
 
 
 def _prune(_: argparse.Namespace) -> int:
     from terrace_runtime.models.commands import run_prune  # noqa: PLC0415 - own imports only
 
+    log_in_child("prune")
     return run_prune()
 
 

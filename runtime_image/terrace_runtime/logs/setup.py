@@ -89,7 +89,7 @@ def configure_logging(component: str, options: LogOptions) -> None:
 
 
 def log_in_child(component: str) -> None:
-    """The same for a child whose stderr its parent reads with a ChildLog."""
+    """The same as JSON and without structlog: for a ChildLog's child, and for Jobs."""
     level = os.environ.get(LEVEL_ENV, "")
     _install(component, LogOptions("json", level if level in LEVELS else "info"))
 

@@ -7,6 +7,7 @@ the work (``fetch``, ``inspect_source``, ``prune``) or last words (``ending``).
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from stamina.instrumentation import RetryDetails
 
     from terrace_runtime.contract import FetchOutcome, FetchProgress, FileRole, PruneOutcome
+
+# In a Job these are JSON lines; by hand, where no logs are set up, plain words on stderr.
+_LOG = logging.getLogger(__name__)
 
 
 def run_fetch() -> int:
@@ -88,7 +92,7 @@ def _said(outcome: FetchOutcome | PruneOutcome) -> int:
     """The exit code of an outcome, its failure told."""
     if outcome.failure is None:
         return 0
-    sys.stderr.write(f"{outcome.failure.reason}: {outcome.failure.message}\n")
+    _LOG.error("%s: %s", outcome.failure.reason, outcome.failure.message)
     return EXIT_PERMANENT if outcome.failure.permanent else 1
 
 
@@ -102,8 +106,7 @@ def _tell_retries(secrets: Secrets, after: Callable[[], None] = lambda: None) ->
 
     def on_retry(details: RetryDetails) -> None:
         why = secrets.hide(str(details.caused_by))
-        sys.stderr.write(f"{why}; next try in {details.wait_for:.0f} s\n")
-        sys.stderr.flush()
+        _LOG.warning("%s; next try in %.0f s", why, details.wait_for)
         after()
 
     stamina.instrumentation.set_on_retry_hooks([on_retry])
