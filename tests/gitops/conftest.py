@@ -1,17 +1,19 @@
-"""A control plane with the operator's kinds for the tests of this folder, and what it was seen in."""
+"""A control plane with the kinds of Terrace for this folder, and what was recorded on it."""
 
 from __future__ import annotations
 
 import os
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cluster.controller_api import Api
 from cluster.controller_kubelet import Kubelet
-from cluster.controller_operator import Operators
+from cluster.controller_operator import Operator, Operators
 from cluster.controller_world import World
-from gitops.evaluators import BUILD_S, evaluator
+from gitops.git import Git
+from gitops.programs import BUILD_S, evaluator, foreign_crds
 from gitops.recording import Recorder
 from terrace.local.cluster import LocalCluster
 from terrace.local.state import ClusterOptions
@@ -67,7 +69,33 @@ def kubelet(api: Api, operators: Operators) -> Iterator[Kubelet]:
 def recorded(
     control_plane: LocalCluster, api: Api, kubelet: Kubelet, operators: Operators
 ) -> dict[str, Manifest]:
-    """State -> the object in it; afterwards the operator goes on running for the other tests."""
+    """State -> the object in it."""
     evaluator()  # First, because clusters and operators would wait for the build.
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": "states"}})
     return Recorder(World(control_plane, api, kubelet, operators, "states")).record()
+
+
+@pytest.fixture(scope="session")
+def all_kinds(control_plane: LocalCluster, operators: Operators) -> None:
+    """Ours, which came with the operator, and those of the projects that we write samples for."""
+    folder = str(foreign_crds())
+    control_plane.kubectl("apply", "--server-side", "-f", folder)
+    control_plane.kubectl("wait", "--for=condition=Established", "-f", folder, "--timeout=60s")
+
+
+@pytest.fixture(scope="module")
+def operator(operators: Operators, kubelet: Kubelet) -> Iterator[Operator]:
+    """One for a module's tests; gone afterwards, because states are recorded without it, too."""
+    started = operators.start(f"operator-{uuid.uuid4().hex[:8]}")
+    yield started
+    started.terminate()
+
+
+@pytest.fixture
+def git(
+    api: Api, control_plane: LocalCluster, all_kinds: None, operator: Operator
+) -> Iterator[Git]:
+    """What a test applies; it is gone afterwards."""
+    made = Git(api, control_plane)
+    yield made
+    made.clear()

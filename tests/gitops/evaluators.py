@@ -1,34 +1,28 @@
 """The evaluators of GitOps tools: one Go program, built once for each content of its sources.
 
-Owns: building it into the user's cache, asking it, and the rules that examples/gitops ships. Does not
-own: what is right (``test_health.py``). ``python -m gitops.evaluators`` builds it and nothing else.
+Owns: asking it, and the rules that examples/gitops ships. Does not own: building (``programs.py``)
+or what is right (``test_health.py``).
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from terrace.local.binaries import cache_folder
-from terrace.local.build import find_go
+from gitops.programs import evaluator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Manifest = dict[str, Any]
 
-MODULE = Path(__file__).parent / "evaluator"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HEALTH_KEY = "resource.customizations.health."
 EVALUATORS = ("kstatus", "flux", "argo")
-BUILD_S = 900.0
 
 
 class Verdict(NamedTuple):
@@ -36,31 +30,6 @@ class Verdict(NamedTuple):
 
     word: str
     message: str
-
-
-def evaluator() -> Path:
-    """The program; built where the cache has none of these sources."""
-    folder = cache_folder().parents[1] / "gitops"
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    for file in sorted(path for path in MODULE.iterdir() if path.is_file()):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    program = folder / f"evaluator-{digest.hexdigest()[:16]}"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.access(program, os.X_OK):
-            _build(program, find_go(cache_folder().parent, print))
-    return program
-
-
-def go_environment() -> dict[str, str]:
-    """Ours, without what the user has set for Go."""
-    return os.environ | {
-        "CGO_ENABLED": "0",
-        "GOFLAGS": "-mod=readonly",
-        "GOTOOLCHAIN": "local",
-        "GOWORK": "off",
-    }
 
 
 def judge(questions: Sequence[Manifest]) -> list[Verdict]:
@@ -109,26 +78,3 @@ def flux_checks() -> list[Manifest]:
 def documents(path: Path) -> list[Manifest]:
     """The documents of a YAML file that hold something."""
     return [each for each in yaml.safe_load_all(path.read_text()) if each]
-
-
-def _build(program: Path, go: Path) -> None:
-    partial = program.with_name(f".{program.name}.part")
-    print("building the evaluators of GitOps tools from their Go modules", flush=True)
-    try:
-        done = subprocess.run(
-            [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", partial, "."],
-            cwd=MODULE,
-            env=go_environment(),
-            capture_output=True,
-            text=True,
-            timeout=BUILD_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        partial.replace(program)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    print(evaluator())

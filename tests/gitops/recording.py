@@ -1,7 +1,8 @@
-"""Drives pools and models through what they can be, on a real control plane, and keeps what it sees.
+"""Drives pools and models through what they can be, on a real control plane, and keeps them.
 
 Owns: the states and how each comes about. Does not own: what evaluators say of them
-(``test_health.py``). API server, scheduler, controllers and operator are real, the kubelet is played.
+(``test_health.py``). API server, scheduler, controllers and operator are real; the kubelet is
+played.
 """
 
 from __future__ import annotations
@@ -47,14 +48,16 @@ class Recorder:
         world.kubelet.outcome = lambda name: self._outcomes.get(name, fetched())
 
     def record(self) -> dict[str, Manifest]:
-        """All states; the operator runs when this returns."""
+        """All states; nothing of them is left when this returns."""
         self._created()
-        operator = self._world.operators.start()
+        operator = self._world.operators.start("recorded-0")
         self._first_rollout()
         self._stuck()
         self._changed(operator)
-        self._world.operators.start("operator-1")
+        operator = self._world.operators.start("recorded-1")
         self._invalid()
+        operator.terminate()
+        self._clear()
         return self.seen
 
     def _created(self) -> None:
@@ -131,7 +134,7 @@ class Recorder:
         for kind, name in ((POOL, "deserted"), (MODEL, "deleted")):
             self._api.patch(kind, self._world.namespace, name, HOLD)
             self._api.delete(kind, self._world.namespace, name)
-        operator.kill()
+        operator.terminate()
         self._world.patch("unseen", context={"length": 512})
         self._keep("changed, not seen yet", MODEL, "unseen")
         self._keep("being deleted", MODEL, "deleted")
@@ -141,6 +144,7 @@ class Recorder:
 
     def _scaled_down(self) -> None:
         """A replica that is held on its way out, as one that drains is."""
+        off = {"ready": "ScaledToZero", "status": "True"}
         (pod,) = self._world.pods(model="drained")
         key = (POD, self._world.namespace, pod["metadata"]["name"])
         self._api.patch(*key, HOLD)
@@ -153,7 +157,7 @@ class Recorder:
             "scaling to 0", MODEL, "drained", ready="ScaledToZero", status="True", working="True"
         )
         self._api.patch(*key, RELEASE)
-        self._wait(MODEL, "drained", ready="ScaledToZero", status="True", working="False")
+        self._wait(MODEL, "drained", **off, working="False")
 
     def _invalid(self) -> None:
         """As stored before the rule that it breaks existed."""
@@ -167,6 +171,13 @@ class Recorder:
             for kind, versions in schemas.items():
                 self._api.patch(CRD, "", _crd(kind), {"spec": {"versions": versions}})
                 self._api.delete(kind, self._world.namespace, "odd")
+
+    def _clear(self) -> None:
+        for kind in (MODEL, POOL):
+            for left in self._api.items(kind, self._world.namespace):
+                self._api.delete(kind, self._world.namespace, left["metadata"]["name"])
+        self._world.kubelet.serve = lambda _pod: None
+        self._world.kubelet.outcome = lambda _model: fetched()
 
     def _relax(self, kind: Kind) -> list[Manifest]:
         found = self._api.get(CRD, "", _crd(kind)) or {}
