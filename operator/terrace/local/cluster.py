@@ -164,6 +164,7 @@ class LocalCluster:
 
     def load_images(self, archives: Sequence[Path]) -> None:
         """Import OCI archives into every node that lacks them; they stay until ``down``."""
+        self._state()  # where there is no cluster, its folder shall not appear
         with self.folder.locked():
             images = nodes.images_of(self._state(), self.folder.node)
             images.load([archive.absolute() for archive in archives], self._report)
@@ -266,7 +267,10 @@ class LocalCluster:
         """The stored objects hold addresses of the block: another one would not do."""
         network = NodeNetwork(block)
         claim = claim_again(block)
-        if claim is None or not namespaces.is_free_here(network):
+        if claim is not None and not namespaces.is_free_here(network):
+            claim.release()
+            claim = None
+        if claim is None:
             raise LocalClusterError(
                 f"the addresses {network.whole} of cluster {self.name!r} are in use by another "
                 "cluster or network; stop that, or delete this one with `terrace local down`"

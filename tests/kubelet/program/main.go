@@ -2,6 +2,8 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,9 +16,9 @@ import (
 )
 
 func main() {
-	commands := map[string]func([]string) error{"serve": serve, "get": get, "eat": eat}
+	commands := map[string]func([]string) error{"serve": serve, "get": get, "api": api, "eat": eat}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fail(fmt.Errorf("usage: program serve FOLDER | get URL... | eat MIB"))
+		fail(fmt.Errorf("usage: program serve FOLDER | get URL... | api PATH | eat MIB"))
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
 		fail(err)
@@ -75,6 +77,37 @@ func get(words []string) error {
 		os.Stdout.Write(body)
 	}
 	return nil
+}
+
+// api prints what the API server answers to the pod's service account.
+func api(words []string) error {
+	const account = "/var/run/secrets/kubernetes.io/serviceaccount/"
+	authority, err := os.ReadFile(account + "ca.crt")
+	if err != nil {
+		return err
+	}
+	token, err := os.ReadFile(account + "token")
+	if err != nil {
+		return err
+	}
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(authority)
+	client := http.Client{
+		Timeout:   20 * time.Second,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}},
+	}
+	request, err := http.NewRequest("GET", "https://kubernetes.default.svc"+words[0], nil)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", "Bearer "+string(token))
+	answer, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	_, err = io.Copy(os.Stdout, answer.Body)
+	return err
 }
 
 // eat takes so many MiB of memory and keeps them.

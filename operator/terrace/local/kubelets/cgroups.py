@@ -76,9 +76,9 @@ def members(name: str) -> set[int]:
     """The processes of the cluster's pods."""
     pids: set[int] = set()
     for root in hierarchies(_MOUNTS.read_text()):
-        for file in (root / name).glob("**/cgroup.procs"):
+        for folder, _, _ in os.walk(root / name):
             with contextlib.suppress(OSError):  # its pod has just ended
-                pids.update(map(int, file.read_text().split()))
+                pids.update(map(int, (Path(folder) / "cgroup.procs").read_text().split()))
     return pids
 
 

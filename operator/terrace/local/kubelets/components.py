@@ -59,6 +59,16 @@ class NodeFiles:
     """Inside the namespaces only: gone with them."""
 
     @property
+    def kubelet_root(self) -> Path:
+        """The folder that kubelet sees as ``kubelet_root_inside``."""
+        return self.root / "kubelet"
+
+    @property
+    def kubelet_root_inside(self) -> str:
+        """Short, because kubelet and plugins make sockets there."""
+        return f"{self.run}/kubelet"
+
+    @property
     def kubelet(self) -> Path:
         """KubeletConfiguration."""
         return self.root / "kubelet.json"
@@ -110,7 +120,7 @@ def _kubelet(layout: Layout, index: int) -> list[str]:
         f"--kubeconfig={layout.folder.kubeconfigs / name}.conf",
         f"--hostname-override={name}",
         f"--node-ip={NodeNetwork(layout.block.number).node(index)}",
-        f"--root-dir={files.root / 'kubelet'}",
+        f"--root-dir={files.kubelet_root_inside}",
         f"--cert-dir={files.root / 'pki'}",
     ]
 
@@ -145,6 +155,7 @@ def write_files(layout: Layout, machine: configs.Machine) -> None:
     }
     for index in range(layout.options.kubelets):
         files = node_files(layout, index)
+        files.kubelet_root.mkdir(mode=0o755, parents=True, exist_ok=True)
         texts |= {
             files.containerd: configs.containerd(files.root, files.run, machine),
             files.kubelet: configs.kubelet(network, index, files.root, files.run, folder.pki),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -62,8 +63,11 @@ def search_path() -> str:
     return f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
-def setup_script(network: NodeNetwork, nodes: int) -> str:
-    """What is mounted and joined inside, as a shell script."""
+def setup_script(network: NodeNetwork, binds: Mapping[str, Path]) -> str:
+    """What is mounted and joined inside, as a shell script.
+
+    ``binds``: for each node a path inside that is short, as addresses of sockets must be -> folder.
+    """
     lines = [
         "set -eu",
         # Among themselves, kubelet and containerd must see each other's mounts.
@@ -78,12 +82,14 @@ def setup_script(network: NodeNetwork, nodes: int) -> str:
         stand_in = f"{RUN}/tunables/{path.replace('/', '.')}"
         lines.append(f"echo {value} > {stand_in}")
         lines.append(f"mount --bind {stand_in} /proc/sys/{path}")
-    lines += [f"ip {' '.join(words)}" for words in inner_commands(network, nodes)]
+    for inside, folder in binds.items():
+        lines += [f"mkdir -p {inside}", f"mount --bind {shlex.quote(str(folder))} {inside}"]
+    lines += [f"ip {' '.join(words)}" for words in inner_commands(network, len(binds))]
     lines.append("echo 1 > /proc/sys/net/ipv4/ip_forward")
     return "\n".join(lines) + "\n"
 
 
-def prepare(outer: ProcessRecord, network: NodeNetwork, nodes: int) -> None:
+def prepare(outer: ProcessRecord, network: NodeNetwork, binds: Mapping[str, Path]) -> None:
     """Wait until the namespaces are there, then furnish them."""
     made = processes.wait_until(lambda: _is_made(outer), _TIMEOUT_S)
     if not made:
@@ -95,7 +101,7 @@ def prepare(outer: ProcessRecord, network: NodeNetwork, nodes: int) -> None:
     )
     for words in outer_commands(network, outer.pid):
         _run([ip, *words])
-    _run([*enter(outer), "/bin/sh", "-c", setup_script(network, nodes)])
+    _run([*enter(outer), "/bin/sh", "-c", setup_script(network, binds)])
     _run([ip, *route_command(network)])
 
 

@@ -57,8 +57,11 @@ def furnish(layout: Layout, outer: ProcessRecord, env: Mapping[str, str]) -> Non
     log = layout.folder.log("janitor")
     logs.start_afresh(log)
     processes.spawn(janitor.argv(outer, network.name), log, env, None)
-    cgroups.make(network.name, node_names(layout.options.kubelets))
-    namespaces.prepare(outer, network, layout.options.kubelets)
+    count = layout.options.kubelets
+    cgroups.make(network.name, node_names(count))
+    files = [components.node_files(layout, index) for index in range(count)]
+    binds = {each.kubelet_root_inside: each.kubelet_root for each in files}
+    namespaces.prepare(outer, network, binds)
 
 
 def images_of(state: ClusterState, folder: Path) -> NodeImages:
