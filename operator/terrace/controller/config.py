@@ -52,7 +52,9 @@ class OperatorConfig(BaseModel):
     metrics_host: str = "0.0.0.0"  # noqa: S104 -- probes come from the node, scrapes from pods
     """POD_IP: address of /metrics, /healthz and /readyz."""
     metrics_port: int = Field(default=8080, ge=0, le=65535)
+    """Port of /metrics, /healthz and /readyz; 0 takes a free one."""
     leader_election: bool = True
+    """Whether several operators agree by a Lease on the one that works."""
     workers: int = Field(default=16, ge=1, le=256)
     """Reconciles at the same time."""
     resync_s: float = Field(default=300.0, gt=0)
@@ -133,16 +135,20 @@ def _json_map(text: str) -> object:
 _PLAIN = {"POD_NAME": "pod_name", "POD_NAMESPACE": "pod_namespace", "POD_IP": "metrics_host"}
 
 
-def config_from_env(environ: Mapping[str, str] = os.environ) -> OperatorConfig:
-    """Parse the environment; unknown TERRACE_ variables are other programs' business."""
-    variables = _PLAIN | {
+def variables() -> dict[str, str]:
+    """Environment variable -> field of OperatorConfig."""
+    return _PLAIN | {
         f"TERRACE_{field.upper()}": field
         for field in OperatorConfig.model_fields
         if field not in _PLAIN.values()
     }
+
+
+def config_from_env(environ: Mapping[str, str] = os.environ) -> OperatorConfig:
+    """Parse the environment; unknown TERRACE_ variables are other programs' business."""
     given: dict[str, object] = {
         field: environ[variable]
-        for variable, field in variables.items()
+        for variable, field in variables().items()
         if environ.get(variable, "") != ""
     }
     if "watch_namespaces" in given:
@@ -153,6 +159,6 @@ def config_from_env(environ: Mapping[str, str] = os.environ) -> OperatorConfig:
     try:
         return OperatorConfig.model_validate(given)
     except ValidationError as error:
-        by_field = {field: variable for variable, field in variables.items()}
+        by_field = {field: variable for variable, field in variables().items()}
         problems = [f"{by_field[str(e['loc'][0])]}: {e['msg']}" for e in error.errors()]
         raise BadConfigError("; ".join(problems)) from error

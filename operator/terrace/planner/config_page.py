@@ -60,7 +60,7 @@ def rows(model: type[BaseModel], path: str = "") -> Iterator[str]:
         is_required = name in schema.get("required", ())
         inner, word = _group(field.annotation)
         default = "**required**" if is_required else "" if inner else _default(own.get("default"))
-        cells = (f"`{path}{name}`", word or _type(own), default, _limits(own), texts[name])
+        cells = (f"`{path}{name}`", word or _type(own), default, limits_of(own), texts[name])
         yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
         if inner is not None:
             yield from rows(inner, f"{path}{name}{'[]' if word == 'list' else ''}.")
@@ -112,7 +112,8 @@ def _default(value: Any) -> str:
     return f"{str(value).lower() if isinstance(value, bool) else value}"
 
 
-def _limits(schema: Schema) -> str:
+def limits_of(schema: Schema) -> str:
+    """Choices, bounds and lengths of a value."""
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
@@ -121,8 +122,10 @@ def _limits(schema: Schema) -> str:
     high = schema.get("maximum")
     found = []
     if low is not None:
-        above = "above " if "exclusiveMinimum" in schema else ""
-        found.append(f"{above}{low:,}" + (" or more" if high is None else f" to {high:,}"))
+        is_open = "exclusiveMinimum" in schema
+        least = f"above {low:,}" if is_open else f"{low:,}"
+        most = f" to {high:,}" if high is not None else "" if is_open else " or more"
+        found.append(least + most)
     if "maxItems" in schema:
         found.append(f"at most {schema['maxItems']} items")
     if "maxLength" in schema:

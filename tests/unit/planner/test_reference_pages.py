@@ -1,4 +1,4 @@
-"""docs/crd-reference.md and docs/runtime-config.md are made from the types, and say it all."""
+"""The references of docs/ are made from the types, and say it all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
 from terrace.api.schema import structural_schema
+from terrace.cli import settings_page
 from terrace.planner import config_page, crd_page
 from terrace.planner.disruption import DISRUPTION
 from terrace_runtime.contract import RuntimeConfig
@@ -22,6 +23,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 PAGES = [
     (crd_page.main, "crd-reference.md"),
     (config_page.main, "runtime-config.md"),
+    (settings_page.main, "settings.md"),
 ]
 
 
@@ -65,3 +67,10 @@ def test_every_setting_of_a_replica_says_what_it_is() -> None:
         cells = [cell.strip() for cell in row.strip("|\n ").split("|")]
         assert len(cells) == 5, row
         assert cells[-1], row
+
+
+def test_every_setting_of_operator_and_gateway_says_what_it_is() -> None:
+    rows = [line for line in settings_page.page().splitlines() if line.startswith("| `")]
+    assert len(rows) > 20
+    for row in rows:
+        assert len(row.strip("| ").split(" | ")[-1].split()) > 2, row
