@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RUN: Final = (
     "README.md",
     "docs/troubleshooting.md",
+    "docs/runtime-config.md",
     "docs/gpu.md",
     "docs/npu.md",
     "docs/disk-spill.md",
