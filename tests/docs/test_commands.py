@@ -51,7 +51,7 @@ NOT_RUN: Final = {
 """Pattern of a command -> why it is not run; it is checked nevertheless."""
 NOT_READY: Final = "terrace explain im/on-"
 """Ends with 1, for what it tells of is not Ready: these nodes have no devices."""
-LIMIT_S = 180
+LIMIT_S = 330
 
 
 def not_run(command: Command) -> str | None:

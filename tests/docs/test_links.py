@@ -54,3 +54,9 @@ def test_pictures_have_words_for_those_who_do_not_see_them() -> None:
             if target.startswith("pictures/"):
                 assert len(text.split()) > 5, f"{each.name}: {target}"
                 assert "<title" in (each.path.parent / target).read_text()
+
+
+def test_every_example_is_in_the_table_of_examples() -> None:
+    folders = {path.name for path in (ROOT / "examples").iterdir() if path.is_dir()}
+    rows = re.findall(r"^\| \[([\w-]+)\]", (ROOT / "examples/README.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(folders)
