@@ -19,6 +19,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
 )
 
 from terrace_runtime import contract
@@ -51,6 +52,7 @@ class Metrics:
     """All metrics of one replica, registered in ``registry``."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         self.registry = registry
         self._requests = Counter(
             contract.METRIC_REQUESTS,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.gateway import SyncedWatch, raw_model, raw_pod
@@ -125,7 +125,6 @@ def gateway_text() -> str:
 
 def runtime_text() -> str:
     """All of a replica's metrics, as if it had everything."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     registry = CollectorRegistry()
     metrics = RuntimeMetrics(registry)
     metrics.count_request("chat", "stop")
