@@ -118,6 +118,7 @@ async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None
         _log.info("ready", build=state.build, note=state.template_note)
         for words in state.node.report.warnings:
             _log.warning("node", words=words)
+        await _log_devices(state)
         while not (stopping.done() or http.done()):
             if state.engine.error:
                 _log.error("engine failed", reason=state.engine.error)
@@ -164,6 +165,14 @@ def _log_node(state: ServerState) -> None:
         huge_pages=found.huge_pages,
         transparent_huge_pages=found.transparent_huge_pages,
     )
+
+
+async def _log_devices(state: ServerState) -> None:
+    await state.devices.refresh()
+    for one in state.devices.samples:
+        _log.info("device", id=one.id, name=one.name, vendor=one.vendor)
+    if not state.devices.samples:
+        _log.info("no device", failures=state.devices.failures)
 
 
 def _memory_words(state: ServerState) -> str:

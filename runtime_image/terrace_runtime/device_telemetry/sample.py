@@ -22,7 +22,7 @@ class DeviceSample:
     """The vendor's own: a UUID, or the PCI address."""
     name: str
     vendor: str
-    """``nvidia``, ``amd`` or ``intel``."""
+    """``nvidia``, ``amd``, ``intel`` or ``huawei``."""
     utilization: float | None = None
     """Share of the last sample period in which kernels ran, 0 to 1."""
     memory_used_bytes: int | None = None

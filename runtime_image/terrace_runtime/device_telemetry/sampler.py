@@ -1,9 +1,9 @@
 """When devices are looked at: for a scrape, at most every two seconds, and never for ever.
 
 Owns: freshness, the thread that asks the drivers, what happens when one hangs. Does not own:
-reading (``nvml.py``, ``sysfs.py``), names (``metrics.py``). A driver call can hang for minutes when
-a device falls off its bus: the scrape then goes on without, and the look that hangs is the only
-one.
+reading (``nvml.py``, ``sysfs.py``, ``ascend.py``), names (``metrics.py``). A driver call can hang
+for minutes when a device falls off its bus: the scrape then goes on without, and the look that
+hangs is the only one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from terrace_runtime.device_telemetry.ascend import AscendReader
 from terrace_runtime.device_telemetry.sample import DeviceSample, ReadError
 from terrace_runtime.device_telemetry.sysfs import SysfsReader
 
@@ -32,15 +33,19 @@ log = structlog.get_logger()
 
 def open_readers() -> list[DeviceReader]:
     """Readers of what this machine has; raises ReadError where a driver is there and fails."""
+    found: list[DeviceReader | None] = [_nvml(), SysfsReader(), AscendReader.open()]
+    return [reader for reader in found if reader is not None]
+
+
+def _nvml() -> DeviceReader | None:
     try:
         ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
-        return [SysfsReader()]
+        return None
     # Only now: pynvml takes some megabytes, which replicas without such a device need not have.
     from terrace_runtime.device_telemetry.nvml import NvmlReader  # noqa: PLC0415 - as said
 
-    nvml = NvmlReader.open()
-    return [SysfsReader()] if nvml is None else [nvml, SysfsReader()]
+    return NvmlReader.open()
 
 
 class DeviceSampler:
