@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from build.base import Base, find_base
 from build.digests import digest_of, digest_of_file
-from build.oci import prune, write_archive
+from build.oci import write_archive
 from build.source import REPOSITORY
 from build.wheelhouse import IMAGES
 from build.workshop import BuildError, Workshop, cache_root, cached, say
@@ -95,17 +95,13 @@ def make_archives(folder: Path, inputs: Inputs) -> None:
     def make(workshop: Workshop, staging: Path) -> None:
         store = Store(workshop, cache_root() / "buildah")
         store.make_room()
-        context = workshop.staging / "context"
-        shutil.copytree(inputs.wheelhouse, context / "dist/wheelhouse")
-        shutil.copy(REPOSITORY / "Dockerfile", context)
+        context = build_context(workshop, inputs)
         bases = store.bases(inputs.base)
-        (store.layout / "index.json").unlink(missing_ok=True)  # of another build; blobs stay
-        images, layers = {}, cache_root() / "buildah/layers"
+        images = {}
         for image in IMAGES:
             store.build(context, image, bases)
             target, reference = staging / f"{image}.tar", f"{PREFIX}{image}:{inputs.tag}"
-            images[image] = write_archive(store.layout, image, reference, target, layers)
-        prune(store.layout, layers)
+            images[image] = write_archive(store.layout, image, reference, target)
         (staging / LIST).write_text(json.dumps({"key": key, "images": images}, indent=1) + "\n")
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -116,17 +112,34 @@ def make_archives(folder: Path, inputs: Inputs) -> None:
         say(f"{folder / name}.tar: {size / 1e6:.1f} MB ({layers}), {image['name']}")
 
 
+def build_context(workshop: Workshop, inputs: Inputs) -> Path:
+    """A folder with all that the Dockerfile copies, which nobody changes meanwhile."""
+    context = workshop.staging / "context"
+    shutil.copytree(inputs.wheelhouse, context / "dist/wheelhouse")
+    shutil.copy(REPOSITORY / "Dockerfile", context)
+    return context
+
+
 class Store:
     """buildah's images, apart from all others on this machine."""
 
     def __init__(self, workshop: Workshop, folder: Path) -> None:
-        self.layout = folder / "layout"
-        """All images as buildah exports them; layers that did not change are not written again."""
+        self.layout = workshop.staging / "layout"
+        """The images as buildah exports them."""
         self._workshop = workshop
         self._folder = folder
         # An overlay cannot lie on an overlay, as in a container.
         driver = "vfs" if _file_system(folder.parent) == "overlay" else "overlay"
-        self._command = ["buildah", "--root", str(folder / driver), "--storage-driver", driver]
+        # In a mount namespace of its own each time: no mount outlives a build that was killed.
+        self._command = [
+            "unshare",
+            "--mount",
+            "buildah",
+            "--root",
+            str(folder / driver),
+            "--storage-driver",
+            driver,
+        ]
         self._command += ["--runroot", str(folder / "run")]
 
     def make_room(self) -> None:
@@ -150,13 +163,13 @@ class Store:
         return made
 
     def build(self, context: Path, image: str, bases: dict[str, str]) -> None:
-        """Build one image of the Dockerfile and put it, uncompressed, into the layout."""
+        """Build one image of the Dockerfile and put it into the layout."""
         argv = ["bud", "--isolation", "chroot", "--layers", "--quiet"]
         arguments = {"WHEELS": "local", **bases}
         argv += [f"--build-arg={name}={value}" for name, value in arguments.items()]
         argv += ["--timestamp", "0", "--target", image, "--tag", f"localhost/build/{image}"]
         self._run([*argv, str(context)], f"building {image}")
-        argv = ["push", "--quiet", "--disable-compression", f"localhost/build/{image}"]
+        argv = ["push", "--quiet", f"localhost/build/{image}"]
         self._run([*argv, f"oci:{self.layout}:{image}"], f"exporting {image}")
 
     def _has(self, name: str) -> bool:

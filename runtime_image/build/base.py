@@ -204,7 +204,8 @@ def write_tar(target: Path, root: Path, names: Iterable[str], texts: Mapping[str
             entry = archive.gettarinfo(str(root / name), arcname=name)
             entry.mtime = 0
             if texts:
-                entry.mode &= 0o1777  # no file that changes who runs it
+                entry.mode &= 0o1777  # no file that changes who runs it, and all are root's
+                entry.uid = entry.gid = 0
             if entry.isreg():
                 with (root / name).open("rb") as file:
                     archive.addfile(entry, file)

@@ -86,7 +86,7 @@ def test_a_killed_engine_child_ends_the_stream_with_an_error_and_comes_back(chai
 
 
 def test_a_killed_gateway_closes_the_stream_and_the_next_request_works(chain: Chain) -> None:
-    gateways = processes_of("-m terrace.gateway")
+    gateways = processes_of("-m terrace.gateway", chain.program("gateway")["status"]["podIP"])
     with pytest.raises((openai.APIError, httpx2.HTTPError)):
         stream_and_break(chain, lambda: kill_all(gateways))
     answers_again(chain)
@@ -94,8 +94,7 @@ def test_a_killed_gateway_closes_the_stream_and_the_next_request_works(chain: Ch
 
 def test_after_a_killed_operator_the_next_one_does_what_was_asked_meanwhile(chain: Chain) -> None:
     uid = chain.pods("demo")[0]["metadata"]["uid"]
-    for operator in processes_of("-m terrace.controller"):
-        kill_9(operator)
+    kill_all(processes_of("-m terrace.controller", chain.program("operator")["status"]["podIP"]))
     chain.cluster.kubectl("scale", "im/demo", "--replicas=2")
 
     def ready() -> bool:

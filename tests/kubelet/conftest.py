@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.chain import ROOT
+from support.real_chain import RealChain, load_images
 from support.tiny_image import tiny_image
 from terrace.local.cluster import LocalCluster
 from terrace.local.kubelets import why_not
@@ -14,6 +16,10 @@ from terrace.local.state import ClusterOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Checks that hold on the host node too are imported from there.
+for module in ("answers", "disk_tier", "failures", "rollout"):
+    pytest.register_assert_rewrite(f"e2e.test_{module}")
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +48,14 @@ def tiny_image_loaded(
     """The same cluster with the image ``support.tiny_image.IMAGE`` in both nodes."""
     kubelet_cluster.load_images([tiny_image(tmp_path_factory.mktemp("image"))])
     return kubelet_cluster
+
+
+@pytest.fixture(scope="session")
+def chain(kubelet_cluster: LocalCluster) -> RealChain:
+    """Our images on both nodes, the chart installed by helm, the minimal example Ready."""
+    load_images(kubelet_cluster)
+    made = RealChain(kubelet_cluster)
+    made.install()
+    kubelet_cluster.kubectl("apply", "-f", str(ROOT / "examples/01-minimal"))
+    made.wait_ready("demo")
+    return made

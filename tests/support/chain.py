@@ -13,7 +13,7 @@ import psutil
 import yaml
 
 from support.waiting import wait_for
-from terrace.cli.demo import gateway_url
+from terrace.cli.demo import NAMESPACE, gateway_url
 
 if TYPE_CHECKING:
     from terrace.local.cluster import LocalCluster
@@ -54,6 +54,13 @@ class Chain:
         items: list[dict[str, Any]] = json.loads(out)["items"]
         return [p for p in items if p["metadata"]["name"].startswith(f"{model}-cpu-")]
 
+    def program(self, component: str) -> dict[str, Any]:
+        """The running pod of ``operator`` or ``gateway``; empty while there is none."""
+        selector = f"app.kubernetes.io/component={component}"
+        out = self.cluster.kubectl("get", "pods", "-n", NAMESPACE, "-l", selector, "-o", "json")
+        pods = [pod for pod in json.loads(out)["items"] if pod["status"].get("podIP")]
+        return next((p for p in pods if "deletionTimestamp" not in p["metadata"]), {})
+
     def apply(self, *objects: dict[str, Any]) -> None:
         """kubectl apply."""
         self.cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
@@ -80,12 +87,18 @@ class Chain:
         self.cluster.kubectl("delete", kind, *names, "--ignore-not-found", "--wait=true")
 
 
-def processes_of(words: str, pod_ip: str = "") -> list[psutil.Process]:
-    """Processes whose command line holds ``words`` (and the pod's address)."""
+def processes_of(words: str, pod_ip: str) -> list[psutil.Process]:
+    """Processes of the pod with this address whose command line holds ``words``.
+
+    Other clusters of this machine run the same programs; a pod of ours knows its address.
+    """
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if words in line and pod_ip in line:
+        try:
+            is_of_pod = process.environ().get("POD_IP") == pod_ip
+        except psutil.Error:
+            continue
+        if is_of_pod and words in " ".join(process.info["cmdline"] or []):
             found.append(process)
     return found
 
