@@ -3,7 +3,7 @@
 Owns: RuntimeConfig (operator -> runtime, a file), FetchSpec and FetchOutcome (operator <-> Job),
 ModelFacts, FetchProgress, RuntimeReport (runtime -> operator), Identity (gateway -> runtime),
 header, metric and path names, exit codes. Does not own: any behaviour beyond validation.
-The operator side may import this package of ``terrace_runtime`` and no other. Imports stdlib and
+Of ``terrace_runtime`` the operator side may import this package and ``logs``. Imports stdlib and
 pydantic only. Next: ``__main__`` reads RuntimeConfig; ``terrace.controller.manifests`` writes it.
 """
 

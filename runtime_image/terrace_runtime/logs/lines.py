@@ -16,6 +16,7 @@ import sys
 import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -33,6 +34,8 @@ _SECRET_WORDS: Final = re.compile(
     r"(?i)\b((?:authorization|x-api-key|api[-_]?key|password)[\"']?\s*[:=]\s*[\"']?"
     r"(?:(?:bearer|basic)\s+)?|bearer\s+)[^\s\"',;&]+"
 )
+_SUSPICIOUS: Final = re.compile(r"(?i)bearer|authorization|api[-_]?key|password|://\S*@")
+"""Cheap to look for; few lines have any of it."""
 _USER_INFO: Final = re.compile(r"(?<=://)[^/\s@]+@")
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -116,13 +119,21 @@ def _traceback(info: Any) -> str:
 
 
 def _bounded(key: str, value: Any) -> Any:
-    if _SECRET_NAMES.search(key) and isinstance(value, str):
-        return "[removed]"
     if not isinstance(value, str):
         return value
+    if _is_secret(key):
+        return "[removed]"
     limit = _MAX_TRACEBACK + 8 if key == "exception" else _MAX_VALUE
-    cut = value if len(value) <= limit else f"{value[:limit]}..."
-    return _USER_INFO.sub("", _SECRET_WORDS.sub(r"\1[removed]", cut))
+    if len(value) > limit:
+        value = f"{value[:limit]}..."
+    if _SUSPICIOUS.search(value):
+        value = _USER_INFO.sub("", _SECRET_WORDS.sub(r"\1[removed]", value))
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
+    return _SECRET_NAMES.search(key) is not None
 
 
 def _encoded(fields: dict[str, Any]) -> bytes:
