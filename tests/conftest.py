@@ -8,9 +8,13 @@ and a counterexample found there becomes an ``@example`` of its test.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
@@ -30,3 +34,9 @@ def kubernetes(pytestconfig: pytest.Config) -> str | None:
     """``ClusterOptions.emulated_version`` of every cluster that a test starts."""
     named: str | None = pytestconfig.getoption("--kubernetes")
     return named
+
+
+@pytest.fixture(scope="session")
+def at_least(kubernetes: str | None) -> Callable[[int], bool]:
+    """Whether control planes of this run have at least the features of Kubernetes 1.N."""
+    return lambda minor: kubernetes is None or int(kubernetes.partition(".")[2]) >= minor

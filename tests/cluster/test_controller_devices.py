@@ -17,6 +17,8 @@ from terrace.api import names
 from terrace.controller.kinds import MODEL, POD, STATEFULSET
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cluster.controller_kubelet import Kubelet
     from cluster.controller_operator import Operator
     from cluster.controller_world import World
@@ -330,9 +332,11 @@ def test_where_no_flavor_has_a_node_replicas_wait_in_each_and_do_not_hurry(
     assert operator.process.poll() is None
 
 
-def test_a_claim_template_is_passed_on_or_refused_where_the_server_ignores_it(
-    world: World, operator: Operator, machines: Any
+def test_a_claim_template_is_passed_through(
+    world: World, operator: Operator, machines: Any, at_least: Callable[[int], bool]
 ) -> None:
+    if not at_least(34):
+        pytest.skip("resourceClaims came with Kubernetes 1.34; test_older_kubernetes.py has more")
     machines("dra", {}, {})
     flavor = {
         "accelerator": "nvidia",
@@ -341,12 +345,6 @@ def test_a_claim_template_is_passed_on_or_refused_where_the_server_ignores_it(
     }
     one_pool(world, "dra", flavor)
     world.add_model("claims", poolRef={"name": "dra"})
-    groups = world.api.request("GET", "/apis")["groups"]
-    if not any(group["name"] == "resource.k8s.io" for group in groups):  # before Kubernetes 1.34
-        stalled = world.wait("Stalled", "True", "Refused", name="claims")
-        assert "this API server ignores resourceClaims" in stalled["message"]
-        assert not world.pods(model="claims")
-        return
     pods = eventually(lambda: world.pods(model="claims"), "a replica is made")
     claim = {"name": "devices", "resourceClaimTemplateName": "gpus"}
     assert pods[0]["spec"]["resourceClaims"] == [claim]

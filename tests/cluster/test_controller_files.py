@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from cluster.controller_api import eventually
 from cluster.controller_fixtures import api, kubelet, operator, operators, world  # noqa: F401 -- fixtures
 from cluster.controller_looks import settle
@@ -15,6 +17,8 @@ from terrace.controller.kinds import CONFIGMAP, JOB, MODEL, POOL, SECRET, STATEF
 from terrace_runtime.contract import RUNTIME_CONFIG_FILE, FetchOutcome, FetchSpec, RuntimeConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cluster.controller_api import Manifest
     from cluster.controller_operator import Operator
     from cluster.controller_world import World
@@ -120,8 +124,10 @@ def test_unused_files_are_deleted_by_a_job(world: World, operator: Operator) -> 
 
 
 def test_a_file_in_an_image_is_mounted_by_job_and_replica_as_the_server_keeps_it(
-    world: World, operator: Operator
+    world: World, operator: Operator, at_least: Callable[[int], bool]
 ) -> None:
+    if not at_least(35):
+        pytest.skip("image volumes came with Kubernetes 1.35; test_older_kubernetes.py has more")
     world.add_pool()
     in_place = fetched().model_copy(update={"path": "/source/m.gguf"})
     world.kubelet.outcome = lambda _model: in_place

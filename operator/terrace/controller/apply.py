@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from terrace.controller.diff import Removal, Write
+from terrace.controller.gated import dropped, gated
 from terrace.controller.kinds import (
     BUDGET,
     CONFIGMAP,
     SERVICE,
-    STATEFULSET,
     Kind,
     Manifest,
     controller_of,
@@ -101,23 +101,10 @@ async def _write(cluster: Cluster, cache: Cache, owner_uid: str, step: Write) ->
 
 
 async def _refuse_what_is_dropped(cluster: Cluster, kind: Kind, manifest: Manifest) -> None:
-    """Raise InvalidError where replicas would be made without the devices they claim.
-
-    An API server drops fields of features that it has switched off, and says nothing.
-    """
-    if kind != STATEFULSET or not _claims_of(manifest):
-        return
-    if not _claims_of(await cluster.preview(kind, manifest)):
-        raise InvalidError(
-            f"{kind} {key_of(manifest)}: this API server ignores resourceClaims, so replicas would "
-            "have no devices: dynamic resource allocation came with Kubernetes 1.34, and is behind "
-            "a feature gate before; or give the flavor resourceName instead of "
-            "resourceClaimTemplateName"
-        )
-
-
-def _claims_of(stateful_set: Manifest) -> object:
-    return stateful_set["spec"].get("template", {}).get("spec", {}).get("resourceClaims")
+    if gated(manifest):
+        problem = dropped(manifest, await cluster.preview(kind, manifest))
+        if problem:
+            raise InvalidError(f"{kind} {key_of(manifest)}: {problem}")
 
 
 async def _uid_of_existing(cluster: Cluster, owner_uid: str, kind: Kind, manifest: Manifest) -> str:

@@ -89,20 +89,36 @@ async def test_what_cannot_be_mended_in_place_is_made_anew_if_it_holds_nothing()
     assert (CLAIM, KEY) in fake.objects
 
 
-class _WithoutClaims(FakeCluster):
-    """An API server that has dynamic resource allocation switched off, as Kubernetes 1.33 has."""
+class _Older(FakeCluster):
+    """An API server that drops what it has switched off, as Kubernetes 1.33 does."""
 
     async def preview(self, kind: Any, manifest: Manifest) -> Manifest:
         answer = await super().preview(kind, manifest)
-        del answer["spec"]["template"]["spec"]["resourceClaims"]
+        pod = answer["spec"]["template"]["spec"]
+        pod.pop("resourceClaims", None)
+        for volume in pod.get("volumes", ()):
+            if volume.pop("image", None):
+                volume["emptyDir"] = {}  # As the real one fills it in.
         return answer
 
 
-async def test_a_set_whose_claims_the_server_would_drop_in_silence_is_not_made() -> None:
-    claims = [{"name": "devices", "resourceClaimTemplateName": "gpus"}]
-    wanted = service(template={"spec": {"resourceClaims": claims}})
-    old = _WithoutClaims(lambda: "2026-01-01T00:00:00Z")
-    with pytest.raises(InvalidError, match=r"resourceClaims.*Kubernetes 1\.34"):
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [
+        (
+            {"resourceClaims": [{"name": "devices", "resourceClaimTemplateName": "gpus"}]},
+            r"ignores resourceClaims.*Kubernetes 1\.34",
+        ),
+        (
+            {"volumes": [{"name": "model", "image": {"reference": "r/m:1"}}]},
+            r"ignores image volumes.*Kubernetes 1\.35",
+        ),
+    ],
+)
+async def test_what_the_server_would_drop_in_silence_is_not_made(pod: Any, words: str) -> None:
+    wanted = service(template={"spec": pod})
+    old = _Older(lambda: "2026-01-01T00:00:00Z")
+    with pytest.raises(InvalidError, match=words):
         await carry_out(old, Cache(), "me", [Write(STATEFULSET, wanted)])
     assert not old.objects
     new = cluster()
