@@ -7,6 +7,7 @@ Owns: the options, the progress lines, the tables. Does not own: the cluster
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import asdict
 from enum import StrEnum
@@ -96,6 +97,11 @@ def up(
             typer.echo(
                 "Its node stands in for kubelet and containerd: pods are processes of this "
                 "machine, with their own address but without isolation."
+            )
+        if cluster.options.kubelets:
+            typer.echo(
+                "Its nodes run containers and pull nothing: bring images with "
+                f"`terrace local load{_chosen(name, directory)} TAR...`."
             )
     typer.echo(f"export KUBECONFIG={cluster.kubeconfig}")
 
@@ -221,6 +227,13 @@ def _options(
         raise LocalClusterError(
             f"--emulated-version {emulated_version!r} is no version such as 1.34"
         ) from error
+
+
+def _chosen(name: str, directory: Path | None) -> str:
+    """The options that name this cluster again."""
+    words = ["--name", name] if name != "default" else []
+    words += ["--dir", str(directory)] if directory else []
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def _kubelets(nodes: str) -> int:

@@ -192,6 +192,11 @@ class LocalCluster:
                 return False
         self.folder.check()
         options = self._options(state)
+        if state is not None and bool(state.options.kubelets) != bool(options.kubelets):
+            raise LocalClusterError(
+                f"cluster {self.name!r} keeps data made with another kind of node, whose addresses "
+                f"would not do; delete it with `terrace local down --name {self.name}`"
+            )
         if options.kubelets:
             nodes.refuse_if_impossible(self.folder.root)
         if state is not None and _has_lost_its_nodes(state):
@@ -199,6 +204,8 @@ class LocalCluster:
             shutdown.stop(self.folder, self._report)
             state = self.folder.load()
         binaries = self._binaries(*_PROGRAMS, *(kubelets.PROGRAMS if options.kubelets else ()))
+        if options.kubelets:
+            binaries = {**binaries, **kubelets.machine_programs()}
         register(self.name, self.folder.root)
         try:
             self.folder.make()

@@ -65,6 +65,10 @@ _KUBERNETES_SHA256 = {
     ("kube-controller-manager", "arm64"): (
         "27868a5c822824945b93f2d8a724a5dcd99affc68b47230ae766bff8795bbb84"
     ),
+    ("kube-proxy", "amd64"): "f1b5eb4462df9d98751264c6256628d90fdc72ba8e9a8025d1f75674f078f254",
+    ("kube-proxy", "arm64"): "5db204a2f79b26f676137052b45e391f6f8c93b85c85ef0a1f5d72647e3c7834",
+    ("kubelet", "amd64"): "46707a53209f826ad0f0d62371ac69cd00e78fd9a8176cf5f6f87f18f7f8b718",
+    ("kubelet", "arm64"): "57205a5daf5883873d87b4914e1e00bdd7707acd075714788cfb0fc1f60bc414",
     ("kube-scheduler", "amd64"): "b8955d4518c902110b50a825364339b1fb673822518ce0ba081a69ed634f8eee",
     ("kube-scheduler", "arm64"): "ca1c7cd0033942bf9ef7eac80e18375d91f6f29487244c3e685f11163b01a88d",
     ("kubectl", "amd64"): "ebbd080e7c2e275093b55915722043257eb24004363e20acb3c4d71919f88336",

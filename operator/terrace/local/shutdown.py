@@ -49,6 +49,8 @@ def stop(folder: ClusterFolder, report: Callable[[str], None]) -> None:
         elif name == control_plane.NODE:
             _stop_unrecorded(folder, recorded)  # pods of a node agent that was killed
     _stop_unrecorded(folder, recorded)
+    # Those for which no order is needed, such as containerd, end with their namespaces.
+    processes.stop(recorded.values(), _LEFT_BEHIND_GRACE_S)
     if state is not None:
         if state.options.kubelets:
             nodes.clear_up(state)

@@ -290,8 +290,8 @@ def test_every_pinned_release_is_https_with_a_whole_checksum_and_a_version() -> 
         release_of(name, arch) for name in versions.GO_PACKAGES for arch in ("amd64", "arm64")
     ]
     releases = [release for release in pinned if release]
-    assert len(releases) == 12
-    assert len({release.sha256 for release in releases}) == 12
+    assert len(releases) == 16
+    assert len({release.sha256 for release in releases}) == 16
     for release in releases:
         assert release.url.startswith("https://")
         assert re.fullmatch(r"[0-9a-f]{64}", release.sha256)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from terrace.local.certificates import CLUSTER_CA, Leaf
@@ -17,8 +18,6 @@ from terrace.local.kubelets.network import NodeNetwork, node_name, node_names
 from terrace.local.state import write_private
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from terrace.local.control_plane import Layout
 
 NAMESPACES = "namespaces"
@@ -26,7 +25,12 @@ PROXY = "kube-proxy"
 DNS = "coredns"
 VOLUMES = "volumes"
 PROGRAMS = ("kubelet", PROXY, DNS, "pause")
-"""What ``find_binaries`` brings; containerd and runc are the machine's own."""
+"""What ``find_binaries`` brings."""
+
+
+def machine_programs() -> dict[str, Path]:
+    """What is the machine's own; raises LocalClusterError where one is missing."""
+    return {name: Path(program(name)) for name in ("unshare", "containerd")}
 
 
 def containerd_names(count: int) -> tuple[str, ...]:
@@ -90,12 +94,13 @@ def command_line(component: str, layout: Layout) -> list[str]:
     kind, _, node = component.partition("-node")
     if kind == "containerd":
         files = node_files(layout, int(node))
-        return [program("containerd"), "--config", str(files.containerd), "--log-level", "warn"]
+        binary = str(layout.binaries["containerd"])
+        return [binary, "--config", str(files.containerd), "--log-level", "warn"]
     if kind == "kubelet":
         return _kubelet(layout, int(node))
     folder = layout.folder
     if component == NAMESPACES:
-        return outer_argv(layout.binaries["pause"])
+        return outer_argv(layout.binaries["unshare"], layout.binaries["pause"])
     if component == PROXY:
         return [str(layout.binaries[PROXY]), f"--config={folder.node / 'kube-proxy.json'}"]
     if component == DNS:
@@ -122,6 +127,8 @@ def _kubelet(layout: Layout, index: int) -> list[str]:
         f"--node-ip={NodeNetwork(layout.block.number).node(index)}",
         f"--root-dir={files.kubelet_root_inside}",
         f"--cert-dir={files.root / 'pki'}",
+        # Without it, /metrics/cadvisor knows no container by its name.
+        f"--containerd={files.run}/containerd.sock",
     ]
 
 

@@ -42,12 +42,11 @@ _TUNABLES = {
 """What kubelet sets for the whole machine, unless it finds it so."""
 
 
-def outer_argv(pause: Path) -> list[str]:
+def outer_argv(unshare: Path, pause: Path) -> list[str]:
     """The command line of the process that owns the namespaces."""
-    unshare = program("unshare")
     # A mount that this machine gives up later shall not live on inside: hence slave.
-    return [unshare, "--net", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child",
-            "--mount-proc", str(pause)]  # fmt: skip
+    return [str(unshare), "--net", "--mount", "--propagation=slave", "--pid", "--fork",
+            "--kill-child", "--mount-proc", str(pause)]  # fmt: skip
 
 
 def program(name: str) -> str:
@@ -95,14 +94,18 @@ def prepare(outer: ProcessRecord, network: NodeNetwork, binds: Mapping[str, Path
     if not made:
         raise LocalClusterError(f"no namespaces were made within {_TIMEOUT_S:.0f} s")
     ip = program("ip")
-    # The kernel takes a moment to remove the interface of an earlier run; the name is ours.
-    subprocess.run(  # noqa: S603 - our own arguments, no shell
-        [ip, "link", "delete", network.name], capture_output=True, check=False
-    )
+    remove_link(network)
     for words in outer_commands(network, outer.pid):
         _run([ip, *words])
     _run([*enter(outer), "/bin/sh", "-c", setup_script(network, binds)])
     _run([ip, *route_command(network)])
+
+
+def remove_link(network: NodeNetwork) -> None:
+    """Make sure that no interface of an earlier run is left: the kernel takes a moment for it."""
+    subprocess.run(  # noqa: S603 - our own arguments, no shell
+        [program("ip"), "link", "delete", network.name], capture_output=True, check=False
+    )
 
 
 def enter(outer: ProcessRecord, *, fork: bool = True) -> list[str]:

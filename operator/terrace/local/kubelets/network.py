@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 UPLINK = "uplink"
 """The inner end of the pair of interfaces."""
 MAX_NODES = 3
+_NARROW = 12
+"""Bits of the prefix of a route that surely leads to somebody's network."""
 CONTROL_PLANE_PORTS = {
     "apiserver": 6443,
     "etcd": 2379,
@@ -125,11 +127,13 @@ def route_command(network: NodeNetwork) -> list[str]:
 def is_free(network: NodeNetwork, routes: Iterable[tuple[str, str]]) -> bool:
     """Whether no route (destination in CIDR notation, interface) leads into these addresses.
 
-    The cluster's own interface does not count: it may be about to vanish with an earlier run.
+    The cluster's own interface does not count: it may be about to vanish with an earlier run. Nor
+    do routes as wide as a default route or as all of 10.0.0.0/8, which private networks have.
     """
     mine = ipaddress.ip_network(network.whole)
-    return not any(
-        mine.overlaps(ipaddress.ip_network(destination))
+    others = [
+        ipaddress.ip_network(destination)
         for destination, interface in routes
         if destination != "default" and interface != network.name
-    )
+    ]
+    return not any(mine.overlaps(each) for each in others if each.prefixlen >= _NARROW)

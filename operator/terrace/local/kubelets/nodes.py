@@ -40,7 +40,7 @@ def refuse_if_impossible(root: Path) -> None:
     if why:
         raise LocalClusterError(why)
     for path in _HIDDEN:
-        if root.is_relative_to(path):
+        if root.resolve().is_relative_to(path):
             raise LocalClusterError(
                 f"real nodes have a {path} of their own, where {root} is not: choose another --dir"
             )
@@ -58,7 +58,7 @@ def furnish(layout: Layout, outer: ProcessRecord, env: Mapping[str, str]) -> Non
     logs.start_afresh(log)
     processes.spawn(janitor.argv(outer, network.name), log, env, None)
     count = layout.options.kubelets
-    cgroups.make(network.name, node_names(count))
+    cgroups.make(network.name, node_names(count), cgroups.mounted_here())
     files = [components.node_files(layout, index) for index in range(count)]
     binds = {each.kubelet_root_inside: each.kubelet_root for each in files}
     namespaces.prepare(outer, network, binds)
@@ -99,7 +99,9 @@ def end_pods(state: ClusterState) -> None:
 
 def clear_up(state: ClusterState) -> None:
     """Remove what the end of the namespaces leaves."""
-    cgroups.remove(NodeNetwork(state.block).name, _CGROUP_TIMEOUT_S)
+    network = NodeNetwork(state.block)
+    namespaces.remove_link(network)
+    cgroups.remove(network.name, _CGROUP_TIMEOUT_S)
 
 
 def _containers(group: str) -> set[int]:

@@ -12,10 +12,14 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from terrace.local.kubelets import cgroups
 from terrace.local.kubelets.configs import Machine
 from terrace.local.kubelets.namespaces import search_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PACKAGES = {
     "unshare": "util-linux",
@@ -31,7 +35,7 @@ PACKAGES = {
 }
 """Program -> Debian package."""
 _CNI_PACKAGE = "containernetworking-plugins"
-_CNI_FOLDERS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
+CNI_FOLDERS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 _CNI_PLUGINS = ("ptp", "host-local", "portmap", "loopback")
 _CAP_SYS_RESOURCE = 1 << 24
 _TIMEOUT_S = 30.0
@@ -53,40 +57,44 @@ _KERNEL_STEPS = (
 @cache
 def why_not() -> str | None:
     """One line that says why this machine cannot run real nodes, or None where it can."""
-    if sys.platform != "linux":
-        return f"real nodes need Linux; this is {sys.platform}"
-    if os.geteuid() != 0:
+    return (
+        wrong_place(sys.platform, os.geteuid())
+        or missing_programs(search_path(), CNI_FOLDERS)
+        or cgroups.obstacle(cgroups.mounted_here())
+        or _missing_ability()
+    )
+
+
+def wrong_place(platform: str, user: int) -> str | None:
+    """Why neither packages nor a kernel could help. Pure."""
+    if platform != "linux":
+        return f"real nodes need Linux; this is {platform}"
+    if user != 0:
         return "real nodes need root: they make namespaces, mounts and network interfaces"
-    return _missing_package() or cgroups.obstacle() or _missing_ability()
+    return None
 
 
 def machine(folder: Path) -> Machine:
     """What the nodes' files depend on; ``folder`` is where images will lie."""
     return Machine(
-        cni_dir=_cni_dir() or _CNI_FOLDERS[0],
+        cni_dir=_cni_dir(CNI_FOLDERS) or CNI_FOLDERS[0],
         snapshotter="overlayfs" if _can_overlay(folder) else "native",
         may_lower_oom_score=bool(_capabilities() & _CAP_SYS_RESOURCE),
     )
 
 
-def missing_packages() -> list[str]:
-    """The Debian packages to install, sorted."""
-    path = search_path()
+def missing_programs(path: str, cni_folders: Sequence[str]) -> str | None:
+    """Which Debian packages to install, or None where all programs are in these folders."""
     missing = {package for name, package in PACKAGES.items() if not shutil.which(name, path=path)}
-    if _cni_dir() is None:
+    if _cni_dir(cni_folders) is None:
         missing.add(_CNI_PACKAGE)
-    return sorted(missing)
+    if not missing:
+        return None
+    return f"real nodes need more programs: apt-get install {' '.join(sorted(missing))}"
 
 
-def _missing_package() -> str | None:
-    missing = missing_packages()
-    return (
-        f"real nodes need more programs: apt-get install {' '.join(missing)}" if missing else None
-    )
-
-
-def _cni_dir() -> str | None:
-    for folder in _CNI_FOLDERS:
+def _cni_dir(folders: Sequence[str]) -> str | None:
+    for folder in folders:
         if all(os.access(f"{folder}/{name}", os.X_OK) for name in _CNI_PLUGINS):
             return folder
     return None
