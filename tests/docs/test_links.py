@@ -1,4 +1,4 @@
-"""Every link leads somewhere, every path that is named is there, and every page is on the map."""
+"""Links lead somewhere, paths that are named are there, tables are whole, pages are on the map."""
 
 from __future__ import annotations
 
@@ -39,6 +39,16 @@ def test_paths_in_backticks_are_there(each: Page) -> None:
     for code in each.inline_code:
         if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./-]*", code) and "NNNN" not in code:
             assert (ROOT / code).exists(), f"{each.name}: {code}"
+
+
+@pytest.mark.parametrize("each", PAGES, ids=ids)
+def test_rows_of_a_table_have_as_many_cells_as_its_head(each: Page) -> None:
+    """A bare ``|`` in a cell cuts it in two wherever Markdown is shown."""
+    head = 0
+    for line in each.prose.splitlines():
+        cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        head = (head or cells) if cells else 0
+        assert cells == head, f"{each.name}: {line[:100]}"
 
 
 def test_every_page_is_on_the_map() -> None:
