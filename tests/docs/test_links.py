@@ -51,6 +51,13 @@ def test_rows_of_a_table_have_as_many_cells_as_its_head(each: Page) -> None:
         assert cells == head, f"{each.name}: {line[:100]}"
 
 
+def test_metrics_that_pages_name_are_in_the_reference() -> None:
+    reference = (ROOT / "docs/metrics.md").read_text()
+    for each in PAGES:
+        for name in re.findall(r"terrace_(?:runtime|gateway|operator)_\w*[a-z]", each.text):
+            assert name in reference, f"{each.name}: {name}"
+
+
 def test_every_page_is_on_the_map() -> None:
     linked = {(MAP.path.parent / link.partition("#")[0]).resolve() for link in MAP.links}
     for each in PAGES:
