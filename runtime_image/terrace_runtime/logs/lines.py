@@ -49,7 +49,7 @@ def fields_of(record: logging.LogRecord, component: str) -> dict[str, Any]:
     else:
         said = {"event": _message(record)}
         more = {k: v for k, v in vars(record).items() if k not in _STANDARD and k[0] != "_"}
-        said |= {key: value for key, value in more.items() if isinstance(value, str | int | float)}
+        said |= {k: v for k, v in more.items() if isinstance(v, str | int | float | dict)}
         info = record.exc_info
     first = {
         "ts": timestamp(record.created),

@@ -33,6 +33,8 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 _FLUSH_S: Final = 2.0
 _CHATTY: Final = ("asyncio", "uvicorn", "uvicorn.error", "aiohttp.access", "urllib3", "kopf")
 """Heard from warning upwards, unless debug is asked for."""
+_INDISCREET: Final = ("kubernetes",)
+"""Heard from warning upwards whatever is asked for: it tells whole answers, Secrets too."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,11 @@ def _install(component: str, options: LogOptions) -> None:
     logging.captureWarnings(capture=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(level if level == "DEBUG" else "WARNING")
+    for name in _INDISCREET:
+        logging.getLogger(name).setLevel("WARNING")
     sys.excepthook = _log_crash
     threading.excepthook = _log_thread_crash
+    sys.unraisablehook = _log_unraisable
     atexit.register(handler.flush)
 
 
@@ -166,3 +171,11 @@ def _log_thread_crash(given: threading.ExceptHookArgs) -> None:
     name = given.thread.name if given.thread is not None else ""
     info = (given.exc_type, given.exc_value, given.exc_traceback)
     logging.getLogger("crash").critical("a thread crashed: %s", name, exc_info=info)
+
+
+def _log_unraisable(given: sys.UnraisableHookArgs) -> None:
+    if given.exc_value is None:
+        return
+    info = (given.exc_type, given.exc_value, given.exc_traceback)
+    words = given.err_msg or "Exception ignored in"
+    logging.getLogger("crash").warning("%s: %.200r", words, given.object, exc_info=info)
