@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,6 +159,23 @@ def test_a_cluster_whose_addresses_another_holds_is_refused(cluster: LocalCluste
     finally:
         subprocess.run([*command[:2], "del", *command[3:]], check=True)
     assert cluster.up()
+
+
+def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    command = [sys.executable, "-m", "terrace.cli", "local", "up", "--nodes", "kubelet:1",
+               "--name", "test-interrupted-nodes", "--dir", str(folder)]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as starting:
+        assert starting.stderr
+        assert any("kube-apiserver started" in line for line in starting.stderr)
+        stopped = LocalCluster("test-interrupted-nodes", directory=folder)
+        name = network(stopped).name
+        assert traces(folder, name)
+        starting.send_signal(signal.SIGTERM)
+        starting.stderr.read()
+    assert starting.returncode not in (0, None)
+    assert traces(folder, name) == []
+    stopped.down()
 
 
 def test_images_go_only_to_real_nodes_that_run(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RUN = "/run/terrace"
 """Inside: what must not outlive the nodes. A short path, for the sake of socket addresses."""
+HIDDEN = ("/run", "/var/log", "/var/lib/kubelet", "/var/lib/cni")
+"""Inside, these are empty at first and gone at the end."""
 _TIMEOUT_S = 60.0
 _TUNABLES = {
     "vm/overcommit_memory": 1,
@@ -72,9 +74,8 @@ def setup_script(network: NodeNetwork, binds: Mapping[str, Path]) -> str:
         # Among themselves, kubelet and containerd must see each other's mounts.
         "mount --make-rshared /",
         # Plugins, kubelets and shims leave files in these; the machine's own stay as they are.
-        "mkdir -p /var/lib/kubelet",
-        *(f"mount -t tmpfs -o mode=755 tmpfs {path}"
-          for path in ("/run", "/var/log", "/var/lib/kubelet")),
+        f"mkdir -p {' '.join(HIDDEN)}",
+        *(f"mount -t tmpfs -o mode=755 tmpfs {path}" for path in HIDDEN),
         f"mkdir -p {RUN}/tunables /run/lock",
     ]  # fmt: skip
     for path, value in _TUNABLES.items():

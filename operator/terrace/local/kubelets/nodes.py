@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from terrace.local.control_plane import Layout
     from terrace.local.state import ClusterState, ProcessRecord
 
-_HIDDEN = ("/run", "/var/log", "/var/lib/kubelet")
 _POD_GRACE_S = 10.0
 _CGROUP_TIMEOUT_S = 30.0
 _ANSWER_TIMEOUT_S = 5.0
@@ -39,7 +38,7 @@ def refuse_if_impossible(root: Path) -> None:
     why = probe.why_not()
     if why:
         raise LocalClusterError(why)
-    for path in _HIDDEN:
+    for path in namespaces.HIDDEN:
         if root.resolve().is_relative_to(path):
             raise LocalClusterError(
                 f"real nodes have a {path} of their own, where {root} is not: choose another --dir"
