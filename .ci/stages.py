@@ -26,7 +26,9 @@ BUDGETS_S = {
     "programs": 600,
     "test-tools": 600,
     "test-cluster": 900,
+    "test-compat": 300,
     "test-e2e": 600,
+    "e2e": 1500,
 }
 _STOP_GRACE_S = 60
 """For fixtures to take their cluster down after an interrupt."""
