@@ -51,6 +51,13 @@ def test_rows_of_a_table_have_as_many_cells_as_its_head(each: Page) -> None:
         assert cells == head, f"{each.name}: {line[:100]}"
 
 
+def test_blocks_of_code_are_closed() -> None:
+    for each in PAGES:
+        assert len(re.findall(r"^ *```", each.text, re.MULTILINE)) == 2 * len(each.fences), (
+            each.name
+        )
+
+
 def test_metrics_that_pages_name_are_in_the_reference() -> None:
     reference = (ROOT / "docs/metrics.md").read_text()
     for each in PAGES:
