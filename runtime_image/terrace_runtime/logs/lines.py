@@ -34,7 +34,7 @@ _SECRET_WORDS: Final = re.compile(
     r"(?i)\b((?:authorization|x-api-key|api[-_]?key|password)[\"']?\s*[:=]\s*[\"']?"
     r"(?:(?:bearer|basic)\s+)?|bearer\s+)[^\s\"',;&]+"
 )
-_SUSPICIOUS: Final = re.compile(r"(?i)bearer|authorization|api[-_]?key|password|://\S*@")
+_SUSPICIOUS: Final = re.compile(r"(?i)bearer|authorization|api[-_]?key|password|://[^\s/@]+@")
 """Cheap to look for; few lines have any of it."""
 _USER_INFO: Final = re.compile(r"(?<=://)[^/\s@]+@")
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -61,7 +61,9 @@ def fields_of(record: logging.LogRecord, component: str) -> dict[str, Any]:
     if current := said.pop("request_id", None) or request_id.get():
         first["request_id"] = current
     last = {"exception": _traceback(info)} if info and info[1] is not None else {}
-    return {key: _bounded(key, value) for key, value in {**first, **said, **last}.items()}
+    # A field of somebody's that is called as one of ours keeps its value under another name.
+    own = {f"{key}_" if key in first or key in last else key: said[key] for key in said}
+    return {key: _bounded(key, value) for key, value in {**first, **own, **last}.items()}
 
 
 def timestamp(seconds: float) -> str:

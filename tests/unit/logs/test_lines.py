@@ -49,6 +49,12 @@ def test_a_moment_is_rfc_3339_in_utc() -> None:
     assert timestamp(0) == "1970-01-01T00:00:00.000000Z"
 
 
+def test_a_field_that_is_called_as_one_of_ours_does_not_replace_it() -> None:
+    found = parsed({"event": "e", "level": 7, "ts": "never", "component": "evil"})
+    assert (found["level"], found["component"]) == ("info", "runtime")
+    assert (found["level_"], found["ts_"], found["component_"]) == (7, "never", "evil")
+
+
 def test_words_of_other_libraries_become_the_event() -> None:
     assert parsed("%s took %d", "it", 3, level=logging.WARNING)["event"] == "it took 3"
     assert parsed("%d", "no number")["event"] == "%d (its arguments do not fit)"
