@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from observability.prometheus import Json, Prometheus
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 DRIVER = ROOT / "tests/support/nvml_library.c"
 OFFLOAD = {"spillThreshold": "64Mi", "maxDisk": "256Mi", "kvBlockTokens": 32}

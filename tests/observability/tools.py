@@ -33,21 +33,21 @@ def promtool(*arguments: str, text: str = "") -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-def rules() -> list[dict[str, Any]]:
-    """Every alerting and recording rule."""
-    files = (yaml.safe_load(path.read_text()) for path in RULES)
-    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+def rules(*files: Path) -> list[dict[str, Any]]:
+    """Alerting and recording rules of these files, by default of all."""
+    contents = (yaml.safe_load(path.read_text()) for path in files or RULES)
+    return [rule for file in contents for group in file["groups"] for rule in group["rules"]]
 
 
-def alerts() -> dict[str, dict[str, Any]]:
+def alerts(*files: Path) -> dict[str, dict[str, Any]]:
     """Alerting rules by name."""
-    return {rule["alert"]: rule for rule in rules() if "alert" in rule}
+    return {rule["alert"]: rule for rule in rules(*files) if "alert" in rule}
 
 
 def dashboard(path: Path) -> dict[str, Any]:
