@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Control plane, host node, operator and gateway, all real; taken down at the end."""
-    folder = tmp_path_factory.mktemp("docs")
-    cluster = LocalCluster(
-        "docs", directory=folder / "cluster", options=ClusterOptions(fsync=False)
-    )
+    folder, name = tmp_path_factory.mktemp("docs"), f"docs-{os.getpid()}"
+    options = ClusterOptions(fsync=False)
+    cluster = LocalCluster(name, directory=folder / "cluster", options=options)
     cluster.up()
     try:
         install(cluster, ROOT)

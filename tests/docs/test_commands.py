@@ -52,6 +52,13 @@ NOT_RUN: Final = {
 NOT_READY: Final = "terrace explain im/on-"
 """Ends with 1, for what it tells of is not Ready: these nodes have no devices."""
 LIMIT_S = 330
+REASONS: Final = "docs/troubleshooting.md"
+SUBSTITUTES: Final = {
+    "NAME": "demo",
+    "NAMESPACE": "default",
+    "POOL": "default",
+    "URI": "demo://chat",
+}
 
 
 def not_run(command: Command) -> str | None:
@@ -102,13 +109,17 @@ def assert_shown(command: Command, output: str) -> None:
         at = found.end()
 
 
+def with_minimal_example(chain: Chain) -> None:
+    chain.cluster.kubectl("apply", "-f", str(ROOT / "examples/01-minimal"))
+    chain.cluster.kubectl("wait", "--for=condition=Ready", "im/demo", "--timeout=180s")
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", RUN)
 def test_commands_of_the_page_do_what_it_says(
     name: str, chain: Chain, programs: Mapping[str, Path]
 ) -> None:
-    chain.cluster.kubectl("apply", "-f", str(ROOT / "examples/01-minimal"))
-    chain.cluster.kubectl("wait", "--for=condition=Ready", "im/demo", "--timeout=180s")
+    with_minimal_example(chain)
     ran = 0
     for command in page(name).commands:
         if not_run(command):
@@ -120,6 +131,25 @@ def test_commands_of_the_page_do_what_it_says(
         assert_shown(command, done.stdout + done.stderr)
         ran += 1
     assert ran
+
+
+@pytest.mark.timeout(600)
+def test_what_sections_of_reasons_say_to_look_at_is_there(
+    chain: Chain, programs: Mapping[str, Path]
+) -> None:
+    with_minimal_example(chain)
+    bullets = re.findall(r"^- \*\*See:\*\* (.+(?:\n  .+)*)", page(REASONS).text, re.MULTILINE)
+    codes = {code for bullet in bullets for code in re.findall(r"`([^`]+)`", bullet)}
+    looked = sorted(code for code in codes if re.match(r"(kubectl|terrace|python) ", code))
+    assert len(looked) > 12
+    for code in looked:
+        if "--watch" in code or "--previous" in code:
+            continue  # The first does not end, and nothing ended before for the second.
+        text = code
+        for word, meant in SUBSTITUTES.items():
+            text = re.sub(rf"\b{word}\b(?!:)", meant, text)
+        done = typed(chain, programs, Command(REASONS, 0, text))
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
 
 
 def test_programs_options_targets_and_files_of_every_command_exist(
