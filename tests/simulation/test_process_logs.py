@@ -210,6 +210,37 @@ def test_llama_cpp_speaks_json_too(tmp_path: Path) -> None:
     assert any(line["level"] == "info" for line in told)
 
 
+def test_a_log_that_nobody_reads_holds_no_request_up(tmp_path: Path) -> None:
+    pod = pod_folder(tmp_path / "pod")
+    (pod / "etc/terrace/runtime.json").write_text(a_replica(pod).model_dump_json())
+    port = free_port()
+    command = [sys.executable, "-m", "terrace_runtime", "serve", "--port", str(port)]
+    environment = {**os.environ, "TERRACE_POD_ROOT": str(pod), "TERRACE_LOG_LEVEL": "debug"}
+    with (
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=STARTING_S) as client,
+    ):
+        try:
+            wait_for("readiness", lambda: answers(client), STARTING_S)
+            # Far more than a pipe takes.
+            statuses = {client.get(f"/v1/models/{'x' * 200}").status_code for _ in range(400)}
+            body = orjson.loads(chat(max_tokens=4))
+            answer = client.post("/v1/chat/completions", json=body)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert statuses == {404}
+    assert answer.status_code == 200
+
+
+def answers(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
 def test_a_person_at_a_terminal_or_who_asks_gets_text(tmp_path: Path) -> None:
     pod = pod_folder(tmp_path / "pod")
     command = [sys.executable, "-m", "terrace_runtime", "serve", "--log-format", "text"]

@@ -103,7 +103,11 @@ class ChildEngine(EngineFrontend):
             self._burial = asyncio.get_running_loop().create_task(self._bury(self._process))
 
     async def _bury(self, process: subprocess.Popen[bytes]) -> None:
-        self._fail(f"the engine process {epitaph(await asyncio.to_thread(_reap, process))}")
+        why = f"the engine process {epitaph(await asyncio.to_thread(_reap, process))}"
+        if self._log is not None:
+            await asyncio.to_thread(self._log.join, _LAST_WORDS_S)
+            why += f" ({self._log.last_words})" if self._log.last_words else ""
+        self._fail(why)
 
     def broken(self, reason: str) -> None:
         """The child sent what it must not."""

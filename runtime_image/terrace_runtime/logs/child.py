@@ -13,6 +13,7 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from terrace_runtime.logs.lines import MAX_LINE_BYTES, timestamp
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES: Final = 64 * 1024
 _BURST, _PER_SECOND = 200, 10.0
+_LAST_LINES, _LAST_CHARS = 3, 300
 
 
 class ChildLog:
@@ -33,6 +35,7 @@ class ChildLog:
         self._component = component
         self._put = put
         self._gate = RateGate(time.monotonic, _BURST, _PER_SECOND)
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
@@ -47,6 +50,11 @@ class ChildLog:
             yield theirs
         finally:
             os.close(theirs)
+
+    @property
+    def last_words(self) -> str:
+        """The last lines that were no log lines: why it died, where a library said so."""
+        return "; ".join(self._last)
 
     def join(self, timeout_s: float) -> None:
         """Wait for the last line of a child that ended."""
@@ -72,6 +80,7 @@ class ChildLog:
             return
         fields = _own_line(text)
         if fields is None:
+            self._last.append(text[:_LAST_CHARS])
             if not self._gate.admits():
                 return
             fields = self._words(text)

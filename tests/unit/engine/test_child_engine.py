@@ -20,6 +20,7 @@ from terrace_runtime.engine.request import (
     PromptPart,
     Request,
 )
+from terrace_runtime.logs import ChildLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -147,6 +148,19 @@ async def test_a_child_that_dies_of_an_illegal_instruction_names_the_build() -> 
     engine = ChildEngine(CONFIG, FAKE, {"load_signal": int(signal.SIGILL)})
     with pytest.raises(EngineError, match=r"SIGILL.*CPU.*Rebuild"):
         await engine.start()
+
+
+async def test_what_a_dying_child_said_last_is_in_the_reason_and_in_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The interpreter stands for a library that writes to stderr before it gives up.
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+    lines: list[dict[str, Any]] = []
+    log = ChildLog("engine", lines.append)
+    engine = ChildEngine(CONFIG, FAKE, {"load_signal": int(signal.SIGABRT)}, log)
+    with pytest.raises(EngineError, match=r"SIGABRT: llama\.cpp gave up.* \(.*File .*\)"):
+        await engine.start()
+    assert any("Fatal Python error: Aborted" in line["event"] for line in lines)
 
 
 async def test_close_leaves_no_child_behind(start: Any) -> None:
