@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cluster.controller_kubelet import Kubelet
     from cluster.controller_operator import Operator
 
+pytestmark = pytest.mark.timeout(400)
 EXAMPLES: Final = sorted({path.parent for path in (ROOT / "examples").glob("[0-9]*/*.yaml")})
 
 
@@ -102,7 +103,9 @@ def container_of(place: World, model: str) -> dict[str, Any]:
     """The runtime in the template of the model's one StatefulSet."""
     own = f"{names.LABEL_MODEL}={model}"
     (made,) = eventually(
-        lambda: place.api.items(STATEFULSET, place.namespace, own), f"{model}: a StatefulSet"
+        lambda: place.api.items(STATEFULSET, place.namespace, own),
+        f"{model}: a StatefulSet",
+        timeout_s=60,
     )
     found: dict[str, Any] = made["spec"]["template"]["spec"]["containers"][0]
     return found

@@ -16,6 +16,7 @@ from terrace.local.binaries import find_binaries
 if TYPE_CHECKING:
     from support.chain import Chain
 
+pytestmark = pytest.mark.timeout(400)
 FENCES: Final = [
     fence for each in pages() for fence in each.fences if fence.language in ("yaml", "yml")
 ]
