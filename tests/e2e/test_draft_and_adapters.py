@@ -34,35 +34,6 @@ def ask(chain: Chain, name: str) -> str:
     return answer
 
 
-def put_on_claim(chain: Chain, claim: str, file: Path) -> None:
-    """A pod of the user's copies a file onto a claim."""
-    target = f'"$TERRACE_POD_ROOT"/claim/{file.name}'
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "loader", "namespace": "default"},
-        "spec": {
-            "restartPolicy": "Never",
-            "containers": [
-                {
-                    "name": "copy",
-                    "image": "test/sh",
-                    "args": ["-c", f"cp {file} {target}"],
-                    "volumeMounts": [{"name": "claim", "mountPath": "/claim"}],
-                }
-            ],
-            "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": claim}}],
-        },
-    }
-    chain.apply(pod)
-    wait_for(
-        "the copied file",
-        lambda: chain.get("pod", "loader").get("status", {}).get("phase") == "Succeeded",
-        timeout=30,
-    )
-    chain.delete("pod", "loader")
-
-
 @contextmanager
 def guarded_store(files: dict[str, bytes]) -> Iterator[str]:
     """A store that speaks S3 and gives files to whoever signs with the key."""
@@ -92,7 +63,7 @@ def guarded_store(files: dict[str, bytes]) -> Iterator[str]:
 def test_the_example_answers_by_draft_and_by_adapter(chain: Chain, tmp_path: Path) -> None:
     plain = ask(chain, "demo")
     chain.cluster.kubectl("apply", "-f", str(EXAMPLE / "1-claim.yaml"))
-    put_on_claim(chain, "adapters", lora_file(tmp_path / "polite.gguf", strength=2.0))
+    chain.put_on_claim("adapters", lora_file(tmp_path / "polite.gguf", strength=2.0))
     chain.cluster.kubectl("apply", "-f", str(EXAMPLE))
     try:
         chain.wait_condition("chat", "Ready", "True")

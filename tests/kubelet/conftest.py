@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Checks that hold on the host node too are imported from there.
-for module in ("answers", "disk_tier", "failures", "rollout"):
+for module in ("answers", "disk_tier", "draft_and_adapters", "failures", "rollout"):
     pytest.register_assert_rewrite(f"e2e.test_{module}")
 
 

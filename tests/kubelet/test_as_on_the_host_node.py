@@ -16,6 +16,9 @@ from e2e.test_disk_tier import (
 from e2e.test_disk_tier import (
     test_the_disk_heavy_example_runs_as_it_is_written as test_the_disk_heavy_example,
 )
+from e2e.test_draft_and_adapters import (
+    test_the_example_answers_by_draft_and_by_adapter as test_draft_and_adapter_example,
+)
 from e2e.test_failures import (
     test_a_killed_engine_child_ends_the_stream_with_an_error_and_comes_back as test_killed_engine,
 )
@@ -36,6 +39,7 @@ __all__ = [
     "kept",
     "test_a_deleted_pod",
     "test_change_of_replicas",
+    "test_draft_and_adapter_example",
     "test_every_answer",
     "test_killed_engine",
     "test_killed_gateway",

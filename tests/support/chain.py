@@ -82,9 +82,38 @@ class Chain:
 
         return wait_for(f"{model}: {kind}={status} {reason}", probe, timeout, every=0.3)
 
+    def put_on_claim(self, claim: str, file: Path) -> None:
+        """Have a pod, as a user would, copy ``file`` onto the claim."""
+        self.apply(self.loader(claim, file))
+        wait_for(
+            "the copied file",
+            lambda: self.get("pod", "loader").get("status", {}).get("phase") == "Succeeded",
+            timeout=60,
+        )
+        self.delete("pod", "loader")
+
+    def loader(self, claim: str, file: Path) -> dict[str, Any]:
+        """The pod that copies ``file``; on the host node it is a process of this machine."""
+        copy = f'cp {file} "$TERRACE_POD_ROOT"/claim/{file.name}'
+        return pod_with_claim(claim, {"image": "test/sh", "args": ["-c", copy]})
+
     def delete(self, kind: str, *names: str) -> None:
         """kubectl delete, waiting until it is gone."""
         self.cluster.kubectl("delete", kind, *names, "--ignore-not-found", "--wait=true")
+
+
+def pod_with_claim(
+    claim: str, container: dict[str, Any], *volumes: dict[str, Any]
+) -> dict[str, Any]:
+    mount = {"name": "claim", "mountPath": "/claim"}
+    own = {"name": "copy", **container, "volumeMounts": [mount, *container.get("volumeMounts", ())]}
+    source = {"name": "claim", "persistentVolumeClaim": {"claimName": claim}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "loader", "namespace": "default"},
+        "spec": {"restartPolicy": "Never", "containers": [own], "volumes": [source, *volumes]},
+    }
 
 
 def processes_of(words: str, pod_ip: str) -> list[psutil.Process]:
