@@ -8,6 +8,7 @@ and a counterexample found there becomes an ``@example`` of its test.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,3 +41,15 @@ def kubernetes(pytestconfig: pytest.Config) -> str | None:
 def at_least(kubernetes: str | None) -> Callable[[int], bool]:
     """Whether control planes of this run have at least the features of Kubernetes 1.N."""
     return lambda minor: kubernetes is None or int(kubernetes.partition(".")[2]) >= minor
+
+
+def pytest_unconfigure() -> None:
+    """Close two files that llama_cpp opens at import and leaves to the interpreter's end.
+
+    With warnings as errors, that end complains of them after the last line of the report.
+    """
+    module = sys.modules.get("llama_cpp._utils")
+    for name in ("outnull_file", "errnull_file"):
+        file = getattr(module, name, None)
+        if file is not None:
+            file.close()
