@@ -7,7 +7,6 @@ the engine's child calls ``log_in_child``.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import sys
@@ -121,12 +120,16 @@ class _Handler(logging.Handler):
         return next(one for one in logging.getLogger().handlers if isinstance(one, cls))
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.put(fields_of(record, self._component))
+        try:
+            self.put(fields_of(record, self._component))
+        except Exception:  # noqa: BLE001 - whoever logs is not to fail by it
+            self.handleError(record)
 
     def put(self, fields: dict[str, Any]) -> None:
         self._writer.write(self._render(fields))
 
     def flush(self) -> None:
+        # logging.shutdown calls it at the end of the process.
         self._writer.flush(_FLUSH_S)
 
     def _dropped(self, count: int) -> bytes:
@@ -154,7 +157,6 @@ def _install(component: str, options: LogOptions) -> None:
     sys.excepthook = _log_crash
     threading.excepthook = _log_thread_crash
     sys.unraisablehook = _log_unraisable
-    atexit.register(handler.flush)
 
 
 def _log_crash(
