@@ -18,7 +18,7 @@ import httpx2
 import pytest
 import yaml
 
-from observability import prometheus
+from observability import foreign_kinds, prometheus
 from observability.registries import all_families, families
 from observability.tools import CHART, DASHBOARDS, alerts, dashboard, expressions, panels, promtool
 from support.chain import ROOT, Chain, model
@@ -99,18 +99,17 @@ def images_with_a_device(folder: Path) -> Path:
     return images
 
 
+def monitoring(cluster: LocalCluster) -> list[Json]:
+    """PodMonitors and PrometheusRules as the chart renders them."""
+    switches = "metrics.podMonitor.enabled=true,metrics.prometheusRule.enabled=true"
+    text = cluster.tools.helm("template", "terrace", str(CHART), "-n", NAMESPACE, "--set", switches)
+    kinds = ("PodMonitor", "PrometheusRule")
+    return [each for each in yaml.safe_load_all(text) if each and each["kind"] in kinds]
+
+
 def pod_monitors(cluster: LocalCluster) -> list[Json]:
-    """As the chart renders them."""
-    text = cluster.tools.helm(
-        "template",
-        "terrace",
-        str(CHART),
-        "-n",
-        NAMESPACE,
-        "--set",
-        "metrics.podMonitor.enabled=true",
-    )
-    return [each for each in yaml.safe_load_all(text) if each and each["kind"] == "PodMonitor"]
+    """What is to be scraped."""
+    return [each for each in monitoring(cluster) if each["kind"] == "PodMonitor"]
 
 
 def all_pods(chain: Chain) -> list[Json]:
@@ -252,6 +251,19 @@ def test_what_is_really_scraped_is_what_the_registries_say(run: Run) -> None:
             assert name in known, f"{name} is missing in registries.py"
             assert family.kind == known[name].kind
             assert family.labels <= known[name].labels, name
+
+
+def test_the_api_server_takes_monitors_and_rules_as_they_are(run: Run, tmp_path: Path) -> None:
+    kubectl = run.chain.cluster.kubectl
+    files = [part for crd in foreign_kinds.crds(tmp_path) for part in ("-f", str(crd))]
+    kubectl("apply", "--server-side", *files)
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
+    manifests = monitoring(run.chain.cluster)
+    text = yaml.safe_dump_all(manifests)
+    said = kubectl(
+        "apply", "--server-side", "--validate=strict", "--dry-run=server", "-f", "-", stdin=text
+    )
+    assert said.count("serverside-applied") == len(manifests) == 8
 
 
 def test_no_panel_is_excused_that_does_not_exist() -> None:
