@@ -41,6 +41,7 @@ class Reason(StrEnum):
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     ROLLING_OUT = "RollingOut"
     DEGRADED = "Degraded"
+    PREDECESSOR_REMAINS = "PredecessorRemains"
     # ModelCached: these and the reasons of contract.FetchFailure
     CACHED = "Cached"
     FETCHING = "Fetching"

@@ -19,6 +19,7 @@ from terrace.controller.kinds import (
     controller_of,
     is_controlled_by,
     is_deleting,
+    is_of_predecessor,
     key_of,
     uid_of,
 )
@@ -50,12 +51,24 @@ class ForeignObjectError(Exception):
         )
 
 
+class PredecessorError(Exception):
+    """An object of that name is left of a deleted owner of the same name; it goes by itself."""
+
+    def __init__(self, kind: Kind, live: Manifest) -> None:
+        owner = controller_of(live) or {}
+        whose = f"the deleted {owner.get('kind')} {owner.get('name')}"
+        super().__init__(
+            f"{kind} {key_of(live)} of {whose} is still there; Kubernetes removes it once nothing "
+            "uses it"
+        )
+
+
 async def carry_out(
     cluster: Cluster, cache: Cache, owner_uid: str, steps: list[Write | Removal]
 ) -> None:
     """Do all steps in order. Safe to repeat after a failure at any of them.
 
-    Raises ``ForeignObjectError`` and what ``Cluster`` raises.
+    Raises ``ForeignObjectError``, ``PredecessorError`` and what ``Cluster`` raises.
     """
     for step in steps:
         if isinstance(step, Write):
@@ -114,6 +127,8 @@ async def _uid_of_existing(cluster: Cluster, owner_uid: str, kind: Kind, manifes
     except NotFoundError:
         return ""
     if not is_controlled_by(live, owner_uid):
+        if is_of_predecessor(live, manifest):
+            raise PredecessorError(kind, live)
         raise ForeignObjectError(kind, live)
     if is_deleting(live):
         raise ConflictError(f"{kind} {key_of(live)} is still being deleted")

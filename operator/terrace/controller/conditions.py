@@ -154,6 +154,8 @@ def _ready(
 ) -> Condition:
     if stalled.status is True and stalled.reason != Reason.NAME_CONFLICT:
         return Condition(T.READY, False, stalled.reason, stalled.message)
+    if found.predecessor:
+        return Condition(T.READY, False, Reason.PREDECESSOR_REMAINS, found.predecessor)
     for need in (placed, cached) if placed.reason == Reason.POOL_NOT_FOUND else (cached, placed):
         if need.status is not True:
             return Condition(T.READY, False, need.reason, need.message)

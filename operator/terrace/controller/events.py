@@ -38,6 +38,7 @@ _CALM = frozenset(
         Reason.WAITING_FOR_FACTS,
         Reason.REPLICAS_STARTING,
         Reason.ROLLING_OUT,
+        Reason.PREDECESSOR_REMAINS,
         Reason.SCALED_TO_ZERO,
         Reason.NOT_STALLED,
     }

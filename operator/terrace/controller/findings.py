@@ -51,6 +51,8 @@ class Findings:
     """How the decision came about, and what the model waits for."""
     foreign: str = ""
     """Which object of another owner is in the way."""
+    predecessor: str = ""
+    """Which object is still there of a deleted model, or pool, of the same name."""
     refused: str = ""
     """What the API server said about a child that it does not accept."""
     progress: Progress | None = None

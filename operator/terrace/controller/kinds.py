@@ -86,6 +86,14 @@ def is_controlled_by(manifest: Manifest, owner_uid: str) -> bool:
     return owner is not None and owner.get("uid") == owner_uid
 
 
+def is_of_predecessor(live: Manifest, wanted: Manifest) -> bool:
+    """Whether it belongs to an owner that was deleted and made anew: the same but for its uid."""
+    theirs, ours = controller_of(live), controller_of(wanted)
+    if theirs is None or ours is None or theirs.get("uid") == ours.get("uid"):
+        return False
+    return all(theirs.get(field) == ours.get(field) for field in ("apiVersion", "kind", "name"))
+
+
 def labels_of(manifest: Manifest) -> dict[str, str]:
     """The object's labels, never None."""
     return manifest["metadata"].get("labels") or {}

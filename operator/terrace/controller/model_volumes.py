@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from terrace.api import names
-from terrace.controller.kinds import CLAIM, Manifest, key_of
+from terrace.controller.kinds import (
+    CLAIM,
+    POOL,
+    Manifest,
+    controller_of,
+    is_controlled_by,
+    key_of,
+    uid_of,
+)
 from terrace_runtime.contract import MODEL_CACHE_DIR, MODEL_SOURCE_DIR
 
 if TYPE_CHECKING:
@@ -59,6 +67,14 @@ def cache_claim(pool: Manifest) -> str:
     if model_cache.get("sharing") == "PerReplica":
         return EACH_REPLICAS
     return str(model_cache.get("claimName") or names.model_cache_claim_name(key_of(pool).name))
+
+
+def is_left_behind(claim: Manifest, pool: Manifest) -> bool:
+    """Whether the claim was made for a deleted pool of the same name, and is about to go."""
+    owner = controller_of(claim)
+    this = (POOL.kind, key_of(pool).name)
+    is_pools = owner is not None and (owner.get("kind"), owner.get("name")) == this
+    return is_pools and not is_controlled_by(claim, uid_of(pool))
 
 
 def claim_of(uri: str) -> str:

@@ -12,7 +12,7 @@ from terrace.api.conditions import Condition, ConditionType, Reason
 from terrace.api.names import Key
 from terrace.api.pool import Flavor, PoolSpec
 from terrace.api.status import CachedFile, FlavorStatus, InferencePoolStatus
-from terrace.controller.apply import ForeignObjectError, carry_out
+from terrace.controller.apply import ForeignObjectError, PredecessorError, carry_out
 from terrace.controller.collect import Collection, clear, judge, prune
 from terrace.controller.context import Context, Outcome
 from terrace.controller.diff import diff
@@ -20,7 +20,7 @@ from terrace.controller.kinds import CLAIM, POOL, Manifest, is_deleting, uid_of
 from terrace.controller.manifests import model_cache_claim
 from terrace.controller.parse import InvalidSpecError, parse_spec
 from terrace.controller.port import ForbiddenError, InvalidError, NotFoundError
-from terrace.controller.reconcile import BLOCKED_RETRY_S
+from terrace.controller.reconcile import BLOCKED_RETRY_S, PREDECESSOR_RETRY_S
 from terrace.controller.status import status_patch, with_times
 from terrace.controller.unused import noted
 from terrace.planner.accelerators import CPU
@@ -55,10 +55,14 @@ async def reconcile_pool(context: Context, key: Key) -> Outcome:
         problem = (Reason.INVALID_SPEC, str(error))
     except ForeignObjectError as error:
         problem = (Reason.FOREIGN_OBJECT, str(error))
+    except PredecessorError as error:
+        problem = (Reason.PREDECESSOR_REMAINS, str(error))
     except (InvalidError, ForbiddenError) as error:
         problem = (Reason.REFUSED, f"the API server refuses a child: {error}")
     await _report(context, pool, flavors, found.files, problem)
     await clear(context, found)
+    if problem is not None and problem[0] == Reason.PREDECESSOR_REMAINS:
+        return Outcome(PREDECESSOR_RETRY_S)
     return Outcome(BLOCKED_RETRY_S if problem else found.look_in_s)
 
 
@@ -73,6 +77,11 @@ def pool_conditions(
     flavors: list[FlavorStatus], problem: tuple[Reason, str] | None
 ) -> tuple[Condition, ...]:
     """Ready, Reconciling, Stalled."""
+    calm = Condition(T.STALLED, False, Reason.NOT_STALLED)
+    if problem is not None and problem[0] == Reason.PREDECESSOR_REMAINS:
+        reason, message = problem
+        working = Condition(T.RECONCILING, True, Reason.PROGRESSING, message)
+        return Condition(T.READY, False, reason, message), working, calm
     if problem is not None:
         reason, message = problem
         return (
@@ -80,7 +89,6 @@ def pool_conditions(
             Condition(T.RECONCILING, False, Reason.DONE),
             Condition(T.STALLED, True, reason, message),
         )
-    calm = Condition(T.STALLED, False, Reason.NOT_STALLED)
     if not any(flavor.nodes for flavor in flavors):
         message = "no ready node matches the nodeSelector of any flavor"
         return (

@@ -7,18 +7,19 @@ at what happened, so it may run at any time, be killed anywhere and run again.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from terrace.api import names
 from terrace.api.conditions import Reason
 from terrace.api.model import ModelSpec
+from terrace.api.names import Key
 from terrace.api.pool import PoolSpec
-from terrace.controller.apply import ForeignObjectError, remove
+from terrace.controller.apply import ForeignObjectError, PredecessorError, remove
 from terrace.controller.context import Context, Outcome
 from terrace.controller.deciding import model_fetch, reserve, turn_of
 from terrace.controller.files import read_extras
 from terrace.controller.findings import Findings
 from terrace.controller.kinds import (
+    CLAIM,
     MODEL,
     STATEFULSET,
     Manifest,
@@ -27,6 +28,7 @@ from terrace.controller.kinds import (
     labels_of,
 )
 from terrace.controller.manifests import Subject
+from terrace.controller.model_volumes import cache_claim, is_left_behind
 from terrace.controller.observe import Observed, claim_for, observe, pool_name
 from terrace.controller.parse import InvalidSpecError, parse_spec
 from terrace.controller.placing import Decision
@@ -36,11 +38,10 @@ from terrace.controller.unused import collects, used_files
 from terrace.controller.writing import write
 from terrace.planner.room import NoPlacement
 
-if TYPE_CHECKING:
-    from terrace.api.names import Key
-
 BLOCKED_RETRY_S = 60.0
 """When to look again at what somebody else must change and we get no event for."""
+PREDECESSOR_RETRY_S = 5.0
+"""The same for what the garbage collector is about to remove."""
 
 
 async def reconcile_model(context: Context, key: Key) -> Outcome:
@@ -90,7 +91,15 @@ async def _converge(context: Context, seen: Observed) -> Findings:
     except InvalidSpecError as error:
         problem = f"InferencePool {pool_name(seen.model)!r} is not valid: {error}"
         return replace(found, pool_problem=problem)
-    subject = Subject(
+    claim = context.cache.get(CLAIM, Key(key_of(seen.model).namespace, cache_claim(seen.pool)))
+    if claim is not None and is_left_behind(claim, seen.pool) and not seen.replicas:
+        # What is fetched into it would go with it.
+        return replace(found, predecessor=str(PredecessorError(CLAIM, claim)))
+    return await _carry_through(context, seen, _subject(context, seen, spec, pool), found)
+
+
+def _subject(context: Context, seen: Observed, spec: ModelSpec, pool: PoolSpec) -> Subject:
+    return Subject(
         seen.model,
         spec,
         pool_name(seen.model),
@@ -100,6 +109,12 @@ async def _converge(context: Context, seen: Observed) -> Findings:
         context.config.runtime_images,
         context.accelerators,
     )
+
+
+async def _carry_through(
+    context: Context, seen: Observed, subject: Subject, found: Findings
+) -> Findings:
+    """Decide and write; a child that cannot be written gives back what was reserved."""
     turn = turn_of(context, seen, subject, found)
     found = replace(found, turn=turn, decision=turn.decision if turn else None)
     if isinstance(found.decision, Decision):
@@ -108,11 +123,13 @@ async def _converge(context: Context, seen: Observed) -> Findings:
     try:
         return await write(context, seen, subject, found)
     except ForeignObjectError as error:
-        context.cache.inventory.release(subject.key)
-        return replace(found, foreign=str(error))
+        stopped = replace(found, foreign=str(error))
+    except PredecessorError as error:
+        stopped = replace(found, predecessor=str(error))
     except (InvalidError, ForbiddenError) as error:
-        context.cache.inventory.release(subject.key)
-        return replace(found, refused=str(error))
+        stopped = replace(found, refused=str(error))
+    context.cache.inventory.release(subject.key)
+    return stopped
 
 
 def _evicted(seen: Observed, found: Findings) -> list[Manifest]:
@@ -153,6 +170,8 @@ def _outcome(context: Context, found: Findings) -> Outcome:
         waits.append(context.config.report_s)
     if found.foreign or found.refused:
         waits.append(BLOCKED_RETRY_S)
+    if found.predecessor:
+        waits.append(PREDECESSOR_RETRY_S)
     turn, is_placed = found.turn, isinstance(found.decision, Decision)
     if turn is not None and turn.look_in_s is not None:
         waits.append(max(1.0, turn.look_in_s))

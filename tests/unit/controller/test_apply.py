@@ -8,7 +8,7 @@ import pytest
 
 from simulation.controller.fake_cluster import FakeCluster
 from terrace.api.names import Key
-from terrace.controller.apply import ForeignObjectError, carry_out, remove
+from terrace.controller.apply import ForeignObjectError, PredecessorError, carry_out, remove
 from terrace.controller.cache import Cache
 from terrace.controller.diff import Write
 from terrace.controller.drift import sealed
@@ -41,13 +41,27 @@ async def test_an_own_object_that_the_cache_does_not_know_is_applied() -> None:
     assert fake.objects[SERVICE, KEY]["spec"] == {"port": 2}
 
 
+def of_another_kind() -> Manifest:
+    found = service("other")
+    found["metadata"]["ownerReferences"][0]["kind"] = "Deployment"
+    return found
+
+
 @pytest.mark.parametrize(
-    "theirs", [service("other"), {"metadata": {"name": "demo", "namespace": "n"}}]
+    "theirs", [of_another_kind(), {"metadata": {"name": "demo", "namespace": "n"}}]
 )
 async def test_a_foreign_object_is_named_and_left_alone(theirs: Manifest) -> None:
     fake = cluster()
     before = fake.put_new(SERVICE, theirs)
     with pytest.raises(ForeignObjectError, match="Service n/demo exists"):
+        await carry_out(fake, Cache(), "me", [Write(SERVICE, service())])
+    assert fake.objects[SERVICE, KEY] == before
+
+
+async def test_an_object_of_a_deleted_owner_of_the_same_name_is_waited_for() -> None:
+    fake = cluster()
+    before = fake.put_new(SERVICE, service("deleted"))
+    with pytest.raises(PredecessorError, match="Service n/demo of the deleted InferenceModel"):
         await carry_out(fake, Cache(), "me", [Write(SERVICE, service())])
     assert fake.objects[SERVICE, KEY] == before
 

@@ -163,6 +163,9 @@ TOO_LONG = NoPlacement("ContextTooLong", "over 2,048")  # type: ignore[arg-type]
         (found(decision=None, invalid_spec="spec.x"), "Stalled", ("True", "InvalidSpec")),
         (found(decision=None, pool_problem="pool"), "Stalled", ("True", "InvalidSpec")),
         (found(foreign="Service demo"), "Stalled", ("True", "ForeignObject")),
+        (found(predecessor="Job demo"), "Ready", ("False", "PredecessorRemains")),
+        (found(predecessor="Job demo"), "Reconciling", ("True", "Progressing")),
+        (found(predecessor="Job demo"), "Stalled", ("False", "NotStalled")),
         (found(refused="quota"), "Stalled", ("True", "Refused")),
         (
             found(claims=Claims((), (("demo", Key("n", "old")),))),
