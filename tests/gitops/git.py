@@ -7,7 +7,7 @@ own: the requests (``applying.py``).
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.controller_api import Api, ApiError, Manifest, eventually
 from gitops.applying import Applier, make_namespace, placed, rendered
@@ -15,6 +15,8 @@ from gitops.evaluators import EXAMPLES
 from support.controller_objects import condition
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from terrace.local.cluster import LocalCluster
 
 WAIT_S = 90.0
@@ -46,10 +48,21 @@ class Git:
 
     def clear(self) -> None:
         """Take all of it out of the cluster, but for namespaces."""
-        for manifest in self._made:
+        self.forget(self._made)
+
+    def forget(self, manifests: list[Manifest]) -> None:
+        """Take these out of the cluster."""
+        for manifest in manifests:
             if manifest["kind"] != "Namespace":
-                with contextlib.suppress(ApiError):
-                    self._api.request("DELETE", self.applier.path(manifest))
+                self._remove(manifest)
+
+    def _remove(self, manifest: Manifest) -> None:
+        path = self.applier.path(manifest)
+        with contextlib.suppress(ApiError):
+            self._api.request("DELETE", path)
+            # Argo CD is not here to do what its finalizer is for.
+            nothing = {"metadata": {"finalizers": None}}
+            self._api.request("PATCH", path, nothing, "application/merge-patch+json")
 
     def generations(self, manifests: list[Manifest]) -> list[int]:
         """metadata.generation of each."""
@@ -63,8 +76,7 @@ class Git:
             is_there = replicas is None or live["status"].get("replicas", 0) == replicas
             return live if is_seen(live) and is_there else None
 
-        what = f"{manifest['kind']} {manifest['metadata']['name']}: {replicas} replicas"
-        live: Manifest = eventually(found, what, timeout_s=WAIT_S)
+        live: Manifest = self._until(found, manifest, f"seen, {replicas} replicas")
         return live
 
     def wait_ready(self, manifest: Manifest) -> None:
@@ -73,4 +85,11 @@ class Git:
         def is_ready() -> bool:
             return condition(self.applier.live(manifest), "Ready").get("status") == "True"
 
-        eventually(is_ready, f"{manifest['metadata']['name']} is ready", timeout_s=WAIT_S)
+        self._until(is_ready, manifest, "it is ready")
+
+    def _until(self, probe: Callable[[], Any], manifest: Manifest, what: str) -> Any:
+        name = manifest["metadata"]["name"]
+        try:
+            return eventually(probe, f"{name}: {what}", timeout_s=WAIT_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.applier.live(manifest).get('status')}") from None

@@ -15,7 +15,7 @@ from cluster.controller_api import ApiError, Manifest, eventually
 from cluster.controller_kubelet import crashed, running
 from support.controller_objects import condition, fetched, not_fetched
 from terrace.api import names
-from terrace.controller.kinds import CLAIM, MODEL, POD, POOL, SERVICE, Kind, labels_of
+from terrace.controller.kinds import CLAIM, JOB, MODEL, POD, POOL, SERVICE, Kind, labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,7 @@ class Recorder:
         operator = self._world.operators.start("recorded-0")
         self._first_rollout()
         self._stuck()
+        self._made_anew()
         self._changed(operator)
         operator = self._world.operators.start("recorded-1")
         self._invalid()
@@ -78,10 +79,11 @@ class Recorder:
             self._world.add_model(name)
         self._world.add_model("half", replicas=2)
         self._world.add_model("zero", replicas=0)
-        for name in ("ready", "orphan", "unseen", "fewer", "deleted", "drained"):
+        for name in ("ready", "orphan", "unseen", "fewer", "deleted", "drained", "anew"):
             pool = "orphans" if name == "orphan" else "default"
             self._world.add_model(name, pool=pool)
         self._world.add_pool("orphans")
+        self._world.add_pool("anew")
         self._world.add_model("rolling", replicas=2)
         self._keep("pool: ready", POOL, "default", ready="Ready", status="True")
         self._keep("pool: no node", POOL, "deserted", ready="NoNodeFits")
@@ -120,6 +122,27 @@ class Recorder:
         self._keep("pool gone", MODEL, "orphan", ready="PoolNotFound", available="True")
         self._keep("name taken", MODEL, "usurper", ready="Ready", status="True", stalled="True")
         self._keep("plan given up", MODEL, "small", ready="Degraded", stalled="True")
+
+    def _made_anew(self) -> None:
+        """Deleted and applied again before the garbage collector has come by."""
+        self._wait(MODEL, "anew", ready="Ready", status="True")
+        self._wait(POOL, "anew", ready="Ready", status="True")
+        held = [
+            (JOB, self._world.namespace, names.fetch_job_name("anew")),
+            (CLAIM, self._world.namespace, names.model_cache_claim_name("anew")),
+        ]
+        for key in held:
+            self._api.patch(*key, HOLD)
+        for kind in (MODEL, POOL):
+            self._api.delete(kind, self._world.namespace, "anew")
+        self._world.add_model("anew")
+        self._world.add_pool("anew")
+        self._world.add_model("newcomer", pool="anew")
+        self._keep("made anew", MODEL, "anew", ready="PredecessorRemains")
+        self._keep("pool: made anew", POOL, "anew", ready="PredecessorRemains")
+        self._wait(MODEL, "newcomer", ready="PredecessorRemains")
+        for key in held:
+            self._api.patch(*key, RELEASE)
 
     def _changed(self, operator: Operator) -> None:
         for name in ("rolling", "unseen", "fewer", "deleted", "drained"):

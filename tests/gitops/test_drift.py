@@ -60,6 +60,15 @@ def test_nothing_differs_while_a_model_goes_from_0_to_8_and_back(git: Git) -> No
     assert git.generations([model]) == before
 
 
+def test_what_is_pruned_and_applied_again_at_once_becomes_ready(git: Git) -> None:
+    manifests = git.apply("01-minimal", "again")
+    (model,) = ours(manifests, names.MODEL_KIND)
+    git.wait_ready(model)
+    git.forget(manifests)
+    git.apply("01-minimal", "again")
+    git.wait_ready(model)
+
+
 def test_replicas_that_git_names_are_gits(git: Git) -> None:
     manifests = git.apply("gitops/overlays/prod")
     (model,) = ours(manifests, names.MODEL_KIND)

@@ -9,12 +9,12 @@ import pytest
 from cluster.controller_api import Manifest, eventually
 from gitops.applying import APPLY, make_namespace, rendered
 from gitops.evaluators import EXAMPLES, judge, question
+from gitops.git import WAIT_S, Git
 from support.controller_objects import condition
 from terrace.api import names
 
 if TYPE_CHECKING:
     from cluster.controller_api import Api
-    from gitops.git import Git
     from terrace.local.cluster import LocalCluster
 
 SAMPLES = EXAMPLES / "gitops"
@@ -88,8 +88,10 @@ def test_a_model_waits_for_the_secret_that_external_secrets_makes(git: Git, api:
     keys = {each["secretKey"]: "hf_x" for each in wanted["data"]}
     body = {"metadata": {"name": wanted["target"]["name"]}, "stringData": keys}
     api.request("POST", "/api/v1/namespaces/models/secrets", body)
-    git.wait_ready(model)
-    api.request("DELETE", f"/api/v1/namespaces/models/secrets/{wanted['target']['name']}")
+    try:
+        git.wait_ready(model)
+    finally:
+        api.request("DELETE", f"/api/v1/namespaces/models/secrets/{wanted['target']['name']}")
 
 
 def test_health_of_our_kinds_is_added_to_argo_cds_own_settings(
