@@ -29,7 +29,7 @@ def test_another_runtime_image_comes_one_replica_after_the_other_and_fails_no_re
 ) -> None:
     other = f"{image_name('runtime')}-other"
     load_as(chain.cluster, tmp_path, "runtime", other)
-    pool = {
+    pool: dict[str, Any] = {
         "apiVersion": "terrace.dev/v1alpha1",
         "kind": "InferencePool",
         "metadata": {"name": "changing", "namespace": "default"},

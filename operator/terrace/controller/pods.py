@@ -6,6 +6,7 @@ follows from them (``status.py``, ``rollout.py``, ``facts.py``). Pure.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -121,7 +122,7 @@ def crash(pod: Manifest, container: str) -> str | None:
     words = f"exit code {ended.get('exitCode')}"
     if ended.get("reason") not in (None, "", "Error"):
         words += f" ({ended['reason']})"
-    said = str(ended.get("message") or "").strip()
+    said = _last_word(str(ended.get("message") or "").strip())
     return f"{words}: {said}"[:MAX_MESSAGE] if said else words
 
 
@@ -157,6 +158,17 @@ def _said(ended: dict[str, Any]) -> str:
         failure = None
     words = f"{failure.reason}: {failure.message}" if failure else f"exit code {ended['exitCode']}"
     return words[:MAX_MESSAGE]
+
+
+def _last_word(text: str) -> str:
+    """What a container left; of the end of its log, which the kubelet takes for it, the error."""
+    try:
+        line = json.loads(text.rpartition("\n")[2])
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(line, dict) or "event" not in line:
+        return text
+    return str(line["event"]) if line.get("level") in {"error", "critical"} else ""
 
 
 def _condition(pod: Manifest, kind: str) -> dict[str, Any]:
