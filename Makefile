@@ -123,7 +123,7 @@ test-cluster: programs ## Against a real control plane on this machine
 # What depends on the API server's version, on the oldest that the pinned programs can play;
 # docs/compatibility.md tells of the rest. TERRACE_K8S_BIN=DIR KUBERNETES= tries programs of your own.
 KUBERNETES := 1.33
-COMPAT_TESTS := $(addprefix tests/cluster/test_,crds.py chart*.py controller.py gateway.py older_kubernetes.py)
+COMPAT_TESTS := $(addprefix tests/cluster/test_,crds.py chart_rights.py controller.py gateway.py older_kubernetes.py)
 .PHONY: test-compat
 test-compat: programs ## Against an older Kubernetes (KUBERNETES=1.33)
 	$(BIN)/pytest $(COMPAT_TESTS) $(if $(KUBERNETES),--kubernetes $(KUBERNETES)) \

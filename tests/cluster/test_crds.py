@@ -94,8 +94,8 @@ def test_the_server_keeps_the_schemas_as_they_are_written(api: LocalCluster) -> 
 
 
 def test_the_examples_pass_a_dry_run_on_the_server(api: LocalCluster) -> None:
-    for folder in sorted((ROOT / "examples").iterdir()):
-        assert api.kubectl("apply", "--dry-run=server", "-f", str(folder))
+    for manifest in sorted((ROOT / "examples").glob("[0-9]*/*.yaml")):
+        assert api.kubectl("apply", "--dry-run=server", "-f", str(manifest))
 
 
 # Good objects ------------------------------------------------------------------------------------
