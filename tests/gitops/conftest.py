@@ -14,7 +14,7 @@ from cluster.controller_operator import Operator, Operators
 from cluster.controller_world import World
 from gitops.git import Git
 from gitops.programs import BUILD_S, evaluator, foreign_crds
-from gitops.recording import Recorder
+from gitops.recording import Recorder, stop
 from terrace.local.cluster import LocalCluster
 from terrace.local.state import ClusterOptions
 
@@ -85,7 +85,9 @@ def all_kinds(control_plane: LocalCluster, operators: Operators) -> None:
     """Ours, which came with the operator, and those of the projects that we write samples for."""
     folder = str(foreign_crds())
     control_plane.kubectl("apply", "--server-side", "-f", folder)
-    control_plane.kubectl("wait", "--for=condition=Established", "-f", folder, "--timeout=60s")
+    control_plane.kubectl(
+        "wait", "--for=condition=Established", "-f", folder, "--timeout=90s", timeout_s=120
+    )
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def operator(operators: Operators, kubelet: Kubelet) -> Iterator[Operator]:
     """One for a module's tests; gone afterwards, because states are recorded without it, too."""
     started = operators.start(f"operator-{uuid.uuid4().hex[:8]}")
     yield started
-    started.terminate()
+    stop(started)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ played.
 
 from __future__ import annotations
 
+import subprocess
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ class Recorder:
         self._changed(operator)
         operator = self._world.operators.start("recorded-1")
         self._invalid()
-        operator.terminate()
+        stop(operator)
         self._clear()
         return self.seen
 
@@ -157,7 +158,7 @@ class Recorder:
         for kind, name in ((POOL, "deserted"), (MODEL, "deleted")):
             self._api.patch(kind, self._world.namespace, name, HOLD)
             self._api.delete(kind, self._world.namespace, name)
-        operator.terminate()
+        stop(operator)
         self._world.patch("unseen", context={"length": 512})
         self._keep("changed, not seen yet", MODEL, "unseen")
         self._keep("being deleted", MODEL, "deleted")
@@ -253,6 +254,14 @@ class Recorder:
 
     def _second_crashes(self, pod: Manifest) -> Manifest | None:
         return crashed(pod, 13, "no") if pod["metadata"]["name"].endswith("-1") else None
+
+
+def stop(operator: Operator) -> None:
+    """Gently, so that the next one need not wait for its lease; a machine may be too busy."""
+    try:
+        operator.terminate()
+    except subprocess.TimeoutExpired:
+        operator.kill()
 
 
 def _is(

@@ -54,9 +54,13 @@ def typed(cluster: LocalCluster, command: Command) -> subprocess.CompletedProces
 
 def shows_nothing(cluster: LocalCluster, command: Command) -> None:
     """It compares status, too, which may change between its two looks."""
-    eventually(
-        lambda: typed(cluster, command).stdout == "", f"{command}: nothing", timeout_s=WAIT_S
-    )
+
+    def is_calm() -> bool:
+        done = typed(cluster, command)
+        assert done.returncode in (0, 1), done.stderr
+        return done.stdout == ""
+
+    eventually(is_calm, f"{command}: nothing", timeout_s=WAIT_S)
 
 
 def test_every_command_does_what_the_page_shows(cluster_of_a_reader: LocalCluster) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from cluster.controller_api import Manifest, eventually
 from gitops.applying import APPLY, make_namespace, rendered
@@ -12,8 +13,11 @@ from gitops.evaluators import EXAMPLES, judge, question
 from gitops.git import WAIT_S, Git
 from support.controller_objects import condition
 from terrace.api import names
+from terrace.api.crd import manifests as crd_manifests
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cluster.controller_api import Api
     from terrace.local.cluster import LocalCluster
 
@@ -71,6 +75,36 @@ def test_names_of_secrets_and_claims_follow_their_objects(
     assert model["poolRef"]["name"] == "our-cpu"
     claims = (pool["modelCache"], pool["offload"]["disk"], model["offload"]["disk"])
     assert {each["claimName"] for each in claims} == {"our-disk"}
+
+
+def test_every_name_that_a_spec_refers_to_is_known_to_kustomize() -> None:
+    known = {
+        (spec["kind"], spec["path"])
+        for reference in yaml.safe_load((SAMPLES / "base/terrace.yaml").read_text())[
+            "nameReference"
+        ]
+        for spec in reference["fieldSpecs"]
+    }
+    referring = {
+        (crd["spec"]["names"]["kind"], path)
+        for crd in crd_manifests().values()
+        for path in references(
+            crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec"
+        )
+    }
+    assert known == referring
+
+
+def references(schema: Manifest, path: str) -> Iterator[str]:
+    """Paths of fields that name another object of the namespace, as kustomize writes them."""
+    schema = schema.get("items", schema)
+    for name, field in (schema.get("properties") or {}).items():
+        if name.endswith("Ref"):
+            yield f"{path}/{name}/name"
+        elif name in ("claimName", "resourceClaimTemplateName"):
+            yield f"{path}/{name}"
+        else:
+            yield from references(field, f"{path}/{name}")
 
 
 def test_a_model_waits_for_the_secret_that_external_secrets_makes(git: Git, api: Api) -> None:
