@@ -6,6 +6,7 @@ missing here (``test_run.py``).
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -120,7 +121,7 @@ def gateway_text() -> str:
     metrics.upstream_failed(key, "connect")
     metrics.ended(key, 200, 0.2)
     metrics.refused("model_not_found")
-    return metrics.render().decode()
+    return asyncio.run(metrics.render()).decode()
 
 
 def runtime_text() -> str:

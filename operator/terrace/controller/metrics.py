@@ -135,7 +135,7 @@ class Metrics:
         self.reconcile_seconds.labels(kind).observe(seconds)
 
     def render(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """Everything in Prometheus' text format; safe in a thread beside the loop's."""
         return generate_latest(self.registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:

@@ -2,8 +2,9 @@
 
 Owns: what is told of each object, and the bounds on series. Does not own: the numbers of the
 process and its queue (``metrics.py``). Kept up to date change by change, so that a scrape reads no
-object. No I/O. Conditions and reasons are our own closed vocabulary; the one label that users
-choose is the model, and models beyond MAX_MODELS count in the sums alone.
+object; it runs in a thread of its own, so it copies each dict at once. No I/O. Conditions and
+reasons are our own closed vocabulary; the one label that users choose is the model, and models
+beyond MAX_MODELS count in the sums alone.
 """
 
 from __future__ import annotations
@@ -78,14 +79,14 @@ class ObjectMetrics(Collector):
     def collect(self) -> Iterator[Family]:
         """One scrape."""
         yield _sums("models", "Models by condition, its status and reason.", self._num_conditions)
-        pools = Counter(each for conditions in self._pools.values() for each in conditions)
+        pools = Counter(each for conditions in [*self._pools.values()] for each in conditions)
         yield _sums("pools", "Pools by condition, its status and reason.", pools)
         jobs = GaugeMetricFamily(
             "terrace_operator_fetch_jobs",
             "Jobs that fetch or delete model files.",
             labels=["state"],
         )
-        states = Counter(self._jobs.values())
+        states = Counter([*self._jobs.values()])
         for state in JOB_STATES:
             jobs.add_metric([state], states[state])
         yield jobs
@@ -134,7 +135,8 @@ class ObjectMetrics(Collector):
             "Containers of replicas that were started again, by what had ended them.",
             labels=["model", "reason"],
         )
-        for key, seen in islice(self._models.items(), MAX_MODELS):
+        restarted = dict(self._restarts)
+        for key, seen in islice([*self._models.items()], MAX_MODELS):
             model = str(key)
             for condition in seen.conditions:
                 conditions.add_metric([model, *condition], 1)
@@ -145,8 +147,8 @@ class ObjectMetrics(Collector):
             ):
                 for label, value in values:
                     family.add_metric([model, label], value)
-            for ending in ENDINGS if key in self._restarts else ():
-                restarts.add_metric([model, ending], self._restarts[key][ending])
+            for ending in ENDINGS if key in restarted else ():
+                restarts.add_metric([model, ending], restarted[key][ending])
         yield from (conditions, replicas, planned, download, restarts)
 
 
@@ -156,7 +158,7 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
 
 def _sums(name: str, text: str, counts: Counter[ConditionLabels]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(f"terrace_operator_{name}", text, labels=_CONDITION)
-    for labels, count in sorted(counts.items()):
+    for labels, count in sorted([*counts.items()]):
         if count:
             family.add_metric(labels, count)
     return family

@@ -22,7 +22,7 @@ from terrace.gateway.errors import ApiError
 from terrace_runtime import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from terrace.gateway.metrics import Metrics
     from terrace.gateway.proxy import Proxy, Scope, Send
@@ -51,11 +51,11 @@ class Gateway:
 
     def __post_init__(self) -> None:
         version = orjson.dumps({"version": __version__})
-        self._routes: dict[str, Callable[[], Answer]] = {
+        self._routes: dict[str, Callable[[], Answer | Awaitable[Answer]]] = {
             "/healthz": lambda: (200, TEXT, b"ok\n"),
             "/readyz": self._readyz,
             "/version": lambda: (200, JSON, version),
-            "/metrics": lambda: (200, TEXT, self.metrics.render()),
+            "/metrics": self._metrics,
             MODELS_PATH: self._list_models,
         }
 
@@ -70,7 +70,8 @@ class Gateway:
                 self._check_synced()
                 await self.proxy(scope, receive, send, request_id)
                 return
-            status, content_type, body = self._get(scope["method"], scope["path"])
+            found = self._get(scope["method"], scope["path"])
+            status, content_type, body = found if isinstance(found, tuple) else await found
             await _answer(send, status, body, content_type, [], request_id)
         except ApiError as error:
             self.metrics.refused(error.code)
@@ -79,7 +80,7 @@ class Gateway:
         except ClientGoneError:
             log.debug("client left", request_id=request_id)
 
-    def _get(self, method: str, path: str) -> Answer:
+    def _get(self, method: str, path: str) -> Answer | Awaitable[Answer]:
         handler = self._routes.get(path)
         if handler is None and path.startswith(f"{MODELS_PATH}/"):
             handler = partial(self._show_model, path.removeprefix(f"{MODELS_PATH}/"))
@@ -90,6 +91,9 @@ class Gateway:
                 405, f"{path[:128]} answers GET only.", "method_not_allowed", allow="GET"
             )
         return handler()
+
+    async def _metrics(self) -> Answer:
+        return 200, TEXT, await self.metrics.render()
 
     def _readyz(self) -> Answer:
         why = "draining" if self.draining else self.not_ready()

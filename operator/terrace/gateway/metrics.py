@@ -7,6 +7,7 @@ MAX_MODELS of them; those that are gone are dropped at the next scrape.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -126,10 +127,10 @@ class Metrics:
         self._received.labels(label).inc(received)
         self._sent.labels(label).inc(sent)
 
-    def render(self) -> bytes:
-        """The exposition text."""
+    async def render(self) -> bytes:
+        """The exposition text; made in a thread, so that answers go on meanwhile."""
         self._drop_gone_models()
-        return generate_latest(self._prometheus)
+        return await asyncio.to_thread(generate_latest, self._prometheus)
 
     def _label(self, model: Key) -> str:
         label = self._labels.get(model)

@@ -45,7 +45,7 @@ async def test_the_replica_is_hung_up_on_within_a_second_when_the_client_leaves(
         await asyncio.wait_for(hung_up.wait(), 1)
         await until(lambda: running.proxy.admission.requests == 0)
         assert running.proxy.router._in_flight == {}
-        assert 'code="499"' in running.app.metrics.render().decode()
+        assert 'code="499"' in (await running.app.metrics.render()).decode()
 
 
 async def test_a_client_that_leaves_while_it_sends_its_body_never_reaches_a_replica() -> None:

@@ -17,28 +17,28 @@ def metrics_of(num_models: int) -> tuple[Metrics, Registry]:
     return Metrics(registry, SyncedWatch(), Admission(Limits())), registry
 
 
-def in_flight(metrics: Metrics, model: str) -> float:
-    lines = metrics.render().decode().splitlines()
+async def in_flight(metrics: Metrics, model: str) -> float:
+    lines = (await metrics.render()).decode().splitlines()
     head = f'terrace_gateway_requests_in_flight{{model="{model}"}} '
     return sum(float(line.removeprefix(head)) for line in lines if line.startswith(head))
 
 
-def test_models_beyond_the_bound_share_one_series() -> None:
+async def test_models_beyond_the_bound_share_one_series() -> None:
     metrics, _ = metrics_of(MAX_MODELS + 2)
     for index in range(MAX_MODELS + 2):
         metrics.started(Key("default", f"m{index}"))
-    assert in_flight(metrics, OTHER) == 2
-    lines = metrics.render().decode().splitlines()
+    assert await in_flight(metrics, OTHER) == 2
+    lines = (await metrics.render()).decode().splitlines()
     assert sum("_in_flight{" in line for line in lines) == MAX_MODELS + 1
     assert sum("_endpoints{" in line for line in lines) == MAX_MODELS
 
 
-def test_a_request_ends_under_the_label_under_which_it_began() -> None:
+async def test_a_request_ends_under_the_label_under_which_it_began() -> None:
     metrics, registry = metrics_of(MAX_MODELS + 1)
     for index in range(MAX_MODELS + 1):
         metrics.started(Key("default", f"m{index}"))
     registry.remove_model(raw_model("m0"))  # There is room for one more now.
-    metrics.render()
+    await metrics.render()
     metrics.ended(Key("default", f"m{MAX_MODELS}"), 200, 1.0)
-    assert in_flight(metrics, OTHER) == 0
-    assert in_flight(metrics, f"default/m{MAX_MODELS}") == 0
+    assert await in_flight(metrics, OTHER) == 0
+    assert await in_flight(metrics, f"default/m{MAX_MODELS}") == 0

@@ -223,7 +223,7 @@ async def test_another_replica_is_tried_when_one_refuses_the_connection() -> Non
         for _ in range(20):
             async with client(running) as user:
                 assert (await user.post(chat())).status == 200
-        metrics = running.app.metrics.render().decode()
+        metrics = (await running.app.metrics.render()).decode()
     assert len(there.calls) == 20
     failures = 'upstream_failures_total{model="default/demo",stage="connect"}'
     assert f"{failures} 1.0" in metrics  # once, then it is skipped
