@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,9 +71,8 @@ def test_both_nodes_are_ready(kubelet_cluster: LocalCluster) -> None:
 
 def test_this_machine_reaches_a_pod_and_its_service(served: LocalCluster) -> None:
     address = objects(served, "pod", "kept-0")["status"]["podIP"]
-    assert answer(f"http://{address}:8080/") == "kept-0\n"
-    url = f"http://{cluster_ip(served, 'kept')}/"
-    assert wait_for("the Service", lambda: answer(url), timeout=60) == "kept-0\n"
+    for url in (f"http://{address}:8080/", f"http://{cluster_ip(served, 'kept')}/"):
+        assert wait_for(url, partial(answer, url), timeout=60) == "kept-0\n"
 
 
 def test_a_pod_reaches_a_service_by_address_and_by_name(served: LocalCluster) -> None:
@@ -99,7 +99,8 @@ def test_logs_and_exec_and_port_forward_work(served: LocalCluster) -> None:
         assert forwarding.stdout
         match = re.search(r"127\.0\.0\.1:(\d+)", forwarding.stdout.readline())
         assert match
-        assert answer(f"http://127.0.0.1:{match[1]}/") == "kept-0\n"
+        url = f"http://127.0.0.1:{match[1]}/"
+        assert wait_for(url, lambda: answer(url), timeout=60) == "kept-0\n"
         forwarding.terminate()
 
 

@@ -40,7 +40,7 @@ def answer(url: str) -> str:
     """What this machine is told at a URL; nothing when it cannot be reached."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=10) as response:
+        with opener.open(url, timeout=30) as response:
             text: str = response.read().decode()
             return text
     except (OSError, urllib.error.URLError):

@@ -198,7 +198,7 @@ class LocalCluster:
                 f"would not do; delete it with `terrace local down --name {self.name}`"
             )
         if options.kubelets:
-            nodes.refuse_if_impossible(self.folder.root)
+            nodes.refuse_if_impossible(self.folder.root, options.kubelets)
         if state is not None and _has_lost_its_nodes(state):
             # What ran in their namespaces is ending with them; none of it can be kept.
             shutdown.stop(self.folder, self._report)

@@ -26,7 +26,7 @@ func main() {
 }
 
 // serve answers on port 8080 with the host's name; /starts tells how often it began, as counted in
-// a file of FOLDER. It ends on SIGTERM.
+// a file of FOLDER. It ends on SIGTERM and leaves the file "ended" there.
 func serve(words []string) error {
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGTERM)
@@ -56,14 +56,13 @@ func serve(words []string) error {
 	case err := <-failed:
 		return err
 	case <-ended:
-		fmt.Printf("%s ends\n", name)
-		return nil
+		return os.WriteFile(filepath.Join(words[0], "ended"), []byte(name), 0o600)
 	}
 }
 
 // get prints what each URL answers.
 func get(words []string) error {
-	client := http.Client{Timeout: 20 * time.Second}
+	client := http.Client{Timeout: 60 * time.Second}
 	for _, url := range words {
 		answer, err := client.Get(url)
 		if err != nil {
@@ -93,7 +92,7 @@ func api(words []string) error {
 	trusted := x509.NewCertPool()
 	trusted.AppendCertsFromPEM(authority)
 	client := http.Client{
-		Timeout:   20 * time.Second,
+		Timeout:   60 * time.Second,
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}},
 	}
 	request, err := http.NewRequest("GET", "https://kubernetes.default.svc"+words[0], nil)

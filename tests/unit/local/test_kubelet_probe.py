@@ -50,6 +50,14 @@ def test_missing_packages_are_named_as_apt_takes_them(tmp_path: Path) -> None:
     assert probe.missing_programs(str(tmp_path), ["/nowhere", str(tmp_path)]) is None
 
 
+def test_too_few_inotify_instances_are_told_with_the_way_out() -> None:
+    left = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+    assert probe.short_of_watchers(1, lambda: left.pop() if left else -1) == (
+        "too few inotify instances are free on this machine: stop other clusters, or raise the "
+        "limit with `sysctl -w fs.inotify.max_user_instances=1024`"
+    )
+
+
 @pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 @pytest.mark.parametrize("hidden", ["/run", "/var/log"])
 def test_a_folder_that_would_be_hidden_inside_is_refused_and_not_left(hidden: str) -> None:

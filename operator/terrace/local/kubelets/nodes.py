@@ -33,9 +33,9 @@ _CGROUP_TIMEOUT_S = 30.0
 _ANSWER_TIMEOUT_S = 5.0
 
 
-def refuse_if_impossible(root: Path) -> None:
-    """Raise LocalClusterError where this machine, or that folder, cannot hold real nodes."""
-    why = probe.why_not()
+def refuse_if_impossible(root: Path, count: int) -> None:
+    """Raise LocalClusterError where this machine, or that folder, cannot hold so many nodes."""
+    why = probe.why_not() or probe.short_of_watchers(count)
     if why:
         raise LocalClusterError(why)
     for path in namespaces.HIDDEN:

@@ -5,6 +5,8 @@ Owns: the question, asked before anything is made. Does not own: the answer's co
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
 import subprocess
@@ -19,7 +21,7 @@ from terrace.local.kubelets.configs import Machine
 from terrace.local.kubelets.namespaces import search_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 PACKAGES = {
     "unshare": "util-linux",
@@ -39,6 +41,8 @@ CNI_FOLDERS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 _CNI_PLUGINS = ("ptp", "host-local", "portmap", "loopback")
 _CAP_SYS_RESOURCE = 1 << 24
 _TIMEOUT_S = 30.0
+_WATCHERS, _WATCHERS_PER_NODE = 14, 10
+"""Inotify instances that a cluster was seen to hold (11 and 7), and a few more."""
 _KERNEL_STEPS = (
     ("tmpfs mounts", "mount -t tmpfs tmpfs /mnt"),
     ("pairs of virtual interfaces (veth)", "ip link add probe0 type veth peer name probe1"),
@@ -71,6 +75,29 @@ def wrong_place(platform: str, user: int) -> str | None:
         return f"real nodes need Linux; this is {platform}"
     if user != 0:
         return "real nodes need root: they make namespaces, mounts and network interfaces"
+    return None
+
+
+def new_watcher() -> int:
+    """The descriptor of a new inotify instance, or a negative number."""
+    return int(ctypes.CDLL(None).inotify_init1(os.O_CLOEXEC))
+
+
+def short_of_watchers(nodes: int, new: Callable[[], int] = new_watcher) -> str | None:
+    """Why so many more nodes could not watch their files, or None.
+
+    Without this, one of the processes ends with "too many open files".
+    """
+    wanted = _WATCHERS + _WATCHERS_PER_NODE * nodes
+    with contextlib.ExitStack() as held:
+        for _ in range(wanted):
+            descriptor = new()
+            if descriptor < 0:
+                return (
+                    "too few inotify instances are free on this machine: stop other clusters, or "
+                    "raise the limit with `sysctl -w fs.inotify.max_user_instances=1024`"
+                )
+            held.callback(os.close, descriptor)
     return None
 
 
