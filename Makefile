@@ -196,6 +196,10 @@ bench-gateway: init ## What the gateway adds to a request (QUICK=1 for a glance)
 bench-planner: init ## Plans against llama.cpp's own report and real replicas (REPORT=DIR)
 	@$(BENCH).planner $(if $(CASES),--cases '$(CASES)') $(if $(REPORT),--report $(REPORT))
 
+.PHONY: bench-kernels
+bench-kernels: init ## The images' kernels, chosen at start, against a build for this CPU alone (ROUNDS=15)
+	@$(BENCH).kernels $(if $(ROUNDS),--rounds $(ROUNDS))
+
 .PHONY: fuzz
 fuzz: init ## Hostile model headers for SECONDS (60)
 	PYTHONPATH=tests $(PY) -m support.header_fuzz $(or $(SECONDS),60)

@@ -85,6 +85,24 @@ def dispatch_flags() -> tuple[str, ...]:
     )
 
 
+def native_flags() -> tuple[str, ...]:
+    """CMake definitions of a build for the CPU of this machine alone."""
+    return ("GGML_NATIVE=ON", "GGML_OPENMP=ON", "GGML_LLAMAFILE=ON")
+
+
+def cpu_identity() -> str:
+    """Stands for this machine's CPU in the key of a build for it alone."""
+    features = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpuinfo(), re.MULTILINE)
+    text = " ".join(sorted(features[1].split())) if features else platform.processor()
+    return f"cpu={hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _cpuinfo() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return ""
+
+
 def missing_cpu_features(machine: str, cpuinfo: str) -> tuple[str, ...]:
     """Features that ``ggml_flags`` needs and ``cpuinfo`` (/proc/cpuinfo) does not list."""
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)

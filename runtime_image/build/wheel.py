@@ -32,7 +32,15 @@ from build.source import (
     locked_sdist,
     pip_command,
 )
-from build.toolchain import cache_key, dispatch_flags, find_toolchain, ggml_flags, usable_cpus
+from build.toolchain import (
+    cache_key,
+    cpu_identity,
+    dispatch_flags,
+    find_toolchain,
+    ggml_flags,
+    native_flags,
+    usable_cpus,
+)
 from build.workshop import BuildError, Workshop, cache_root, cached, say
 
 if TYPE_CHECKING:
@@ -94,6 +102,11 @@ def wheel_parser() -> argparse.ArgumentParser:
         "about five minutes of two cores)",
     )
     parser.add_argument(
+        "--native",
+        action="store_true",
+        help="kernels for the CPU of this machine alone: what benchmarks hold --dispatch against",
+    )
+    parser.add_argument(
         "--print-path",
         action="store_true",
         help="print where the wheel is and build nothing; exit 1 when it is absent",
@@ -104,17 +117,18 @@ def wheel_parser() -> argparse.ArgumentParser:
 def build_wheel(options: argparse.Namespace) -> Path:
     """The wheel that ``options`` ask for, built unless it is there. Raises BuildError."""
     override = os.environ.get(OVERRIDE)
-    if override and options.accelerator == "cpu" and not options.dispatch:
+    is_special = options.dispatch or options.native
+    if override and options.accelerator == "cpu" and not is_special:
         return _overriding_wheel(Path(override), options)
     sdist = locked_sdist(options.lock)
     machine = find_toolchain()
     accelerator = find_accelerator(options.accelerator)
-    if options.dispatch:
+    if is_special:
         accelerator = replace(accelerator, includes=(*accelerator.includes, AMX_SHIM))
-    cpu = dispatch_flags() if options.dispatch else ggml_flags(machine.machine)
-    base = (*cpu, *_WHEEL_FLAGS)
+    base = (*_cpu_flags(options, machine.machine), *_WHEEL_FLAGS)
     flags = (*base, *accelerator.flags, *include_flags(accelerator.includes))
-    entry = cache_root() / "wheels" / cache_key(sdist, (*base, *accelerator.identity), machine)
+    identity = (*accelerator.identity, *([cpu_identity()] if options.native else []))
+    entry = cache_root() / "wheels" / cache_key(sdist, (*base, *identity), machine)
     if options.print_path and not entry.is_dir():
         raise BuildError(f"not built yet; it will be in {entry}")
 
@@ -127,6 +141,12 @@ def build_wheel(options: argparse.Namespace) -> Path:
         check_wheel(_only_wheel(folder), options.model)
 
     return _only_wheel(cached(entry, make))
+
+
+def _cpu_flags(options: argparse.Namespace, machine: str) -> tuple[str, ...]:
+    if options.native:
+        return native_flags()
+    return dispatch_flags() if options.dispatch else ggml_flags(machine)
 
 
 def _build(workshop: Workshop, archive: Path, folder: Path, flags: Sequence[str]) -> None:
