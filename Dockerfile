@@ -63,7 +63,7 @@ RUN PYTHONPATH=/pip.whl python3 -m pip install --quiet --no-index --no-deps --no
     && for image in ${IMAGES}; do \
       mkdir -p "/own-out/${image}/${packages}" \
       && cp -r /own-out/all/site-packages "/own-out/${image}/${packages}/" \
-      && cp "${image}.cdx.json" "/own-out/${image}/opt/terrace/sbom.cdx.json" || exit 1; \
+      && install -m 644 "${image}.cdx.json" "/own-out/${image}/opt/terrace/sbom.cdx.json" || exit 1; \
     done && rm -rf /own-out/all
 
 # Every image is the base, one folder of Python packages and nothing else: no pip, no compiler.
