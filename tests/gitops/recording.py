@@ -111,6 +111,7 @@ class Recorder:
         for model in ("huge", "broken", "flaky", "foreign", "small"):
             self._world.add_model(model)
         self._world.add_model("poolless", pool="nowhere")
+        self._wait(MODEL, "orphan", ready="Ready", status="True")
         self._api.delete(POOL, self._world.namespace, "orphans")
         self._younger_than("ready")
         self._world.add_model("usurper", servedNames=["ready"])
