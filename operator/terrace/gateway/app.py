@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
@@ -65,6 +65,8 @@ class Gateway:
         request_id = http_headers.request_id(scope["headers"])
         # uvicorn gives each request a task of its own, so that this ends with the request.
         logs.request_id.set(request_id)
+        if self.draining:
+            send = _closing(send)
         try:
             if scope["method"] == "POST" and _PROXIED.fullmatch(scope["path"]):
                 self._check_synced()
@@ -123,6 +125,17 @@ class Gateway:
 def _card(name: str, model: Model) -> dict[str, object]:
     owner = model.key.namespace
     return {"id": name, "object": "model", "created": model.created, "owned_by": owner}
+
+
+def _closing(send: Send) -> Send:
+    """``send`` for answers that end their connection: the client's next one goes to another pod."""
+
+    async def closing(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return closing
 
 
 async def _answer(

@@ -216,14 +216,18 @@ async def test_a_drain_turns_readiness_red_then_stops_accepting_and_lets_streams
         await call.end()
 
     async with replica(script) as there, gateway(there, lame_duck_s=0.3) as running:
-        async with client(running) as user, client(running) as probe:
+        async with client(running) as user:
             await user.send(chat(stream=True))
             await user.head()
             assert await user.chunk() == b"data: 1\n\n"
             os.kill(os.getpid(), signal.SIGTERM)
             await until(lambda: running.app.draining)
-            assert (await probe.get("/readyz")).status == 503
-            assert (await probe.get("/v1/models")).status == 200
+            # Clients that are answered now look elsewhere next: none finds its connection closed.
+            for path, status in (("/readyz", 503), ("/v1/models", 200), ("/nothing", 404)):
+                async with client(running) as probe:
+                    reply = await probe.get(path)
+                    assert (reply.status, reply.headers.get("connection")) == (status, "close")
+                    assert await probe.reader.read() == b""
             await until(lambda: not running.server.servers[0].is_serving())
             with pytest.raises(ConnectionError):
                 await asyncio.open_connection("127.0.0.1", running.port)
