@@ -90,8 +90,10 @@ def text_line(fields: dict[str, Any]) -> bytes:
     head = f"{fields.get('ts', '')} {str(fields.get('level', '')).upper():<8} "
     words = _printable(str(fields.get("event", "")))
     skipped = {*_FIRST[:-1], "exception"}
-    pairs = [f"{key}={_shown(value)}" for key, value in fields.items() if key not in skipped]
-    line = " ".join([f"{head}{fields.get('component', '')}: {words}", *pairs])
+    pairs = [
+        f"{_printable(key)}={_shown(value)}" for key, value in fields.items() if key not in skipped
+    ]
+    line = " ".join([f"{_printable(head + str(fields.get('component', '')))}: {words}", *pairs])
     if exception := fields.get("exception"):
         rows = [_printable(row) for row in str(exception).splitlines()]
         line = "\n  ".join([line, *rows])

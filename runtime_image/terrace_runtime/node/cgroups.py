@@ -241,4 +241,6 @@ def _memory_v1(group: Group) -> MemoryState:
 
 
 def _least(limits: Iterable[int | None]) -> int | None:
-    return min((each for each in limits if each is not None and each < _NO_LIMIT), default=None)
+    return min(
+        (each for each in limits if each is not None and 0 <= each < _NO_LIMIT), default=None
+    )
