@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from chart.programs import helms
+from chart.programs import helm4
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -73,7 +73,7 @@ class Helm:
     def notes(self, **values: Any) -> str:
         """What a user reads after the install. Helm 3 makes none without a cluster."""
         args = ("install", "terrace", str(CHART), "-n", NAMESPACE, "--dry-run=client")
-        done = run_helm(helms()["helm4"], *args, values=json.dumps(values))
+        done = run_helm(helm4(), *args, values=json.dumps(values))
         assert done.returncode == 0, done.stderr
         return done.stdout.partition("NOTES:")[2]
 

@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from chart.openapi_schemas import write_schemas
-from chart.rendering import CHART, run_helm
+from chart.rendering import CHART, ROOT, run_helm
 from support.waiting import wait_for
+from terrace.api.pool import PoolSpec
+from terrace.controller.jobs import prune_job
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from chart.rendering import Helm, Manifest
     from terrace.local.cluster import LocalCluster
 
+GOLDEN = ROOT / "tests/unit/controller/golden"
 NAMESPACE = "terrace-system"
 ALL: Manifest = {
     "watchNamespaces": ["default", NAMESPACE],
@@ -111,25 +114,55 @@ def test_kubeconform_would_find_a_wrong_field(helm: Helm, kubeconform: Path, sch
     assert "maxUnavailble" in json.dumps(report["resources"])
 
 
+def restrict(api: LocalCluster, namespace: str) -> None:
+    """Have the API server warn of every pod template below the *restricted* standard."""
+    metadata = {"name": namespace, "labels": {"pod-security.kubernetes.io/warn": "restricted"}}
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    api.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
+    wait_for(
+        "the namespace's account",
+        lambda: api.kubectl(
+            "get", "serviceaccount", "default", "-n", namespace, "--ignore-not-found"
+        ),
+    )
+
+
+def dry_run(api: LocalCluster, text: str) -> subprocess.CompletedProcess[str]:
+    """What the API server says, without storing anything."""
+    command = api.kubectl_command("apply", "--dry-run=server", "-f", "-")
+    return subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def assert_taken(api: LocalCluster, text: str) -> None:
+    """Without a warning of the pod security standard or of the API."""
+    done = dry_run(api, text)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    wanted = [each for each in yaml.safe_load_all(text) if each]
+    assert done.stdout.count("created (server dry run)") == len(wanted)
+
+
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_real_api_server_takes_it_under_the_restricted_standard(
     helm: Helm, api: LocalCluster, case: str
 ) -> None:
-    level = {"pod-security.kubernetes.io/warn": "restricted"}
-    namespace = {"metadata": {"name": NAMESPACE, "labels": level}}
-    api.kubectl(
-        "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace"} | namespace)
-    )
-    wait_for(
-        "the namespace to be known to admission",
-        lambda: api.kubectl("get", "serviceaccount", "default", "-n", NAMESPACE),
-    )
-    text = helm.text(**CASES[case])
-    command = api.kubectl_command("apply", "--dry-run=server", "-f", "-")
-    done = subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # no warning of the pod security standard or of the API
-    wanted = [each for each in yaml.safe_load_all(text) if each]
-    assert done.stdout.count("created (server dry run)") == len(wanted)
+    restrict(api, NAMESPACE)
+    assert_taken(api, helm.text(**CASES[case]))
+
+
+@pytest.mark.parametrize("golden", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
+def test_what_the_operator_makes_is_restricted_as_well(api: LocalCluster, golden: Path) -> None:
+    restrict(api, "default")
+    assert_taken(api, golden.read_text())
+
+
+def test_so_is_the_job_that_deletes_files_and_the_standard_is_looked_at(api: LocalCluster) -> None:
+    restrict(api, "default")
+    owner = {"metadata": {"name": "default", "namespace": "default", "uid": "x"}}
+    pool = PoolSpec.model_validate({"flavors": [{"name": "cpu"}]})
+    job = prune_job(owner, pool, ("a" * 64,), "terrace/runtime:0")
+    assert_taken(api, yaml.safe_dump(job))
+    del job["spec"]["template"]["spec"]["securityContext"]
+    assert "would violate PodSecurity" in dry_run(api, yaml.safe_dump(job)).stderr

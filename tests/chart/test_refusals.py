@@ -41,6 +41,17 @@ def test_a_wrong_value_is_refused_by_name(helm: Helm, values: Manifest, said: st
     assert said in helm.refusal(**values)
 
 
+def test_values_of_an_older_chart_are_refused_with_the_way_out(helm: Helm) -> None:
+    # What `helm upgrade --reuse-values` brings from a version that had none of these.
+    old: Manifest = {
+        "crds": None,
+        "priorityClass": None,
+        "networkPolicy": None,
+        "operator": {"serviceAccount": None, "extraEnv": None},
+    }
+    assert "upgrade with --reset-then-reuse-values instead" in helm.refusal(**old)
+
+
 def paths(values: Any, *above: str) -> Iterator[tuple[str, ...]]:
     """Every map of the values that is not the user's to fill."""
     if isinstance(values, dict) and values:

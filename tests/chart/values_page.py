@@ -72,12 +72,12 @@ server's audit log. It reads no Secret but its own.
 
 An upgrade replaces operator and gateway; replicas go on, whatever it changes, and answers under
 way are finished within `gateway.drainTimeoutSeconds`. The same holds for a rollback. From a
-version without some of these values, upgrade with `--reset-then-reuse-values` and not with
-`--reuse-values`, which would leave the new ones out.
+version without some of these values, upgrade with `--reset-then-reuse-values`; `--reuse-values`
+would leave the new ones out and is refused.
 
 `helm uninstall` with the kinds kept leaves replicas running, which the next install finds. The
 Secret `terrace-trust` stays in the release's namespace, so that they trust the next gateway, and
-so does the empty Lease `terrace-operator`; both go with the namespace.
+so does the Lease `terrace-operator`; both go with the namespace.
 
 ## Network policies
 

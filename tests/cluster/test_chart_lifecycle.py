@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import httpx2
 import pytest
 
-from chart.programs import helms
+from chart.programs import helm4
 from chart.releases import Release, knows_limits, older
 from chart.rendering import CHART, ROOT
 from support.chain import Chain
@@ -38,7 +38,6 @@ OURS = "app.kubernetes.io/instance=terrace"
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory, kubernetes: str | None) -> Iterator[Chain]:
     """A cluster of its own, because kinds come and go; both namespaces are *restricted*."""
-    helms()  # Built before any test's clock runs, or it says why not.
     cluster = LocalCluster(
         f"test-lifecycle-{os.getpid()}",
         directory=tmp_path_factory.mktemp("lifecycle"),
@@ -58,7 +57,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, kubernetes: str | None) -> I
 
 @pytest.fixture
 def release(chain: Chain) -> Release:
-    return Release(chain.cluster, helms()["helm4"], RELEASE, SYSTEM)
+    return Release(chain.cluster, helm4(), RELEASE, SYSTEM)
 
 
 class Streams:
@@ -216,7 +215,7 @@ def test_versions_change_under_a_live_model_and_leave_it_alone(
     chain: Chain, release: Release, tmp_path: Path
 ) -> None:
     wait = ("--wait", "--timeout=3m")
-    release.install(older(tmp_path, helms()["helm4"]), *wait)
+    release.install(older(tmp_path, helm4()), *wait)
     assert images(chain) == images_of("0.0.9")
     assert not knows_limits(chain.cluster)
     put_models(chain)

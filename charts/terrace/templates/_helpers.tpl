@@ -33,6 +33,9 @@ app.kubernetes.io/part-of: terrace
 
 {{/* Name of a component's service account. Takes the root context and the component. */}}
 {{- define "terrace.account" -}}
+{{- if not (and .root.Values.crds .root.Values.priorityClass (get .root.Values .component).serviceAccount) -}}
+{{- fail "these are values of an older version of this chart: upgrade with --reset-then-reuse-values instead of --reuse-values" -}}
+{{- end -}}
 {{- $wanted := (get .root.Values .component).serviceAccount -}}
 {{- if not (or $wanted.create $wanted.name) -}}
 {{- printf "%s.serviceAccount.name: name the account to use, or let the chart make one with %s.serviceAccount.create=true" .component .component | fail -}}
