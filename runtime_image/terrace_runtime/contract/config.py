@@ -121,7 +121,7 @@ class RuntimeConfig(Value):
     prefill_tokens: int = Field(default=256, ge=16, le=8192)
     """Prompt tokens added to a step in which other sequences decode."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """0: as many as the process may use."""
+    """0: as many as the container may use; never more than these."""
     kv_key_type: KvType = "f16"
     """Number format of the KV cells' keys."""
     kv_value_type: KvType = "f16"
