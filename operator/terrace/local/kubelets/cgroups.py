@@ -92,7 +92,7 @@ def members(name: str) -> set[int]:
         for folder, _, _ in os.walk(root / name):
             with contextlib.suppress(OSError):  # its pod has just ended
                 pids.update(map(int, (Path(folder) / "cgroup.procs").read_text().split()))
-    return pids
+    return pids - {0}  # such a one is of a PID namespace that we cannot see
 
 
 def _unified(mounted: Mounted) -> Path | None:
