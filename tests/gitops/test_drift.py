@@ -8,14 +8,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.controller_api import ApiError, Manifest, eventually
+from cluster.controller_world import MANAGED
 from gitops.applying import GITOPS, example_folders, placed, rendered
 from gitops.evaluators import EXAMPLES
 from gitops.git import WAIT_S, Git
 from terrace.api import names
+from terrace.controller.kinds import (
+    BUDGET,
+    CLAIM,
+    CONFIGMAP,
+    JOB,
+    SERVICE,
+    STATEFULSET,
+    Kind,
+)
 
 if TYPE_CHECKING:
+    from cluster.controller_api import Api
     from terrace.local.cluster import LocalCluster
 
+CHILDREN = (CLAIM, JOB, CONFIGMAP, SERVICE, STATEFULSET, BUDGET)
 OURS = {names.MODEL_KIND, names.POOL_KIND}
 
 
@@ -58,6 +70,37 @@ def test_nothing_differs_while_a_model_goes_from_0_to_8_and_back(git: Git) -> No
     before = git.generations([model])
     git.applier.apply(model)
     assert git.generations([model]) == before
+
+
+def test_what_tools_track_by_stays_on_their_objects_and_pruning_takes_the_rest(
+    git: Git, api: Api
+) -> None:
+    marks = {"app.kubernetes.io/instance": "models", "kustomize.toolkit.fluxcd.io/name": "models"}
+    tracked = {"argocd.argoproj.io/tracking-id": "models:terrace.dev/InferenceModel:tracked/demo"}
+    manifests = git.apply("01-minimal", "tracked")
+    for manifest in manifests:
+        manifest["metadata"] |= {"labels": marks, "annotations": tracked}
+        git.applier.apply(manifest)
+        git.wait_ready(manifest)
+        assert git.applier.drift(manifest) == []
+    made = children(api, "tracked")
+    assert {kind for kind, _ in made} == {*CHILDREN}
+    for child in made.values():
+        assert not {*marks} & {*child["metadata"].get("labels", {})}
+        assert not {*tracked} & {*child["metadata"].get("annotations", {})}
+    for manifest in reversed(manifests):  # As Argo CD prunes: what it owned goes first.
+        body = {"propagationPolicy": "Foreground"}
+        api.request("DELETE", git.applier.path(manifest), body)
+    eventually(lambda: not children(api, "tracked"), "nothing is left", timeout_s=WAIT_S)
+
+
+def children(api: Api, namespace: str) -> dict[tuple[Kind, str], Manifest]:
+    """What the operator has made there."""
+    return {
+        (kind, child["metadata"]["name"]): child
+        for kind in CHILDREN
+        for child in api.items(kind, namespace, MANAGED)
+    }
 
 
 def test_what_is_pruned_and_applied_again_at_once_becomes_ready(git: Git) -> None:
