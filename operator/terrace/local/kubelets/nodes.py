@@ -35,14 +35,17 @@ _ANSWER_TIMEOUT_S = 5.0
 
 def refuse_if_impossible(root: Path, count: int) -> None:
     """Raise LocalClusterError where this machine, or that folder, cannot hold so many nodes."""
-    why = probe.why_not() or probe.short_of_watchers(count)
+    why = probe.why_not() or hidden_inside(root.resolve()) or probe.short_of_watchers(count)
     if why:
         raise LocalClusterError(why)
+
+
+def hidden_inside(root: Path) -> str | None:
+    """Why a cluster's folder must not lie there, or None. Pure."""
     for path in namespaces.HIDDEN:
-        if root.resolve().is_relative_to(path):
-            raise LocalClusterError(
-                f"real nodes have a {path} of their own, where {root} is not: choose another --dir"
-            )
+        if root.is_relative_to(path):
+            return f"real nodes have a {path} of their own, without {root}: choose another --dir"
+    return None
 
 
 def write_files(layout: Layout) -> None:
