@@ -68,7 +68,7 @@ class ServerState:
     async def start(self) -> None:
         """Load the model and get ready; raises EngineError."""
         await self.engine.start()
-        self.node.held_bytes = self.memory.sample()
+        self.node.loaded(self.memory.sample())
         self._renderer = self._make_renderer(self.engine.info)
         # A template that does not compile leaves /v1/completions usable, so the replica serves.
         self.template_note = await self._renderer.start()

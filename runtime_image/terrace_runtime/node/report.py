@@ -47,8 +47,12 @@ class NodeWatch:
         self._machine = machine(root)
         self._looked_at = float("-inf")
         self._report = NodeReport()
-        self.held_bytes = 0
-        """Anonymous memory of the replica once its model is loaded; set from outside."""
+        self._held_bytes = 0
+
+    def loaded(self, held_bytes: int) -> None:
+        """The model is loaded and the replica holds so much anonymous memory: judge anew."""
+        self._held_bytes = held_bytes
+        self._looked_at = float("-inf")
 
     @property
     def report(self) -> NodeReport:
@@ -87,7 +91,7 @@ class NodeWatch:
             free_huge_pages=found.free_huge_pages,
             transparent_huge_pages=found.transparent_huge_pages,
             numa=tuple(_numa(node) for node in found.numa if node.cpus),
-            warnings=fitting.warnings(self._config, found, cpu, memory, self.held_bytes),
+            warnings=fitting.warnings(self._config, found, cpu, memory, self._held_bytes),
         )
 
     def _pressure(self) -> list[PressureReport]:

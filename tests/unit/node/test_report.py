@@ -41,6 +41,14 @@ def test_a_look_is_kept_for_a_second(tmp_path: Path) -> None:
     assert watch.report.memory.working_set_bytes == 0
 
 
+def test_what_a_loaded_replica_holds_is_judged_at_once(tmp_path: Path) -> None:
+    watch = NodeWatch(config(kv=KvTiers(host_bytes=900 << 20)), pod_on_v2(tmp_path), lambda: 1.0)
+    assert watch.report.warnings == ()
+    watch.loaded(200 << 20)
+    (warning,) = watch.report.warnings
+    assert "the replica holds 200.0 MiB" in warning
+
+
 def test_a_plan_too_large_for_the_limit_is_refused(tmp_path: Path) -> None:
     root = pod_on_v2(tmp_path)
     assert NodeWatch(config(), root).refusal == ""
