@@ -64,6 +64,7 @@ def paths(values: Any, *above: str) -> Iterator[tuple[str, ...]]:
 OPEN = {("operator", "resources"), ("gateway", "resources"), ("metrics", "dashboards", "labels")}
 
 
+@pytest.mark.parametrize("helm", ["helm4"], indirect=True)
 @pytest.mark.parametrize(
     "path", list(paths(yaml.safe_load((CHART / "values.yaml").read_text()))), ids="/".join
 )

@@ -27,6 +27,8 @@ POOL = {
     "metadata": {"name": "p", "namespace": "default"},
     "spec": {"flavors": [{"name": "cpu"}]},
 }
+ONE_HELM = pytest.mark.parametrize("helm", ["helm4"], indirect=True)
+"""For what the chart decides alone; templates are rendered alike by both."""
 MAX_SECRET_BYTES = 300_000
 """Of the release's Secret; etcd and helm stop at 1 MiB."""
 
@@ -108,6 +110,7 @@ def test_kinds_of_somebody_else_are_left_alone_until_they_are_handed_over(
     assert sorted(crds(api)) == sorted(CRDS)
 
 
+@ONE_HELM
 def test_a_second_release_neither_takes_nor_deletes_the_kinds_of_the_first(
     api: LocalCluster, release: Release, helm: Helm
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_second_release_neither_takes_nor_deletes_the_kinds_of_the_first(
     assert sorted(crds(api)) == sorted(CRDS)
 
 
+@ONE_HELM
 def test_kinds_that_lost_helms_marks_are_not_taken_for_somebody_elses_and_deleted(
     api: LocalCluster, release: Release
 ) -> None:
@@ -132,6 +136,7 @@ def test_kinds_that_lost_helms_marks_are_not_taken_for_somebody_elses_and_delete
     assert "InferencePool" in api.kubectl("get", "ipool", "p", "-o", "yaml")
 
 
+@ONE_HELM
 def test_the_releases_secret_is_far_from_its_limit(api: LocalCluster, release: Release) -> None:
     monitors = {"dashboards": {"enabled": True}}
     release.install(CHART, metrics=monitors)
