@@ -169,6 +169,8 @@ async def test_one_request_is_found_in_both_logs_by_its_id(tmp_path: Path) -> No
             made = await client.post(path, json=body | {"stream": True})
             odd = await client.post(path, json=body, headers={"X-Request-Id": "a b" * 100})
             unknown = await client.post(path, json=body | {"model": "nobody"})
+            listed = await client.get("/v1/models")
+            nowhere = await client.get("/v2/" + "x" * 300)
         replica.process.send_signal(signal.SIGTERM)
         assert replica.process.wait(60) == 0
     behind, ahead = lines_of(pod / "log"), lines_of(front / "log")
@@ -193,6 +195,10 @@ async def test_one_request_is_found_in_both_logs_by_its_id(tmp_path: Path) -> No
     assert (refused["status"], refused["refusal"]) == (404, "model_not_found")
     said = answer.json()["choices"][0]["message"]["content"].strip()
     assert len(said) > 8
+    (models,) = about(ahead, listed.headers["x-request-id"])
+    assert (models["event"], models["status"], models["path"]) == ("request", 200, "/v1/models")
+    (lost,) = about(ahead, nowhere.headers["x-request-id"])
+    assert (lost["status"], lost["refusal"], len(lost["path"])) == (404, "not_found", 256)
     for log in (pod / "log", front / "log"):
         assert "whales" not in log.read_text()
         assert said not in log.read_text()

@@ -34,6 +34,7 @@ Answer = tuple[int, bytes, bytes]
 JSON = b"application/json"
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 MODELS_PATH = "/v1/models"
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 _PROXIED = re.compile(r"/v1(/[a-z0-9_-]{1,64}){1,4}")
 
 
@@ -67,20 +68,24 @@ class Gateway:
         logs.request_id.set(request_id)
         if self.draining:
             send = _closing(send)
+        is_proxied = False
         try:
             if scope["method"] == "POST" and _PROXIED.fullmatch(scope["path"]):
                 self._check_synced()
+                is_proxied = True
                 await self.proxy(scope, receive, send, request_id)
                 return
             found = self._get(scope["method"], scope["path"])
             status, content_type, body = found if isinstance(found, tuple) else await found
+            _log_own(scope, status, "")
             await _answer(send, status, body, content_type, [], request_id)
         except ApiError as error:
             self.metrics.refused(error.code)
-            log.debug("refused", status=error.status, code=error.code, request_id=request_id)
+            if not is_proxied:
+                _log_own(scope, error.status, error.code)
             await _answer(send, error.status, error.body(), JSON, error.headers(), request_id)
         except ClientGoneError:
-            log.debug("client left", request_id=request_id)
+            log.debug("client left")
 
     def _get(self, method: str, path: str) -> Answer | Awaitable[Answer]:
         handler = self._routes.get(path)
@@ -136,6 +141,14 @@ def _closing(send: Send) -> Send:
         await send(message)
 
     return closing
+
+
+def _log_own(scope: Scope, status: int, refusal: str) -> None:
+    """The line of a request that needed no replica; the others are the proxy's."""
+    path = scope["path"]
+    if path not in _QUIET:
+        method = scope["method"]
+        log.info("request", method=method, path=path[:256], status=status, refusal=refusal)
 
 
 async def _answer(

@@ -109,3 +109,11 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
     writer.write(b"x" * 20_000 + b"\n")
     assert writer.flush(60)
     os.close(theirs)
+
+
+def test_a_full_disk_is_no_error() -> None:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    writer = LineWriter(fd, note)
+    writer.write(b"one\n")
+    assert writer.flush(60)
+    os.close(fd)
