@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -56,7 +56,8 @@ class Release:
     version: str
     folder: Path
     workshop: Workshop
-    left_out: list[str] = field(default_factory=list)
+    lacking: str
+    """Why there are no images; empty when there are."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -118,7 +119,8 @@ def make_release(options: argparse.Namespace) -> str:
     def make(workshop: Workshop, target: Path) -> None:
         allow_dirty = os.environ.get("ALLOW_DIRTY", "0") not in {"", "0"}
         source = take_source(REPOSITORY, workshop.staging / "source", allow_dirty=allow_dirty)
-        release = Release(source, agreed_version(source.folder), target, workshop)
+        version = agreed_version(source.folder)
+        release = Release(source, version, target, workshop, _lacking(options))
         _build(release, options)
         told.extend(_summary(release, folder))
 
@@ -139,7 +141,8 @@ def _build(release: Release, options: argparse.Namespace) -> None:
     _check_program(release)
     _chart(release)
     _crds(release)
-    _images(release, options)
+    if not release.lacking:
+        _images(release, options)
     shutil.copyfile(release.source.folder / "LICENSE", release.folder / "LICENSE")
     _write(release.folder / SUMS, "".join(_sums(release.folder)))
     for path in release.folder.iterdir():
@@ -184,14 +187,6 @@ def _crds(release: Release) -> None:
 
 
 def _images(release: Release, options: argparse.Namespace) -> None:
-    why = "IMAGES=no" if options.images == "no" else ""
-    if not why and options.image_archives is None:
-        why = lacking_for_images()
-    if why and options.images == "yes":
-        raise BuildError(f"images cannot be made here: {why}")
-    if why:
-        release.left_out.append(f"the images and their lists of parts: {why}")
-        return
     folder = options.image_archives or _made_images(release)
     for name in IMAGES:
         archive = folder / f"{name}.tar"
@@ -200,6 +195,20 @@ def _images(release: Release, options: argparse.Namespace) -> None:
         stem = f"terrace-{name}-{release.version}.image"
         (release.folder / f"{stem}.cdx.json").write_bytes(sbom)
         shutil.copyfile(archive, release.folder / f"{stem}.tar")
+
+
+def _lacking(options: argparse.Namespace) -> str:
+    """Why a release has no images; empty when it has. Raises BuildError if it must have them."""
+    if options.images == "no":
+        return "IMAGES=no"
+    if options.image_archives is not None:
+        absent = [name for name in IMAGES if not (options.image_archives / f"{name}.tar").is_file()]
+        lacking = f"there is no {options.image_archives}/{absent[0]}.tar" if absent else ""
+    else:
+        lacking = lacking_for_images()
+    if lacking and options.images == "yes":
+        raise BuildError(f"there can be no images: {lacking}")
+    return lacking
 
 
 def _made_images(release: Release) -> Path:
@@ -215,7 +224,8 @@ def _summary(release: Release, folder: Path) -> Iterator[str]:
     yield f"{folder}: Terrace {release.version}, commit {source.commit[:12]} of {moment}"
     for path in sorted(release.folder.iterdir()):
         yield f"  {path.stat().st_size / 1e6:8.2f} MB  {path.name}"
-    yield from (f"left out: {each}" for each in release.left_out)
+    if release.lacking:
+        yield f"left out: the images and their lists of parts: {release.lacking}"
     if source.is_dirty:
         yield "NOT FOR PUBLISHING: the working tree holds changes that no commit has (ALLOW_DIRTY)"
     waiting = unreleased_entries((source.folder / "CHANGELOG.md").read_text(encoding="utf-8"))
