@@ -213,11 +213,18 @@ def _waiting(job: Manifest, pod: Manifest, now: datetime) -> tuple[str, float | 
     bound_at = pods.bound_at(pod)
     if said or bound_at is None or not pods.is_creating(pod, FETCH_CONTAINER):
         return said, None
-    # A volume that cannot be mounted is told in events alone, and those we do not read.
+    # A volume that cannot be mounted is told in events alone, and those we do not read. A Secret is
+    # what users forget, so it is named from the start.
+    secrets, volumes = _volumes(job)
     left_s = PATIENCE_S - (now - parse_time(bound_at)).total_seconds()
     if left_s > 0:
-        return "", left_s
-    return f"the fetch pod waits for its volumes: {_volumes(job)}", None
+        said = f"the fetch pod starts, and mounts {volumes}" if secrets else ""
+        return said, left_s
+    if not volumes:
+        images = " and ".join(f"image {name!r}" for name in _images(job))
+        return f"the fetch pod waits for its node to pull {images}" if images else "", None
+    advice = "must be there, in this namespace; create what is missing"
+    return f"the fetch pod waits for its volumes: {volumes} {advice}", None
 
 
 def _claim_of(job: Manifest) -> str:
@@ -226,12 +233,20 @@ def _claim_of(job: Manifest) -> str:
     return next(filter(None, claims), EACH_REPLICAS)
 
 
-def _volumes(job: Manifest) -> str:
-    """What its pods mount and others bring."""
-    volumes = job["spec"]["template"]["spec"].get("volumes") or ()
+def _volumes(job: Manifest) -> tuple[list[str], str]:
+    """Names of the Secrets that its pods mount, and all that they mount of others in words."""
+    volumes = _pod_volumes(job)
     secrets = [v["secret"]["secretName"] for v in volumes if v.get("secret")]
     claims = [
         v["persistentVolumeClaim"]["claimName"] for v in volumes if v.get("persistentVolumeClaim")
     ]
     wanted = [f"Secret {name!r}" for name in secrets] + [f"claim {name!r}" for name in claims]
-    return f"{' and '.join(wanted)} must be there, in this namespace; create what is missing"
+    return secrets, " and ".join(wanted)
+
+
+def _images(job: Manifest) -> list[str]:
+    return [str(v["image"]["reference"]) for v in _pod_volumes(job) if v.get("image")]
+
+
+def _pod_volumes(job: Manifest) -> list[Manifest]:
+    return [*(job["spec"]["template"]["spec"].get("volumes") or ())]

@@ -167,20 +167,42 @@ def test_a_file_of_the_wrong_kind_is_no_adapter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("after_s", "waits", "look_in"),
-    [(1.0, False, PATIENCE_S - 1), (PATIENCE_S + 1, True, None)],
+    ("after_s", "words", "look_in"),
+    [
+        (1.0, "the fetch pod starts, and mounts ", PATIENCE_S - 1),
+        (PATIENCE_S + 1, "the fetch pod waits for its volumes: ", None),
+    ],
 )
-def test_a_pod_whose_volumes_do_not_come_is_told_with_their_names(
-    after_s: float,
-    waits: bool,  # noqa: FBT001 -- a parameter of the case
-    look_in: float | None,
+def test_a_pod_that_mounts_a_secret_names_it_at_once_and_suspects_it_later(
+    after_s: float, words: str, look_in: float | None
 ) -> None:
     bound = (NOW - timedelta(seconds=after_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
     conditions = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": bound}]
     creating = pod("j", phase="Pending", containerStatuses=[], conditions=conditions)
     fetch = read_fetch(job("j"), [creating], None, known_file, NOW, 60)
-    assert ("Secret 'key' and claim 'default-models'" in fetch.waiting) == waits
+    assert fetch.waiting.startswith(f"{words}Secret 'key' and claim 'default-models'")
     assert fetch.rerun_in_s == look_in
+
+
+def test_a_pod_without_a_secret_starts_without_a_word() -> None:
+    open_job = job("j")
+    volumes = open_job["spec"]["template"]["spec"]["volumes"]
+    volumes[:] = [volume for volume in volumes if "secret" not in volume]
+    bound = (NOW - timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    conditions = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": bound}]
+    creating = pod("j", phase="Pending", containerStatuses=[], conditions=conditions)
+    assert read_fetch(open_job, [creating], None, known_file, NOW, 60).waiting == ""
+
+
+def test_a_pod_that_mounts_an_image_alone_waits_for_its_node_to_pull_it() -> None:
+    about_image = job("j")
+    image = {"name": "model", "image": {"reference": "r.example/m:1"}}
+    about_image["spec"]["template"]["spec"]["volumes"] = [image]
+    bound = (NOW - timedelta(seconds=PATIENCE_S + 1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    conditions = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": bound}]
+    creating = pod("j", phase="Pending", containerStatuses=[], conditions=conditions)
+    said = read_fetch(about_image, [creating], None, known_file, NOW, 60).waiting
+    assert said == "the fetch pod waits for its node to pull image 'r.example/m:1'"
 
 
 def test_a_container_that_cannot_be_made_is_told_in_the_kubelet_s_words() -> None:
