@@ -17,6 +17,7 @@ from pathlib import Path
 
 from terrace.local.binaries import cache_folder, find_binaries
 from terrace.local.build import find_go
+from terrace.local.errors import LocalClusterError
 
 MODULE = Path(__file__).parent / "go"
 _PACKAGES = {
@@ -26,6 +27,10 @@ _PACKAGES = {
 _MAX_BUILD_S = 1800
 
 
+class NotBuiltError(Exception):
+    """There is no such program here, and it cannot be built; the message says why."""
+
+
 def helms() -> dict[str, Path]:
     """Both helms, by the name that tests show."""
     return {"helm4": helm4(), "helm3": program("helm3")}
@@ -33,11 +38,17 @@ def helms() -> dict[str, Path]:
 
 def helm4() -> Path:
     """The local cluster's own."""
-    return find_binaries(["helm"], None, print)["helm"]
+    try:
+        return find_binaries(["helm"], None, print)["helm"]
+    except LocalClusterError as error:
+        raise NotBuiltError(str(error)) from error
 
 
 def program(name: str) -> Path:
-    """One program's path; builds it the first time, about a minute on two cores."""
+    """One program's path; builds it the first time, about a minute on two cores.
+
+    Raises NotBuiltError.
+    """
     base = cache_folder().parents[1] / "test-programs"
     target = base / f"{name}-{_digest(name)}"
     if os.access(target, os.X_OK):
@@ -52,7 +63,10 @@ def program(name: str) -> Path:
 
 def _build(name: str, target: Path) -> None:
     partial = target.with_name(f".{target.name}.part")
-    go = find_go(cache_folder().parent, print)
+    try:
+        go = find_go(cache_folder().parent, print)
+    except LocalClusterError as error:
+        raise NotBuiltError(str(error)) from error
     settings = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
     argv = [str(go), "build", "-trimpath", "-ldflags", _flags(name), "-o", str(partial)]
     sys.stderr.write(f"building {name} from its Go module\n")
@@ -66,7 +80,7 @@ def _build(name: str, target: Path) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"building {name} failed:\n{done.stderr[-4000:]}")
+        raise NotBuiltError(f"building {name} failed:\n{done.stderr[-4000:]}")
     partial.replace(target)
 
 
