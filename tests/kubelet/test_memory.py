@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(300)
 GROW = """
 import os, time
-for _ in range(200):
+for _ in range(40):
     if os.fork() == 0:
-        held = b"x" * (8 << 20)
+        held = b"x" * (24 << 20)
         time.sleep(600)
 time.sleep(600)
 """
