@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAKE = "runtime_image/build/release/make.py"
-_AUTHOR = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+_AUTHOR = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=no")
 
 
 @dataclass

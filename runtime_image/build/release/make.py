@@ -153,9 +153,10 @@ def _distribution(release: Release) -> None:
     """The source distribution, the wheel built from it, and what it depends on."""
     source = release.source.folder
     pins = ["--build-constraints", str(source / TOOLS), "--require-hashes"]
-    argv = [_uv(), "build", *pins, "--no-create-gitignore", "--python", sys.executable]
+    argv = [_uv(), "build", *pins, "--python", sys.executable]
     argv += ["--out-dir", str(release.folder), str(source)]
     release.workshop.run(argv, "wheel and source distribution", release.environment)
+    (release.folder / ".gitignore").unlink(missing_ok=True)  # uv's own
     lock = (source / "uv.lock").read_text(encoding="utf-8")
     sbom = distribution_sbom(lock, "terrace", list(release.folder.iterdir()))
     _write(release.folder / f"terrace-{release.version}.cdx.json", sbom)
