@@ -119,6 +119,20 @@ def test_argo_cd_takes_an_object_without_status_for_unfinished() -> None:
     assert said.word == "Progressing"
 
 
+@pytest.mark.parametrize("kind", ["Ready", "Stalled", "Reconciling", "Placed"])
+@pytest.mark.parametrize("status", ["True", "False", "Unknown"])
+def test_no_rule_breaks_on_a_condition_without_reason_and_message(kind: str, status: str) -> None:
+    bare = model()
+    odd = {
+        **bare,
+        "metadata": {**bare["metadata"], "generation": 1},
+        "status": {"observedGeneration": 1, "conditions": [{"type": kind, "status": status}]},
+    }
+    words = [verdict.word for verdict in judge([question(name, odd) for name in EVALUATORS])]
+    wanted = {("Ready", "True"): WORKS, ("Stalled", "True"): STUCK}.get((kind, status))
+    assert words == list(wanted) if wanted else words[1:] == ["InProgress", "Progressing"]
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [
