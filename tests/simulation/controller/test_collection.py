@@ -83,6 +83,18 @@ async def test_a_file_that_nobody_uses_any_more_goes_when_its_time_is_up() -> No
     assert await quiet_writes(sim) == []
 
 
+async def test_files_of_a_model_that_was_deleted_while_no_operator_ran_go_as_well() -> None:
+    sim = Simulation()
+    disk = Disk(sim)
+    digest = await two_models(sim)
+    sim.cluster.vanish(MODEL, OTHER)
+    sim.cluster.events.clear()
+    sim.controller = sim._new_controller()
+    await sim.settle()
+    assert disk.freed == [digest]
+    assert set(files(sim)) == {DIGEST}
+
+
 async def test_without_the_policy_nothing_is_noted_or_deleted() -> None:
     sim = Simulation()
     disk = Disk(sim)
