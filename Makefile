@@ -167,6 +167,15 @@ golden: init ## Rewrite the expected manifests from the examples; review the dif
 crds: init ## Generate crds/ and the chart's copy from terrace/api
 	$(PY) -m terrace.api.crd $(CRD_FOLDERS)
 
+.PHONY: pages
+pages: init ## Make the pages of docs/ that come from code
+	$(PY) -m terrace.planner.crd_page docs/crd-reference.md
+	$(PY) -m terrace.planner.config_page docs/runtime-config.md
+	$(PY) -m terrace.planner.disruption docs/disruption.md
+	$(PY) -m terrace.planner.accelerator_page docs/accelerators.md
+	$(PY) -m terrace.cli.settings_page docs/settings.md
+	PYTHONPATH=tests $(PY) -m observability.metrics_page docs/metrics.md
+
 .PHONY: hooks
 hooks: init ## Run the fast checks before each commit
 	$(BIN)/pre-commit install

@@ -128,7 +128,8 @@ class Context(ApiValue):
     """Tokens of one conversation, prompt and answer. Default: the model's own length, at most
     8192. More than the model was trained for is refused."""
     parallel: int | None = Field(default=None, ge=1, le=255)
-    """Conversations that run at the same time in one replica. Default: 4."""
+    """Conversations that run at the same time in one replica. Default: 4; on devices as many as
+    have room, up to 16."""
 
 
 class Sampling(ApiValue):
