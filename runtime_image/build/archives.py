@@ -31,7 +31,7 @@ from build.wheelhouse import IMAGES
 from build.workshop import BuildError, Workshop, cache_root, cached, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 PREFIX = "localhost/terrace/"
 LIST = "images.json"
@@ -162,11 +162,11 @@ class Store:
                 self._run(commit, "storing it")
         return made
 
-    def build(self, context: Path, image: str, bases: dict[str, str]) -> None:
-        """Build one image of the Dockerfile and put it into the layout."""
+    def build(self, context: Path, image: str, arguments: Mapping[str, str]) -> None:
+        """Build one image with the Dockerfile's ``arguments`` and put it into the layout."""
         argv = ["bud", "--isolation", "chroot", "--layers", "--quiet"]
-        arguments = {"WHEELS": "local", **bases}
-        argv += [f"--build-arg={name}={value}" for name, value in arguments.items()]
+        given = {"WHEELS": "local", **arguments}
+        argv += [f"--build-arg={name}={value}" for name, value in given.items()]
         argv += ["--timestamp", "0", "--target", image, "--tag", f"localhost/build/{image}"]
         self._run([*argv, str(context)], f"building {image}")
         argv = ["push", "--quiet", f"localhost/build/{image}"]

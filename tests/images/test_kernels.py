@@ -54,7 +54,7 @@ def root(images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def run(root: Path, code: str) -> Any:
-    """What ``code`` prints as JSON in the image, as its user, with /proc and /dev and nothing else."""
+    """What ``code`` prints as JSON in the image, as its user, with /proc and /dev alone."""
     inside = ["chroot", "--userspec=65532:65532", str(root), "/opt/terrace/bin/python", "-c", code]
     mounted = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec "$@"'
     argv = ["unshare", "--mount", "sh", "-c", mounted, str(root), *inside]
