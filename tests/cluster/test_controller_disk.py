@@ -126,7 +126,7 @@ def test_a_class_that_cannot_grow_is_told_and_nothing_is_touched(world: World) -
     stalled = world.wait("Stalled", "True", "Refused")
     assert "kv-demo-cpu-0" in stalled["message"]
     assert "must support resize" in stalled["message"]
-    assert "set offload.maxDisk back" in stalled["message"]
+    assert "set offload.maxDisk or the pool's modelCache.size back" in stalled["message"]
     assert (stateful_set(world)["metadata"]["uid"], world.uids()) == (old_set, pods)
     assert condition(world.model(), "Available")["status"] == "True"
     world.patch(offload=offload("1Gi", "rigid"))
