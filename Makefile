@@ -140,9 +140,14 @@ e2e: $(if $(filter Linux-0,$(shell uname)-$(shell id -u)),programs image-archive
 		$(BIN)/pytest tests/images tests/kubelet --durations=0 --durations-min=1 $(PYTEST_ARGS); \
 	else echo "make e2e: nothing to do, real nodes need root on Linux"; fi
 
+.PHONY: tool-programs
+tool-programs: programs
+	@PYTHONPATH=tests $(PY) -m gitops.programs
+	@PYTHONPATH=tests $(PY) -m chart.programs
+
 # With programs that others wrote: Helm 3 and 4, promtool, Argo CD's and Flux's evaluators, pip.
 .PHONY: test-tools
-test-tools: programs ## Chart, GitOps, dashboards and alerts, docs, release, each judged by the tools that users have
+test-tools: tool-programs ## Chart, GitOps, dashboards and alerts, docs, release, each judged by the tools that users have
 	$(BIN)/pytest $(wildcard tests/chart tests/gitops tests/observability tests/docs tests/release) $(PYTEST_ARGS)
 
 # The Vulkan build goes before the environment's own; without VK_ICD_FILENAMES it is Mesa's software
