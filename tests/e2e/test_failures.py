@@ -25,11 +25,11 @@ def client_of(chain: Chain) -> openai.OpenAI:
     return openai.OpenAI(base_url=chain.url, api_key="none", max_retries=0, timeout=60)
 
 
-def ask(chain: Chain) -> str:
+def ask(chain: Chain, name: str = "demo") -> str:
     """An answer, or nothing where the way is broken at the moment."""
     try:
         reply = client_of(chain).chat.completions.create(
-            model="demo",
+            model=name,
             messages=[{"role": "user", "content": "What is a pod?"}],
             temperature=0,
             max_tokens=64,
