@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         ({"networkPolicy": {"clients": [{}]}}, "at '/networkPolicy/clients/0': minProperties"),
         ({"networkPolicy": {"clients": [{"ipblock": {}}]}}, "additional properties 'ipblock'"),
         ({"priorityClass": {"value": 2000000000}}, "at '/priorityClass/value': maximum"),
+        ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "'app.kubernetes.io/name'"),
+        ({"gateway": {"podLabels": {"helm.sh/chart": "x"}}}, "'helm.sh/chart'"),
         ({"crds": {"enable": False}}, "at '/crds': additional properties 'enable' not allowed"),
         ({"metrics": {"podMonitor": {"interval": "soon"}}}, "at '/metrics/podMonitor/interval'"),
         ({"metrics": {"dashboards": {"enabled": "yes"}}}, "got string, want boolean"),
