@@ -75,7 +75,6 @@ def run_server(app: FastAPI, host: str, port: int) -> Ending:
     """Bind and serve to the end; raises OSError when the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=2048) as listener:
-        _log.info("listening", host=host, port=listener.getsockname()[1])
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve(app, listener))
 
@@ -88,6 +87,9 @@ async def serve(app: FastAPI, listener: socket.socket) -> Ending:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Whoever reads this may signal us: from now on that is a clean end.
+    host, port = listener.getsockname()[:2]
+    _log.info("listening", host=host, port=port)
     http = asyncio.create_task(server.serve(sockets=[listener]))
     meter = asyncio.create_task(_sample(state))
     try:
