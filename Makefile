@@ -180,6 +180,7 @@ pages: init ## Make the pages of docs/ that come from code
 	$(PY) -m terrace.planner.accelerator_page docs/accelerators.md
 	$(PY) -m terrace.cli.settings_page docs/settings.md
 	PYTHONPATH=tests $(PY) -m observability.metrics_page docs/metrics.md
+	PYTHONPATH=tests $(PY) -m chart.values_page docs/chart.md
 
 .PHONY: hooks
 hooks: init ## Run the fast checks before each commit
