@@ -10,12 +10,13 @@ import pytest
 
 from chart.programs import NotBuiltError, helms, program
 from chart.rendering import Helm
-from terrace.local.cluster import LocalCluster
-from terrace.local.state import ClusterOptions
+from support.clusters import running_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from terrace.local.cluster import LocalCluster
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -54,13 +55,5 @@ def _or_skip() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A control plane that nothing was applied to."""
-    running = LocalCluster(
-        f"test-chart-{os.getpid()}",
-        directory=tmp_path_factory.mktemp("chart"),
-        options=ClusterOptions(nodes=0, fsync=False),
-    )
-    running.up()
-    try:
-        yield running
-    finally:
-        running.down()
+    with running_cluster("chart", tmp_path_factory) as cluster:
+        yield cluster

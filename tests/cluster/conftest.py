@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from terrace.local.cluster import LocalCluster
+from support.clusters import running_cluster
 from terrace.local.state import ClusterOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from terrace.local.cluster import LocalCluster
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +21,8 @@ def control_plane(
 ) -> Iterator[LocalCluster]:
     """API server, etcd, controller manager and scheduler; no node, so no pod ever starts."""
     options = ClusterOptions(nodes=0, audit=True, fsync=False, emulated_version=kubernetes)
-    yield from _running("control-plane", tmp_path_factory, options)
+    with running_cluster("control-plane", tmp_path_factory, options) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
@@ -29,16 +31,5 @@ def cluster(
 ) -> Iterator[LocalCluster]:
     """The same with the host node: pods run as processes of this machine."""
     options = ClusterOptions(nodes=1, audit=True, fsync=False, emulated_version=kubernetes)
-    yield from _running("cluster", tmp_path_factory, options)
-
-
-def _running(
-    name: str, folders: pytest.TempPathFactory, options: ClusterOptions
-) -> Iterator[LocalCluster]:
-    folder = folders.mktemp(name)
-    running = LocalCluster(f"test-{name}-{os.getpid()}", directory=folder, options=options)
-    running.up()
-    try:
+    with running_cluster("cluster", tmp_path_factory, options) as running:
         yield running
-    finally:
-        running.down()

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -13,13 +12,12 @@ import yaml
 from cluster.controller_api import eventually
 from cluster.controller_fixtures import api, kubelet, operator, operators, world  # noqa: F401 -- fixtures
 from cluster.controller_world import World
+from support.clusters import running_cluster
 from support.example_nodes import DEVICES
 from support.pages import ROOT
 from terrace.api import names
 from terrace.cli.model_file import read_facts
 from terrace.controller.kinds import STATEFULSET
-from terrace.local.cluster import LocalCluster
-from terrace.local.state import ClusterOptions
 from terrace_runtime.contract import FetchOutcome
 
 if TYPE_CHECKING:
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
 
     from cluster.controller_kubelet import Kubelet
     from cluster.controller_operator import Operator
+    from terrace.local.cluster import LocalCluster
 
 pytestmark = pytest.mark.timeout(400)
 EXAMPLES: Final = sorted({path.parent for path in (ROOT / "examples").glob("[0-9]*/*.yaml")})
@@ -36,16 +35,8 @@ EXAMPLES: Final = sorted({path.parent for path in (ROOT / "examples").glob("[0-9
 @pytest.fixture(scope="module")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """API server and controllers; nodes are played, so that they can have devices."""
-    cluster = LocalCluster(
-        f"docs-examples-{os.getpid()}",
-        directory=tmp_path_factory.mktemp("docs-examples"),
-        options=ClusterOptions(nodes=0, fsync=False),
-    )
-    cluster.up()
-    try:
+    with running_cluster("docs-examples", tmp_path_factory) as cluster:
         yield cluster
-    finally:
-        cluster.down()
 
 
 def objects_in(folder: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +15,13 @@ from cluster.controller_world import World
 from gitops.git import Git
 from gitops.programs import BUILD_S, evaluator, foreign_crds
 from gitops.recording import Recorder, stop
-from terrace.local.cluster import LocalCluster
-from terrace.local.state import ClusterOptions
+from support.clusters import running_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cluster.controller_api import Manifest
+    from terrace.local.cluster import LocalCluster
 
 HERE = Path(__file__).parent
 
@@ -46,14 +45,8 @@ def _is_about_records(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    folder = tmp_path_factory.mktemp("gitops")
-    options = ClusterOptions(nodes=0, fsync=False)
-    running = LocalCluster(f"test-gitops-{os.getpid()}", directory=folder, options=options)
-    running.up()
-    try:
-        yield running
-    finally:
-        running.down()
+    with running_cluster("gitops", tmp_path_factory) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
