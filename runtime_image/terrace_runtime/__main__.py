@@ -6,6 +6,9 @@ Owns: arguments. Does not own: any work, last words (``ending``). Next: ``api.se
 
 from __future__ import annotations
 
+import terrace_runtime.first_process  # noqa: F401 - before all that takes time
+
+# isort: split
 import argparse
 import logging
 import os

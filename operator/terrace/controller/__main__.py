@@ -7,6 +7,9 @@ leader serves its probes and waits for the lease.
 
 from __future__ import annotations
 
+import terrace_runtime.first_process  # noqa: F401 - before all that takes time
+
+# isort: split
 import argparse
 import asyncio
 import os

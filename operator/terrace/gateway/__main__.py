@@ -6,6 +6,9 @@ Next: ``watcher.py`` fills the registry, ``server.py`` serves ``app.py``.
 
 from __future__ import annotations
 
+import terrace_runtime.first_process  # noqa: F401 - before all that takes time
+
+# isort: split
 import argparse
 import asyncio
 import os
