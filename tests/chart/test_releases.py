@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +13,10 @@ import pytest
 from chart.releases import Release, knows_limits, older
 from chart.rendering import CHART, ROOT
 from support.waiting import wait_for
+from terrace.local.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from chart.rendering import Helm, Manifest
@@ -29,6 +31,7 @@ POOL = {
 }
 ONE_HELM = pytest.mark.parametrize("helm", ["helm4"], indirect=True)
 """For what the chart decides alone; templates are rendered alike by both."""
+pytestmark = pytest.mark.timeout(300)
 MAX_SECRET_BYTES = 300_000
 """Of the release's Secret; etcd and helm stop at 1 MiB."""
 
@@ -38,7 +41,10 @@ def release(api: LocalCluster, helm: Helm) -> Iterator[Release]:
     """A namespace of its own; no kind is there before and after."""
     yield made(api, helm, "terrace")
     ours = ("-l", "app.kubernetes.io/name=terrace", "--wait=true")
-    api.kubectl("delete", "crd", *CRDS, "--ignore-not-found", "--wait=true")
+    if there := [name for name in CRDS if name in crds(api)]:
+        # A kind that goes before it was served is tried again and again, ever more seldom.
+        established(api, there)
+        api.kubectl("delete", "crd", *there, "--wait=true", timeout_s=240)
     api.kubectl("delete", "clusterrole,clusterrolebinding", *ours)
 
 
@@ -53,9 +59,24 @@ def crds(api: LocalCluster) -> dict[str, Manifest]:
     return {each["metadata"]["name"]: each["metadata"].get("annotations", {}) for each in items}
 
 
+def established(api: LocalCluster, names: Iterable[str]) -> None:
+    """Wait until these kinds are served."""
+    wanted = [f"crd/{name}" for name in names]
+    api.kubectl("wait", "--for=condition=Established", "--timeout=50s", *wanted)
+    for name in names:
+        wait_for(f"{name} to be served", partial(is_served, api, name))
+
+
+def is_served(api: LocalCluster, name: str) -> bool:
+    try:
+        api.kubectl("get", name, "-A")
+    except CommandError:
+        return False
+    return True
+
+
 def put_pool(api: LocalCluster) -> None:
-    names = [f"crd/{name}" for name in CRDS]
-    api.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+    established(api, CRDS)
     api.kubectl("apply", "-f", "-", stdin=json.dumps(POOL))
 
 
