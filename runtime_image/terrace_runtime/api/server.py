@@ -74,9 +74,11 @@ def server_config(app: FastAPI) -> uvicorn.Config:
 def run_server(app: FastAPI, host: str, port: int) -> Ending:
     """Bind and serve to the end; raises OSError when the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=2048) as listener:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve(app, listener))
+    with (
+        socket.create_server((host, port), family=family, backlog=2048) as listener,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(serve(app, listener))
 
 
 async def serve(app: FastAPI, listener: socket.socket) -> Ending:
