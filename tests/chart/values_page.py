@@ -46,6 +46,10 @@ lost then.
 
 - `crds.keep` (on) leaves them, and with them all models, pools and running replicas, when the
   release is uninstalled. Off, `helm uninstall` deletes them, and every model with its volumes.
+  Delete models and pools first then: `kubectl delete im,ipool -A --all --cascade=foreground`.
+  Kubernetes' garbage collector finds what belonged to an object only while it knows the object's
+  kind: what it has not collected when the kinds go, replicas and volumes, stays until you delete
+  it (`-l app.kubernetes.io/managed-by=terrace`).
 - Kinds that are there already and belong to somebody else (`kubectl apply -f crds/`, another
   release) are left alone; the notes say so, and which two commands hand them over.
 - `crds.enabled=false` leaves them out: for tenants, and where a platform team owns them.

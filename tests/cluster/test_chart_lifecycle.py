@@ -33,6 +33,7 @@ GATEWAY_RIGHTS = {
     (resource, verb) for resource in ("pods", "inferencemodels") for verb in ("list", "watch")
 }
 OURS = "app.kubernetes.io/instance=terrace"
+REMOVE = ("delete", "im,ipool", "-A", "--all", "--cascade=foreground")
 
 
 @pytest.fixture(scope="module")
@@ -272,16 +273,19 @@ def test_uninstalling_keeps_what_is_kept_and_a_new_install_finds_it(
     assert replicas(chain) == before
     assert names(chain, "clusterrole,clusterrolebinding", "-l", OURS) == set()
 
-    release.install(CHART, "--wait", "--timeout=3m", crds={"keep": False})
+    notes = release.install(CHART, "--wait", "--timeout=3m", crds={"keep": False})
+    assert f"kubectl {' '.join(REMOVE)}" in notes
     wait_ready(chain)
     Stream(chain).read()
     assert replicas(chain) == before
 
-    release.run("uninstall", release.name, "--wait", "--timeout=3m")
+    # As the notes and the page say: the garbage collector needs the kinds.
+    chain.cluster.kubectl(*REMOVE, timeout_s=180)
     managed = ("-n", TEAM, "-l", "app.kubernetes.io/managed-by=terrace")
     kinds = "pod,service,configmap,statefulset,job,pdb,pvc"
     wait_for("all that models were is gone", lambda: not names(chain, kinds, *managed), 120)
     wait_for("their volumes are gone", lambda: not names(chain, "pvc", "-n", TEAM), 120)
+    release.run("uninstall", release.name, "--wait", "--timeout=3m")
     wait_for("the kinds are gone", lambda: not names(chain, "crd"))
     left = names(chain, "secret,lease,deployment,service,role,rolebinding", "-n", SYSTEM)
     # The key, so that replicas which outlive an uninstall trust the next install; the empty lease.

@@ -30,7 +30,7 @@ def names(chain: RealChain, kinds: str, *where: str) -> set[str]:
     return {each for each in found if each not in EVERYWHERE}
 
 
-def test_models_go_on_without_the_release_and_go_with_their_kinds(chain: RealChain) -> None:
+def test_models_go_on_without_the_release_until_they_are_deleted(chain: RealChain) -> None:
     uids = chain.uids("demo")
     assert ask(chain)
     chain.cluster.tools.helm("uninstall", "terrace", "-n", NAMESPACE, "--wait")
@@ -43,8 +43,11 @@ def test_models_go_on_without_the_release_and_go_with_their_kinds(chain: RealCha
     assert chain.uids("demo") == uids
     assert names(chain, OURS, "-n", NAMESPACE) <= {"Secret/terrace-trust", "Lease/terrace-operator"}
     assert not names(chain, CLUSTER, "-l", "app.kubernetes.io/instance=terrace")
-    chain.cluster.kubectl("delete", "-f", str(ROOT / "crds"), "--wait", timeout_s=120)
+    # Before their kinds: the garbage collector needs those to find what belonged to them.
+    remove = ("delete", "im,ipool", "-A", "--all", "--cascade=foreground")
+    chain.cluster.kubectl(*remove, timeout_s=180)
     wait_for("nothing of ours", lambda: not ours_left(chain), timeout=120, every=0.3)
+    chain.cluster.kubectl("delete", "-f", str(ROOT / "crds"), "--wait", timeout_s=120)
 
 
 def ours_left(chain: RealChain) -> set[str]:
