@@ -88,5 +88,5 @@ def _is_peer(wanted: Manifest, other: Peer, subject: Peer) -> bool:
 def _selects(selector: Manifest, labels: Mapping[str, str]) -> bool:
     unknown = set(selector) - {"matchLabels"}
     if unknown:
-        raise NotImplementedError(str(unknown))
+        raise NotImplementedError(f"our policies select by labels alone, not by {unknown}")
     return bool(selector.get("matchLabels", {}).items() <= labels.items())

@@ -46,7 +46,7 @@ class AscendReader:
         """Raises ReadError when the tool fails or hangs."""
         try:
             # The vendor's tool at its own place; nothing of anybody's input is in the command.
-            done = subprocess.run(  # noqa: S603
+            done = subprocess.run(  # noqa: S603 - the tool that was found, no shell
                 [self._tool, "info"], capture_output=True, timeout=_TIMEOUT_S, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:

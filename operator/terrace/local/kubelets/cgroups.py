@@ -81,7 +81,7 @@ def remove(name: str, timeout_s: float) -> bool:
                     Path(folder).rmdir()
         if time.monotonic() >= deadline:
             return not any(root.exists() for root in roots)
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_S)  # the kernel tells nobody when a group's last member has gone
     return True
 
 
