@@ -444,6 +444,17 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["spec.modelCache.accessMode", "drop one"],
     ),
     "cache: claim": (cache(claimName="A"), ["spec.modelCache.claimName", "PersistentVolumeClaim"]),
+    **{
+        f"cache: sharing and {field}": (
+            cache(sharing="PerReplica", **{field: value}),
+            [f"spec.modelCache.{field}", "set sharing to Shared"],
+        )
+        for field, value in (
+            ("claimName", "a"),
+            ("accessMode", "ReadWriteMany"),
+            ("deleteUnusedAfterSeconds", 5),
+        )
+    },
     "cache: quantity": (cache(size="1GB"), ["spec.modelCache.size", "quantity above zero"]),
     "networks: form": (
         changed(POOL, access={"allowedNetworks": ["10.0.0.0"]}),
@@ -483,6 +494,11 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         changed(POOL, modelCache={"claimName": "a"}),
         {"modelCache": None},
         ["spec.modelCache.claimName", "immutable"],
+    ),
+    "sharing added": (
+        POOL,
+        {"modelCache": {"sharing": "PerReplica"}},
+        ["spec.modelCache.sharing", "immutable"],
     ),
     "claim added": (POOL, {"modelCache": {"claimName": "a"}}, ["modelCache.claimName"]),
     "class": (

@@ -192,6 +192,15 @@ def test_a_pool_tells_its_flavors_claim_and_models() -> None:
     assert story.is_ready
 
 
+def test_a_pool_whose_replicas_have_their_own_claims_waits_for_none() -> None:
+    kind, mine = pool()
+    mine["spec"]["modelCache"] = {"sharing": "PerReplica", "size": "3Gi"}
+    objects = [each for each in ready() if each[0].kind != "InferencePool"]
+    story = story_of(FakeReader([*objects, (kind, mine)]), "ipool", Key("default", "default"))
+    (step,) = (each for each in story.steps if each.name == "cache")
+    assert step.summary == "each replica has a claim of its own, 3Gi"
+
+
 def test_an_operator_that_is_down_is_told_although_the_status_is_fresh() -> None:
     objects = [each for each in ready() if each not in parts()]
     story = story_of(FakeReader([*objects, *parts(operator_ready=False)]), "im", DEMO)
