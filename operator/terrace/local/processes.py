@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from terrace.local.environment import variables_of
 from terrace.local.state import ProcessRecord
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ def _is_marked(entry: Path, root: Path) -> bool:
     try:
         if entry.stat().st_uid != os.geteuid():
             return False
-        variables = (entry / "environ").read_bytes().split(b"\0")
     except OSError:
-        return False  # it ended, or is not ours to read
+        return False  # it ended
+    variables = variables_of(int(entry.name))
     own = os.fsencode(f"{MARKER}={root}")
     pod = os.fsencode(f"{_POD_MARKER}={root}/node/")
     return any(variable == own or variable.startswith(pod) for variable in variables)

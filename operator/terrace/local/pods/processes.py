@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from terrace.local.environment import variables_of
+
 POD_ROOT = "TERRACE_POD_ROOT"
 _PROC = Path("/proc")
 _CHUNK = 1 << 16
@@ -204,7 +206,7 @@ def below(folder: Path) -> set[int]:
     found = {
         stat.pid
         for stat in everyone
-        if any(entry.startswith(prefix) for entry in _environ(stat.pid))
+        if any(entry.startswith(prefix) for entry in variables_of(stat.pid))
     }
     return _with_descendants(found, everyone)
 
@@ -263,14 +265,7 @@ def _with_descendants(found: set[int], everyone: Sequence[ProcessStat]) -> set[i
 
 
 def _is_at(pid: int, root: Path) -> bool:
-    return os.fsencode(f"{POD_ROOT}={root}") in _environ(pid)
-
-
-def _environ(pid: int) -> list[bytes]:
-    try:
-        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+    return os.fsencode(f"{POD_ROOT}={root}") in variables_of(pid)
 
 
 def _children(pid: int) -> list[int]:
