@@ -7,6 +7,7 @@ processes there are (``control_plane.py``) and where they are recorded (``state.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -24,6 +25,8 @@ MARKER = "TERRACE_CLUSTER_DIR"
 """In the environment of every process of a cluster: finds what a killed command left behind."""
 _POD_MARKER = "TERRACE_POD_ROOT"
 _HELD_FD = 3
+_NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+"""No such pid, or one that has come to be a thread's: kernels differ in the word for that."""
 _POLL_S = 0.02
 
 
@@ -78,6 +81,20 @@ def record_of(pid: int) -> ProcessRecord:
     return ProcessRecord(pid=pid, start_ticks=stat.start_ticks if stat else 0, boot_id=_boot_id())
 
 
+def open_pidfd(pid: int) -> int | None:
+    """A descriptor that can only ever mean the process that has this pid now; None: there is none.
+
+    The ids of threads are of the same numbers: that of a process which ended may be a thread's by
+    now, of which no descriptor can be had.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return None
+        raise
+
+
 def _is_marked(entry: Path, root: Path) -> bool:
     try:
         if entry.stat().st_uid != os.geteuid():
@@ -106,9 +123,8 @@ def _wait_gone(records: Sequence[ProcessRecord], timeout_s: float) -> bool:
 
 def _signal(record: ProcessRecord, number: signal.Signals) -> bool:
     """Send only to that very process: a pidfd cannot come to mean another one in between."""
-    try:
-        fd = os.pidfd_open(record.pid)
-    except ProcessLookupError:
+    fd = open_pidfd(record.pid)
+    if fd is None:
         return False
     try:
         if not is_alive(record):

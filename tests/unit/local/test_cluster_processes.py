@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 from terrace.local import processes
@@ -56,6 +57,21 @@ def test_a_reused_pid_is_neither_alive_nor_killed(tmp_path: Path) -> None:
     processes.stop([earlier, other_boot], grace_s=0.01)
     assert processes.is_alive(bystander)
     processes.stop([bystander], grace_s=5)
+
+
+def test_a_pid_that_is_a_threads_by_now_is_nobody_to_stop() -> None:
+    may_end = threading.Event()
+    bystander = threading.Thread(target=may_end.wait)
+    bystander.start()
+    try:
+        assert bystander.native_id
+        ours = processes.record_of(os.getpid())
+        ended = ours.model_copy(update={"pid": bystander.native_id})
+        processes.stop([ended], grace_s=0.01)
+        assert not processes.is_alive(ended)
+    finally:
+        may_end.set()
+        bystander.join()
 
 
 def test_what_carries_the_marker_is_found_without_a_record(tmp_path: Path) -> None:

@@ -30,11 +30,8 @@ def main(words: list[str]) -> None:
     """Wait for the end of the process, then remove the group."""
     pid, ticks, boot, group = words
     outer = ProcessRecord(pid=int(pid), start_ticks=int(ticks), boot_id=boot)
-    try:
-        fd = os.pidfd_open(outer.pid)
-    except ProcessLookupError:
-        pass  # it ended before we looked
-    else:
+    fd = processes.open_pidfd(outer.pid)
+    if fd is not None:  # else it ended before we looked
         if processes.is_alive(outer):
             select.select([fd], [], [])
         os.close(fd)
