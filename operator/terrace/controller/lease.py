@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 LEASE_NAME = "terrace-operator"
+RELEASE_TRIES = 3
 
 
 class LeaseLostError(Exception):
@@ -88,10 +89,21 @@ class LeaderLease:
             return
         self.is_held = False
         with contextlib.suppress(ClusterError):
-            lease = await self._cluster.get(LEASE, self._key)
-            if (lease.get("spec") or {}).get("holderIdentity") == self._config.pod_name:
-                spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
-                await self._cluster.replace(LEASE, {**lease, "spec": spec})
+            for _ in range(RELEASE_TRIES):
+                if await self._let_go():
+                    return
+
+    async def _let_go(self) -> bool:
+        """One try; False where a renewal of ours, broken off under way, was stored meanwhile."""
+        lease = await self._cluster.get(LEASE, self._key)
+        if (lease.get("spec") or {}).get("holderIdentity") != self._config.pod_name:
+            return True
+        spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+        try:
+            await self._cluster.replace(LEASE, {**lease, "spec": spec})
+        except ConflictError:
+            return False
+        return True
 
     async def _try_hold(self) -> bool:
         """One round. A server that does not answer is no loss yet: ``hold`` counts the time."""

@@ -72,6 +72,23 @@ async def test_a_released_lease_is_taken_at_once(cluster: FakeCluster) -> None:
     await asyncio.wait_for(second.acquire(), 0.5)
 
 
+async def test_a_renewal_that_was_under_way_does_not_keep_the_lease(cluster: FakeCluster) -> None:
+    first = lease(cluster, "a")
+    await first.acquire()
+    renewals = 1
+
+    def renewed_meanwhile(call: str, moment: str) -> None:
+        nonlocal renewals
+        if (call.partition(" ")[0], moment) == ("replace", "before") and renewals:
+            renewals -= 1
+            cluster.edit(LEASE, KEY, lambda live: live["spec"].update(renewTime="a bit later"))
+
+    cluster.checkpoint = renewed_meanwhile
+    await first.release()
+    assert renewals == 0
+    assert spec(cluster)["holderIdentity"] == ""
+
+
 async def test_release_leaves_the_lease_of_another_alone(cluster: FakeCluster) -> None:
     first = lease(cluster, "a")
     await first.acquire()
