@@ -42,7 +42,7 @@ from terrace.controller.config import (
 from terrace.controller.context import Context
 from terrace.controller.controller import Controller, Item
 from terrace.controller.feed import run_feed
-from terrace.controller.kinds import MODEL
+from terrace.controller.kinds import MODEL, POOL
 from terrace.controller.lease import LeaderLease, LeaseLostError
 from terrace.controller.metrics import Metrics
 from terrace.controller.port import ClusterError
@@ -63,6 +63,7 @@ log = structlog.get_logger()
 EXIT_LEASE_LOST = 3
 EXIT_CONFIG = 2
 START_RETRY_S = 2.0
+DISCOVERY_RETRY_S = 0.5
 STOP_TIMEOUT_S = 5.0
 
 
@@ -100,7 +101,7 @@ async def run(config: OperatorConfig, table: AcceleratorTable) -> int:
         log.info("stopping")
     finally:
         metrics.leader.set(0)
-        await asyncio.wait_for(_close(cluster, lease), STOP_TIMEOUT_S)
+        await _close(cluster, lease)
     return code
 
 
@@ -146,7 +147,8 @@ async def _work(
     synced, started = asyncio.Event(), asyncio.Event()
 
     async def feed() -> None:
-        await synced.wait()  # kopf looks for the CRDs once: they must be there by then.
+        await synced.wait()
+        await _discovered(cluster)
         await run_feed(controller.see, connect, config.namespaces, started)
         raise _StopError
 
@@ -212,9 +214,32 @@ async def _start(controller: Controller) -> None:
             return
 
 
-async def _close(cluster: HttpCluster, lease: LeaderLease) -> None:
-    await lease.release()
-    await cluster.close()
+async def _discovered(cluster: HttpCluster, retry_s: float = DISCOVERY_RETRY_S) -> None:
+    """Wait until the server tells of our kinds: kopf asks which there are once, and never again."""
+    while True:
+        try:
+            missing = [kind for kind in (POOL, MODEL) if not await cluster.is_discovered(kind)]
+            error = f"not among what the server says it serves: {', '.join(map(str, missing))}"
+        except ClusterError as refused:
+            error = str(refused)
+        else:
+            if not missing:
+                return
+        log.warning("cannot watch yet", error=error, retry_s=retry_s)
+        await asyncio.sleep(retry_s)
+
+
+async def _close(
+    cluster: HttpCluster, lease: LeaderLease, limit_s: float = STOP_TIMEOUT_S
+) -> None:
+    """Never raises: how the process ends is decided by then."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await lease.release()
+    except TimeoutError:
+        log.warning("the Lease could not be released in time", limit_s=limit_s)
+    finally:
+        await cluster.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

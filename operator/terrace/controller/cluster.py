@@ -166,6 +166,23 @@ class HttpCluster:
                 continue  # A page token outlived its snapshot; the next one is fresh.
         raise UnavailableError(f"list of {kind.plural} expired {MAX_LIST_RESTARTS} times")
 
+    async def is_discovered(self, kind: Kind) -> bool:
+        """Whether the server's lists of what it serves name the kind.
+
+        They are made behind its back: a new kind can be listed and written before they name it.
+        """
+        groups = (await self._json("get", "GET", kind, "/apis")).get("groups") or ()
+        versions = [
+            version["groupVersion"] for group in groups for version in group.get("versions") or ()
+        ]
+        if kind.api_version not in versions:
+            return False
+        try:
+            found = await self._json("get", "GET", kind, f"/apis/{kind.api_version}")
+        except NotFoundError:
+            return False
+        return kind.plural in [each["name"] for each in found.get("resources") or ()]
+
     async def read_log(self, pod: Key, container: str, max_bytes: int) -> str:
         """See ``port.Cluster``."""
         path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/log"
