@@ -12,7 +12,7 @@ import os
 import time
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from terrace.local import audit, certificates, control_plane, logs, processes
 from terrace.local.addresses import AddressBlock
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-_READY_TIMEOUT_S = 60.0
+_READY_TIMEOUT_S = 180.0
+"""Of each component. One that died is noticed at once: this is for machines that are too busy."""
 _POLL_S = 0.05
 _DEFAULT_ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
 _PLURALS = {
@@ -43,6 +44,8 @@ _PLURALS = {
     "ClusterRoleBinding": "clusterrolebindings",
     "StorageClass": "storageclasses",
 }
+_NOT_NOW = (0, http.HTTPStatus.TOO_MANY_REQUESTS)
+"""No answer, or one to ask again later."""
 _NODE_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 
 
@@ -120,12 +123,22 @@ class Startup:
         if self._state.options.kubelets:
             manifests += rbac.bootstrap_manifests()
         for manifest in manifests:
-            kind, name = manifest["kind"], manifest["metadata"]["name"]
-            status, answer = api.apply(
-                f"/apis/{manifest['apiVersion']}/{_PLURALS[kind]}/{name}", manifest
-            )
+            self._put(api, manifest)
+
+    def _put(self, api: ApiClient, manifest: dict[str, Any]) -> None:
+        """Apply it as soon as the server takes it; a busy one may not answer in time."""
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        path = f"/apis/{manifest['apiVersion']}/{_PLURALS[kind]}/{name}"
+
+        def is_there() -> bool:
+            status, answer = api.apply(path, manifest)
+            if status in _NOT_NOW or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+                return False
             if status not in (http.HTTPStatus.OK, http.HTTPStatus.CREATED):
                 raise LocalClusterError(f"the API server refused {kind} {name}: {answer}")
+            return True
+
+        self._wait(control_plane.API_SERVER, f"able to take {kind} {name}", is_there)
 
     def _write_files(self, layout: Layout) -> None:
         pki = self._folder.pki
