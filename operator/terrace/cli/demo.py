@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 NAMESPACE = "terrace-system"
 GATEWAY_PORT = 8080
 WAIT_S = 180
+KUBECTL_MARGIN_S = 20
+"""For kubectl to start, and to say itself that it waited in vain."""
 QUESTION = "What is a pod?"
 console = Console(highlight=False, soft_wrap=True)
 
@@ -95,9 +97,8 @@ def _run(cluster: LocalCluster, root: Path, steps: Steps, question: str) -> None
 def install(cluster: LocalCluster, root: Path) -> None:
     """Apply ``crds/``, install the chart and wait until operator and gateway are ready."""
     cluster.kubectl("apply", "-f", str(root / "crds"))
-    cluster.kubectl(
-        "wait", "--for=condition=Established", "--timeout=60s", "-f", str(root / "crds")
-    )
+    established = ("wait", "--for=condition=Established", "-f", str(root / "crds"))
+    cluster.kubectl(*established, f"--timeout={WAIT_S}s", timeout_s=WAIT_S + KUBECTL_MARGIN_S)
     cluster.tools.install_chart(root / "charts/terrace", {}, namespace=NAMESPACE)
     for name in ("operator", "gateway"):
         cluster.kubectl(
@@ -107,6 +108,7 @@ def install(cluster: LocalCluster, root: Path) -> None:
             "-n",
             NAMESPACE,
             f"--timeout={WAIT_S}s",
+            timeout_s=WAIT_S + KUBECTL_MARGIN_S,
         )
 
 
