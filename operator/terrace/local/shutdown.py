@@ -13,6 +13,7 @@ from terrace.local import control_plane, processes
 from terrace.local.kubelets import components as kubelets
 from terrace.local.kubelets import nodes
 from terrace.local.kubelets.network import MAX_NODES
+from terrace.local.pods import scratch
 from terrace.local.state import ClusterFolder, forget
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ def stop(folder: ClusterFolder, report: Callable[[str], None]) -> None:
     _stop_unrecorded(folder, recorded)
     # Those for which no order is needed, such as containerd, end with their namespaces.
     processes.stop(recorded.values(), _LEFT_BEHIND_GRACE_S)
+    # Pods whose agent, and whose guard after it, had no time to clear up.
+    for pod in (folder.root / "node" / "pods").glob("*"):
+        scratch.remove_all(pod)
     if state is not None:
         if state.options.kubelets:
             nodes.clear_up(state)

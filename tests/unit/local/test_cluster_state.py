@@ -9,6 +9,7 @@ import pytest
 
 from terrace.local.cluster import LocalCluster
 from terrace.local.errors import ComponentError, LocalClusterError
+from terrace.local.pods import scratch
 from terrace.local.shutdown import delete
 from terrace.local.state import (
     ClusterFolder,
@@ -170,3 +171,16 @@ def test_an_error_of_a_component_ends_with_the_last_lines_of_its_log(tmp_path: P
     assert text.startswith(f"etcd ended. Log: {log}; its last lines:\nline 88\n")
     assert text.endswith("line 99")
     assert str(ComponentError("etcd", "ended", tmp_path / "none")).endswith("none (empty)")
+
+
+def test_a_cluster_that_goes_down_takes_its_pods_temporary_folders_along(tmp_path: Path) -> None:
+    cluster = LocalCluster("x", directory=tmp_path / "c")
+    cluster.folder.make()
+    cluster.folder.save(state())
+    root = cluster.folder.root / "node/pods/uid/containers/main/root"
+    scratch.make(root)
+    temporary = root / "tmp"
+    assert temporary.is_dir()
+    real = temporary.resolve()
+    assert cluster.down()
+    assert not real.exists()
