@@ -10,12 +10,12 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-import orjson
 import structlog
 
 from terrace.api.conditions import ConditionType, Reason
 from terrace.controller.drift import digest_of
 from terrace.controller.kinds import EVENT, Kind, Manifest, key_of, uid_of
+from terrace.controller.packing import Packer
 from terrace.controller.port import Cluster, ClusterError
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Recorder:
         self._cluster = cluster
         self._max_waiting = max_waiting
         self._waiting: deque[bytes] = deque()
+        self._packer = Packer()
         self._wake = asyncio.Event()
 
     def tell(self, kind: Kind, after: Manifest, before: Manifest, now: datetime) -> None:
@@ -118,7 +119,7 @@ class Recorder:
             if len(self._waiting) >= self._max_waiting:
                 log.warning("event not written", object=str(key_of(after)), error="too many wait")
                 return
-            self._waiting.append(orjson.dumps(event(kind, after, condition, now)))
+            self._waiting.append(self._packer.pack(event(kind, after, condition, now)))
             self._wake.set()
 
     async def run(self) -> None:
@@ -131,7 +132,7 @@ class Recorder:
     async def drain(self) -> None:
         """Post what waits now."""
         while self._waiting:
-            told = orjson.loads(self._waiting.popleft())
+            told = self._packer.unpack(self._waiting.popleft())
             try:
                 await self._cluster.create(EVENT, told)
             except ClusterError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories
 
 from terrace.api import names
 from terrace.controller.controller import SELECTOR
@@ -50,6 +51,14 @@ class NoDiffBase(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf is untyped
 
     def store(self, **_: Any) -> None:
         """Nothing is stored."""
+
+
+class NoMemories(ResourceMemories):  # type: ignore[misc]  # kopf is untyped to us
+    """Remembers no object: event handlers need nothing of what kopf keeps about each (1 kB)."""
+
+    async def recall(self, raw_body: Any, **options: Any) -> Any:
+        """A fresh memory, which ends with the event."""
+        return await super().recall(raw_body, **{**options, "ephemeral": True})
 
 
 def make_settings() -> kopf.OperatorSettings:
@@ -109,6 +118,7 @@ async def run_feed(
     await kopf.operator(
         registry=make_registry(see, connect),
         settings=make_settings(),
+        memories=NoMemories(),
         clusterwide=not scope,
         namespaces=scope,
         ready_flag=started,
