@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONTEXT = 65_536
-"""Tokens that the headers promise; benchmarks ask for up to 32,768 and an answer."""
+"""Tokens that the headers promise unless a shape says more; most cases ask for up to 32,768."""
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -60,6 +60,7 @@ class Shape:
     """The output head is the token embedding."""
     only_digits: bool = True
     """False: every token may be the likeliest, as a sampler of a trained model meets it."""
+    context: int = CONTEXT
 
 
 TINY = Shape(width=256, layers=12, heads=4, kv_heads=2, feed_forward=1024)
@@ -86,15 +87,16 @@ WORDY = Shape(
     only_digits=False,
 )
 """The tiny one with a vocabulary of 152k, where sampling is what a step costs."""
+LONG = Shape(
+    width=256, layers=2, heads=4, kv_heads=2, feed_forward=1024, context=131_072, is_tied=True
+)
+"""Two layers: attention over 128k tokens of twelve would take two cores half an hour."""
 _TYPES = {
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
     "q4_0": (gguf.GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
-MODELS = {
-    f"{size}-{kind}": (shape, kind)
-    for size, shape in (("tiny", TINY), ("mid", MID), ("big", BIG), ("wordy", WORDY))
-    for kind in _TYPES
-}
+SHAPES = {"tiny": TINY, "mid": MID, "big": BIG, "wordy": WORDY, "long": LONG}
+MODELS = {f"{size}-{kind}": (shape, kind) for size, shape in SHAPES.items() for kind in _TYPES}
 
 
 def model_file(name: str) -> Path:
@@ -229,7 +231,7 @@ def _tensors(shape: Shape) -> list[_Tensor]:
 
 
 def _add_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
     writer.add_block_count(shape.layers)
     writer.add_feed_forward_length(shape.feed_forward)

@@ -1,20 +1,20 @@
 """The case `change`: how long after a user's patch the child is as it should be.
 
-Owns: changes one by one, changes back to back, and what the cluster itself takes for one. Does not
-own: the cluster at rest that it happens in (``operator_cases.py``).
+Owns: changes one by one, changes back to back. Does not own: the cluster at rest that it happens in
+(``operator_cases.py``), what the cluster itself takes (``operator_floor.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from bench.operator_requests import APPLY, MERGE, AuditLog
+from bench.operator_floor import floor_back_to_back, floor_one_by_one
+from bench.operator_requests import MERGE, AuditLog
 from bench.operator_world import OURS, USER, Line, line_of, model_name
 from bench.verdict import percentile, significant
-from terrace.controller.kinds import CONFIGMAP, MODEL, STATEFULSET
+from terrace.controller.kinds import MODEL, STATEFULSET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,10 +50,13 @@ async def change(world: World) -> Line:
             await world.settled(1.0)
         watching.cancel()
     ours = between(log.news())
-    floor = await least(world)
+    floor = await floor_one_by_one(world, len(one))
+    floor_back = await floor_back_to_back(world, BURSTS, min(BURST, world.sizes.models))
     figures = {
         "floor_p50_ms": percentile(floor, 50),
         "floor_p99_ms": percentile(floor, 99),
+        "burst_floor_p50_ms": percentile(floor_back, 50),
+        "burst_floor_p99_ms": percentile(floor_back, 99),
         "operator_p50_ms": percentile(ours[: len(one)], 50),
         "operator_p99_ms": percentile(ours[: len(one)], 99),
         "p50_ms": percentile(one, 50),
@@ -84,36 +87,6 @@ def between(asked: Iterable[Asked]) -> list[float]:
         if each.resource == "statefulsets" and each.user == USER and model in patched:
             found.append(each.received - patched.pop(model).answered)
     return found
-
-
-async def least(world: World) -> list[float]:
-    """What the cluster itself takes now: patch, event, apply, event, by a bare client."""
-    admin, path = world.admin, CONFIGMAP.path("default")
-    for name in ("asked", "made"):
-        await admin.send("POST", path, {"metadata": {"name": name}, "data": {"n": "0"}})
-    seen: dict[tuple[str, str], asyncio.Event] = defaultdict(asyncio.Event)
-
-    async def watch() -> None:
-        async for event in admin.watch(path):
-            found = event["object"]
-            seen[found["metadata"]["name"], found.get("data", {}).get("n", "")].set()
-
-    waits = []
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(watch())
-        await asyncio.sleep(1.0)
-        for index in range(1, _some(world, CHANGES) + 1):
-            word, began = str(index), time.perf_counter()
-            await admin.send("PATCH", f"{path}/asked", {"data": {"n": word}}, MERGE)
-            await seen["asked", word].wait()
-            body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "made"}}
-            query = "?fieldManager=bench&force=true"
-            await admin.send("PATCH", f"{path}/made{query}", {**body, "data": {"n": word}}, APPLY)
-            await seen["made", word].wait()
-            waits.append(time.perf_counter() - began)
-            await asyncio.sleep(0.1)
-        watching.cancel()
-    return waits
 
 
 class SetWatch:

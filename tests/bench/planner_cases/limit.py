@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ SIZES = {"mid-q8_0": (1024, 4), "mid-q4_0": (1024, 4), "big-q8_0": (512, 2), "bi
 """Context and sequences by model. Short ones are the harder test: what is the same for every
 replica is then most of the limit."""
 ANSWER_TOKENS = 8
+ANSWER_TIMEOUT_S = 1800.0
 LOOK_EVERY_S = 0.1
 
 
@@ -56,6 +58,8 @@ class Filled:
     """Anonymous and shared."""
     times_full: int
     """How often the kernel took pages back at the limit."""
+    seconds: float
+    """From the first prompt to the last answer."""
 
 
 def run() -> Line:
@@ -78,8 +82,8 @@ def summary(rows: Sequence[Line]) -> Line:
 
 def _row(name: str, profile: str) -> Line:
     say(f"limit {name} {profile}")
-    plan = plan_of(name, profile)
-    filled = fill(name, plan)
+    plan = plan_of(name, profile, *SIZES[name])
+    filled = fill(name, plan, 2 * plan.parallel)
     floor = page_cache_bytes(plan)
     used = filled.peak_bytes + floor
     return {
@@ -101,9 +105,8 @@ def page_cache_bytes(plan: OffloadPlan) -> int:
     return plan.weights_bytes - plan.repacked_bytes + LIBRARY_PAGES_BYTES
 
 
-def plan_of(name: str, profile: str) -> OffloadPlan:
-    """The plan of one of SIZES on a node of 8 GiB."""
-    context, parallel = SIZES[name]
+def plan_of(name: str, profile: str, context: int, parallel: int) -> OffloadPlan:
+    """The plan of a benchmark model on a node of 8 GiB, ``context`` tokens for each sequence."""
     wanted = model(context={"length": context, "parallel": parallel}, offload={"profile": profile})
     found = place(facts_of(model_file(name)), wanted, pool(), [node(memory_bytes=8 * GIB)], {})
     assert isinstance(found, Placement), found
@@ -118,10 +121,11 @@ def anonymous_bytes(plan: OffloadPlan) -> int:
     return plan.kv_bytes + plan.compute_bytes + plan.base_bytes + plan.tiers_bytes
 
 
-def fill(name: str, plan: OffloadPlan) -> Filled:
-    """Run a replica of ``plan`` under its limit, with prompts until all that it has is full.
+def fill(name: str, plan: OffloadPlan, prompts: int) -> Filled:
+    """Run a replica of ``plan`` under its limit, with ``prompts`` that fill a sequence each.
 
-    Raises RuntimeError when it is killed.
+    Twice as many as there are sequences move what went before to the host tier, whose memory is
+    taken when the replica starts. Raises RuntimeError when it is killed.
     """
     with (
         tempfile.TemporaryDirectory(prefix="terrace-limit-") as folder,
@@ -132,8 +136,8 @@ def fill(name: str, plan: OffloadPlan) -> Filled:
         config = config_of(plan)
         with serving(pod, config, wrapper=limit.wrapper) as replica:
             try:
-                peak = _peak(replica, config, plan)
-                return Filled(peak, limit.times_full)
+                peak, seconds = _peak(replica, config, prompts)
+                return Filled(peak, limit.times_full, seconds)
             except (AssertionError, OSError) as error:
                 raise RuntimeError(
                     f"{name} ended under its limit: {replica.log()[-600:]}"
@@ -168,28 +172,22 @@ def config_of(plan: OffloadPlan) -> RuntimeConfig:
     )
 
 
-def _peak(replica: Replica, config: RuntimeConfig, plan: OffloadPlan) -> int:
+def _peak(replica: Replica, config: RuntimeConfig, prompts: int) -> tuple[int, float]:
     wait_for("a ready replica", replica.is_ready, 120)
+    began = time.monotonic()
     peaks: list[int] = []
     is_over = threading.Event()
     looker = threading.Thread(target=_look, args=(replica.process.pid, peaks, is_over))
     looker.start()
     try:
         with ThreadPoolExecutor(config.parallel) as clients:
-            list(clients.map(lambda number: _ask(replica, config, number), _prompts(plan)))
+            list(clients.map(lambda number: _ask(replica, config, number), range(prompts)))
+        seconds = time.monotonic() - began
         report = RuntimeReport.model_validate_json(replica.get("/v1/runtime"))
     finally:
         is_over.set()
         looker.join()
-    return max([*peaks, report.memory.anonymous_peak_bytes or 0])
-
-
-def _prompts(plan: OffloadPlan) -> range:
-    """Twice as many as there are sequences, so that what went before is moved to the host tier.
-
-    The host tier's memory is taken when the replica starts.
-    """
-    return range(2 * plan.parallel)
+    return max([*peaks, report.memory.anonymous_peak_bytes or 0]), seconds
 
 
 def _look(pid: int, peaks: list[int], is_over: threading.Event) -> None:
@@ -219,7 +217,7 @@ def _ask(replica: Replica, config: RuntimeConfig, number: int) -> None:
         data=json.dumps(body).encode(),
         headers={"content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=600) as reply:
+    with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as reply:
         answer: dict[str, Any] = json.load(reply)
     assert answer["usage"]["prompt_tokens"] >= length, answer
 
