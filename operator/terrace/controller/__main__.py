@@ -229,9 +229,7 @@ async def _discovered(cluster: HttpCluster, retry_s: float = DISCOVERY_RETRY_S) 
         await asyncio.sleep(retry_s)
 
 
-async def _close(
-    cluster: HttpCluster, lease: LeaderLease, limit_s: float = STOP_TIMEOUT_S
-) -> None:
+async def _close(cluster: HttpCluster, lease: LeaderLease, limit_s: float = STOP_TIMEOUT_S) -> None:
     """Never raises: how the process ends is decided by then."""
     try:
         async with asyncio.timeout(limit_s):
