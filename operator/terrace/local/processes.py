@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from terrace.local.environment import variables_of
+from terrace.local.environment import pids, variables_of
 from terrace.local.state import ProcessRecord
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def stop(records: Iterable[ProcessRecord], grace_s: float) -> None:
 def left_behind(root: Path) -> list[ProcessRecord]:
     """Processes of this user that carry the cluster's marker, recorded or not."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid() and _is_marked(entry, root):
-            record = record_of(int(entry.name))
+    for pid in pids():
+        if pid != os.getpid() and _is_marked(pid, root):
+            record = record_of(pid)
             if is_alive(record):
                 found.append(record)
     return found
@@ -95,13 +95,13 @@ def open_pidfd(pid: int) -> int | None:
         raise
 
 
-def _is_marked(entry: Path, root: Path) -> bool:
+def _is_marked(pid: int, root: Path) -> bool:
     try:
-        if entry.stat().st_uid != os.geteuid():
+        if Path(f"/proc/{pid}").stat().st_uid != os.geteuid():
             return False
     except OSError:
         return False  # it ended
-    variables = variables_of(int(entry.name))
+    variables = variables_of(pid)
     own = os.fsencode(f"{MARKER}={root}")
     pod = os.fsencode(f"{_POD_MARKER}={root}/node/")
     return any(variable == own or variable.startswith(pod) for variable in variables)

@@ -23,29 +23,29 @@ def start(tmp_path: Path, script: str, **env: str) -> ProcessRecord:
 def test_a_process_is_alive_until_it_is_stopped(tmp_path: Path) -> None:
     record = start(tmp_path, "exec sleep 60")
     assert processes.is_alive(record)
-    processes.stop([record], grace_s=5)
+    processes.stop([record], grace_s=30)
     assert not processes.is_alive(record)
 
 
 def test_it_leads_a_session_of_its_own_and_writes_its_log(tmp_path: Path) -> None:
     record = start(tmp_path, "echo out; echo err >&2; exec sleep 60")
     log = tmp_path / "log"
-    assert processes.wait_until(lambda: log.read_text() == "out\nerr\n", 10)
+    assert processes.wait_until(lambda: log.read_text() == "out\nerr\n", 30)
     assert os.getsid(record.pid) == record.pid
     assert log.stat().st_mode & 0o777 == 0o600
-    processes.stop([record], grace_s=5)
+    processes.stop([record], grace_s=30)
 
 
 def test_one_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     record = start(tmp_path, "trap '' TERM; echo ready; while :; do sleep 1; done")
-    assert processes.wait_until(lambda: "ready" in (tmp_path / "log").read_text(), 10)
+    assert processes.wait_until(lambda: "ready" in (tmp_path / "log").read_text(), 30)
     processes.stop([record], grace_s=0.05)
     assert not processes.is_alive(record)
 
 
 def test_one_that_ended_by_itself_is_gone_though_nobody_collected_it(tmp_path: Path) -> None:
     record = start(tmp_path, "exit 3")
-    assert processes.wait_until(lambda: not processes.is_alive(record), 10)
+    assert processes.wait_until(lambda: not processes.is_alive(record), 30)
 
 
 def test_a_reused_pid_is_neither_alive_nor_killed(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_reused_pid_is_neither_alive_nor_killed(tmp_path: Path) -> None:
     assert not processes.is_alive(other_boot)
     processes.stop([earlier, other_boot], grace_s=0.01)
     assert processes.is_alive(bystander)
-    processes.stop([bystander], grace_s=5)
+    processes.stop([bystander], grace_s=30)
 
 
 def test_a_pid_that_is_a_threads_by_now_is_nobody_to_stop() -> None:
@@ -82,8 +82,22 @@ def test_what_carries_the_marker_is_found_without_a_record(tmp_path: Path) -> No
     found = processes.left_behind(root)
     assert {record.pid for record in found} == {marked.pid, pod.pid}
     assert set(found) == {marked, pod}
-    processes.stop([marked, pod, foreign], grace_s=5)
+    processes.stop([marked, pod, foreign], grace_s=30)
     assert processes.left_behind(root) == []
+
+
+def test_a_process_that_hands_on_to_another_and_ends_is_never_out_of_sight(tmp_path: Path) -> None:
+    root, is_over = tmp_path / "cluster", tmp_path / "over"
+    hop = (
+        'sleep 0.02; if [ "$1" = 0 ]; then touch "$OVER"; exit; fi; '
+        'setsid /bin/sh -c "$2" sh "$(($1 - 1))" "$2" &'
+    )
+    env = {**os.environ, "TERRACE_CLUSTER_DIR": str(root), "OVER": str(is_over)}
+    argv = ["/bin/sh", "-c", hop, "sh", "50", hop]
+    processes.spawn(argv, tmp_path / "log", env, None)
+    while not is_over.exists():
+        assert processes.left_behind(root) or is_over.exists()
+    assert processes.wait_until(lambda: not processes.left_behind(root), 30)
 
 
 def test_a_process_name_with_spaces_and_parentheses_is_read_right(tmp_path: Path) -> None:
@@ -93,4 +107,4 @@ def test_a_process_name_with_spaces_and_parentheses_is_read_right(tmp_path: Path
     assert record.start_ticks > 0
     assert processes.is_alive(record)
     os.kill(record.pid, signal.SIGKILL)
-    assert processes.wait_until(lambda: not processes.is_alive(record), 10)
+    assert processes.wait_until(lambda: not processes.is_alive(record), 30)

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from terrace.local import processes
 from terrace.local.environment import variables_of
 
@@ -14,9 +16,15 @@ MARK = b"TERRACE_CLUSTER_DIR=/here"
 AGAIN = 'if [ "$1" -gt 0 ]; then exec /bin/sh -c "$2" sh "$(($1 - 1))" "$2"; fi; exec sleep 60'
 
 
-def test_a_process_that_executes_another_program_is_never_without_variables(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_others", [0, 2000])
+def test_a_process_that_executes_another_program_is_never_without_variables(
+    tmp_path: Path, num_others: int
+) -> None:
     argv = ["/bin/sh", "-c", AGAIN, "sh", "200", AGAIN]
-    record = processes.spawn(argv, tmp_path / "log", {"TERRACE_CLUSTER_DIR": "/here"}, None)
+    # With many, a reader often comes when the arguments are in place and the variables are not.
+    others = {f"OTHER_{number}": "" for number in range(num_others)}
+    env = {"TERRACE_CLUSTER_DIR": "/here", **others}
+    record = processes.spawn(argv, tmp_path / "log", env, None)
     name = Path(f"/proc/{record.pid}/comm")
     while name.read_text() != "sleep\n":
         assert MARK in variables_of(record.pid)

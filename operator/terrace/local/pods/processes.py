@@ -19,12 +19,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from terrace.local.environment import variables_of
+from terrace.local.environment import pids, variables_of
 
 POD_ROOT = "TERRACE_POD_ROOT"
 _PROC = Path("/proc")
@@ -184,31 +184,16 @@ def read_stat(pid: int) -> ProcessStat | None:
     return ProcessStat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
 
 
-def all_processes() -> list[ProcessStat]:
-    """Every live process of the machine (zombies left out)."""
-    found = (read_stat(int(entry.name)) for entry in _PROC.iterdir() if entry.name.isdigit())
-    return [stat for stat in found if stat is not None and stat.state not in "ZX"]
-
-
 def members(leader: int, root: Path | None) -> set[int]:
     """Every live process of a container: by session, by descent, and by environment."""
-    everyone = all_processes()
-    found = {stat.pid for stat in everyone if stat.session == leader}
-    if root is not None:
-        found |= {stat.pid for stat in everyone if _is_at(stat.pid, root)}
-    return _with_descendants(found, everyone)
+    own = None if root is None else os.fsencode(f"{POD_ROOT}={root}")
+    return _those(lambda stat: stat.session == leader or (own and own in variables_of(stat.pid)))
 
 
 def below(folder: Path) -> set[int]:
     """Every live process whose TERRACE_POD_ROOT lies below ``folder``, and its descendants."""
-    everyone = all_processes()
     prefix = os.fsencode(f"{POD_ROOT}={folder}/")
-    found = {
-        stat.pid
-        for stat in everyone
-        if any(entry.startswith(prefix) for entry in variables_of(stat.pid))
-    }
-    return _with_descendants(found, everyone)
+    return _those(lambda stat: any(entry.startswith(prefix) for entry in variables_of(stat.pid)))
 
 
 def session(leader: int) -> set[int]:
@@ -219,7 +204,7 @@ def session(leader: int) -> set[int]:
 @functools.lru_cache(maxsize=1)
 def _recent_processes(_second: int) -> list[ProcessStat]:
     """One walk over /proc serves all containers of a runner."""
-    return all_processes()
+    return list(_live())
 
 
 def family(leader: int) -> set[int]:
@@ -255,6 +240,25 @@ async def kill_members(leader: int, root: Path | None) -> None:
         pause_s = min(2 * pause_s, _LAST_PAUSE_S)
 
 
+def _live() -> Iterator[ProcessStat]:
+    """Every live process of the machine (zombies left out), as it is when its turn comes."""
+    for pid in pids():
+        stat = read_stat(pid)
+        if stat is not None and stat.state not in "ZX":
+            yield stat
+
+
+def _those(belongs: Callable[[ProcessStat], object]) -> set[int]:
+    """The live processes that belong, with their descendants."""
+    everyone: list[ProcessStat] = []
+    found: set[int] = set()
+    for stat in _live():
+        everyone.append(stat)
+        if belongs(stat):
+            found.add(stat.pid)
+    return _with_descendants(found, everyone)
+
+
 def _with_descendants(found: set[int], everyone: Sequence[ProcessStat]) -> set[int]:
     grown = set(found)
     while True:
@@ -262,10 +266,6 @@ def _with_descendants(found: set[int], everyone: Sequence[ProcessStat]) -> set[i
         if not more:
             return grown - {os.getpid()}
         grown |= more
-
-
-def _is_at(pid: int, root: Path) -> bool:
-    return os.fsencode(f"{POD_ROOT}={root}") in variables_of(pid)
 
 
 def _children(pid: int) -> list[int]:
