@@ -21,6 +21,7 @@ from terrace.local.errors import LocalClusterError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_LOCK_TRIES = 100
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
@@ -148,8 +149,7 @@ class ClusterFolder:
     def locked(self) -> Iterator[None]:
         """Wait for, then hold, the right to change this cluster."""
         while True:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = self._open_lock()
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 # Whoever held the lock before may have deleted the folder: then we hold nothing.
@@ -158,6 +158,18 @@ class ClusterFolder:
                     return
             finally:
                 os.close(fd)
+
+    def _open_lock(self) -> int:
+        """The lock file, open; it and the folder are made where they are missing."""
+        for tries_left in reversed(range(_LOCK_TRIES)):
+            try:
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                return os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except (FileExistsError, FileNotFoundError):
+                # Whoever held the lock deleted the folder between two of our steps.
+                if not tries_left:
+                    raise
+        raise AssertionError("unreachable: the last try returns or raises")
 
 
 def _same_file(fd: int, path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -160,8 +161,28 @@ def test_a_waiting_command_takes_the_lock_anew_when_the_folder_was_deleted(tmp_p
         folder.make()
         folder.save(state())
         delete(folder, "x")
-    waiting.join(timeout=10)
+    waiting.join(timeout=60)
     assert seen == [True]
+
+
+def test_a_folder_that_goes_while_it_is_locked_is_made_again(tmp_path: Path) -> None:
+    folder = ClusterFolder(tmp_path / "c")
+
+    def come_and_go() -> None:
+        for _ in range(500):
+            with folder.locked():
+                folder.remove_if_empty()
+
+    with ThreadPoolExecutor(2) as pool:
+        for running in [pool.submit(come_and_go) for _ in range(2)]:
+            running.result()
+    assert not folder.root.exists()
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("mine")
+    with pytest.raises(FileExistsError), ClusterFolder(tmp_path / "c").locked():
+        pass
 
 
 def test_an_error_of_a_component_ends_with_the_last_lines_of_its_log(tmp_path: Path) -> None:
