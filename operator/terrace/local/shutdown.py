@@ -34,6 +34,7 @@ _STOP_ORDER = (
     (kubelets.NAMESPACES, 0.0),
 )
 _LEFT_BEHIND_GRACE_S = 2.0
+_MOST_SWEEPS = 10
 
 
 def stop(folder: ClusterFolder, report: Callable[[str], None]) -> None:
@@ -64,8 +65,11 @@ def stop(folder: ClusterFolder, report: Callable[[str], None]) -> None:
 def _stop_unrecorded(folder: ClusterFolder, recorded: Mapping[str, ProcessRecord]) -> None:
     """What a killed process left, and what a killed `up` had not yet recorded."""
     known = set(recorded.values())
-    found = [each for each in processes.left_behind(folder.root) if each not in known]
-    processes.stop(found, _LEFT_BEHIND_GRACE_S)
+    for _ in range(_MOST_SWEEPS):  # one that ends may have started another
+        found = [each for each in processes.left_behind(folder.root) if each not in known]
+        if not found:
+            return
+        processes.stop(found, _LEFT_BEHIND_GRACE_S)
 
 
 def delete(folder: ClusterFolder, name: str) -> None:

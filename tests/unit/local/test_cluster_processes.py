@@ -7,7 +7,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
-from terrace.local import processes
+from terrace.local import processes, shutdown
+from terrace.local.state import ClusterFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,6 +85,31 @@ def test_what_carries_the_marker_is_found_without_a_record(tmp_path: Path) -> No
     assert set(found) == {marked, pod}
     processes.stop([marked, pod, foreign], grace_s=30)
     assert processes.left_behind(root) == []
+
+
+SUCCEEDED = """
+import os, signal, sys
+def hand_on(*_):
+    if left := int(sys.argv[1]):
+        argv = [*sys.orig_argv[:-1], str(left - 1)]
+        os.posix_spawn(argv[0], argv, os.environ, setsid=True, setsigmask=[signal.SIGTERM])
+    os._exit(0)
+signal.signal(signal.SIGTERM, hand_on)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+print("ready", flush=True)
+while True: signal.pause()
+"""
+
+
+def test_a_stop_also_ends_what_is_started_by_what_it_ends(tmp_path: Path) -> None:
+    folder = ClusterFolder(tmp_path / "cluster")
+    folder.make()
+    log = tmp_path / "log"
+    argv = [sys.executable, "-I", "-S", "-c", SUCCEEDED, "3"]
+    processes.spawn(argv, log, {"TERRACE_CLUSTER_DIR": str(folder.root)}, None)
+    assert processes.wait_until(lambda: "ready" in log.read_text(), 30)
+    shutdown.stop(folder, lambda _line: None)
+    assert processes.left_behind(folder.root) == []
 
 
 def test_a_process_that_hands_on_to_another_and_ends_is_never_out_of_sight(tmp_path: Path) -> None:
