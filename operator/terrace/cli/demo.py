@@ -20,6 +20,7 @@ from rich.console import Console
 
 from terrace.cli.demo_chat import stream_answer
 from terrace.local.cluster import LocalCluster
+from terrace.local.interrupts import held_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,20 +130,23 @@ def watch_until_ready(cluster: LocalCluster, namespace: str, name: str) -> None:
     command = cluster.tools.kubectl_command(
         "get", "im", name, "-n", namespace, "--watch", "-o", "json", f"--request-timeout={WAIT_S}s"
     )
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:  # noqa: S603 - our own kubectl
-        try:
-            assert watch.stdout is not None
-            for model in _json_stream(watch.stdout):
-                conditions = model.get("status", {}).get("conditions", [])
-                _print_changes(conditions, seen)
-                if _is_true(conditions, "Ready"):
-                    return
-                if _is_true(conditions, "Stalled"):
-                    raise DemoError(f"im/{name} is stalled: {seen.get('Stalled', '')}")
-                if time.monotonic() > deadline:
-                    break
-        finally:
-            watch.kill()
+    with held_interrupts() as let_through:
+        watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own kubectl
+        with watch:
+            try:
+                let_through()
+                assert watch.stdout is not None
+                for model in _json_stream(watch.stdout):
+                    conditions = model.get("status", {}).get("conditions", [])
+                    _print_changes(conditions, seen)
+                    if _is_true(conditions, "Ready"):
+                        return
+                    if _is_true(conditions, "Stalled"):
+                        raise DemoError(f"im/{name} is stalled: {seen.get('Stalled', '')}")
+                    if time.monotonic() > deadline:
+                        break
+            finally:
+                watch.kill()
     raise DemoError(f"im/{name} was not Ready within {WAIT_S} s: {seen}")
 
 

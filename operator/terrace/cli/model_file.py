@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from terrace.cli.errors import InputError, NoAnswerError
+from terrace.local.interrupts import held_interrupts
 from terrace_runtime.contract import EXIT_PERMANENT, ModelFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from terrace_runtime.contract import FileRole
 
@@ -62,15 +63,16 @@ def read_facts(
     command += ["--digest"] if reading.wants_digest and not source.startswith(REMOTE) else []
     for network in reading.networks:
         command += ["--allow-network", network]
-    with _child([*command, "--", source], {**reading.environment, **os.environ}) as child:
-        try:
-            output, errors = child.communicate(timeout=wall_s)
-        except subprocess.TimeoutExpired:
-            raise NoAnswerError(
-                f"{option} {source}: its header was not read within {wall_s:g} s"
-            ) from None
-    if child.returncode:
-        raise _failure(child.returncode, errors, f"{option} {source}")
+    try:
+        code, output, errors = _run(
+            [*command, "--", source], {**reading.environment, **os.environ}, wall_s
+        )
+    except subprocess.TimeoutExpired:
+        raise NoAnswerError(
+            f"{option} {source}: its header was not read within {wall_s:g} s"
+        ) from None
+    if code:
+        raise _failure(code, errors, f"{option} {source}")
     try:
         return ModelFacts.model_validate_json(output[:_MAX_OUTPUT])
     except ValidationError as error:
@@ -115,22 +117,28 @@ def _failure(code: int, errors: bytes, what: str) -> InputError | NoAnswerError:
     return NoAnswerError(f"{what}: {last or f'its reader ended with code {code}'}")
 
 
-@contextmanager
-def _child(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, of which nothing is left at the end.
+def _run(
+    command: list[str], environment: Mapping[str, str], wall_s: float
+) -> tuple[int, bytes, bytes]:
+    """Exit code, output and errors of a process in a session of its own, of which nothing is left.
 
-    A Ctrl-C of the terminal reaches us alone; we take down the child and what it started.
+    A Ctrl-C of the terminal reaches us alone; we take down the child and what it started. Raises
+    subprocess.TimeoutExpired.
     """
-    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env=environment,
-    ) as child:
-        try:
-            yield child
-        finally:
-            with suppress(ProcessLookupError):  # All of them have ended.
-                os.killpg(child.pid, signal.SIGKILL)
+    with held_interrupts() as let_through:
+        child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=environment,
+        )
+        with child:
+            try:
+                let_through()
+                output, errors = child.communicate(timeout=wall_s)
+            finally:
+                with suppress(ProcessLookupError):  # All of them have ended.
+                    os.killpg(child.pid, signal.SIGKILL)
+    return child.returncode, output, errors

@@ -1,14 +1,14 @@
 """Taking a process in hand before an interruption may end us.
 
 Owns: the moment between starting a child and being ready to end it. Does not own: how it is ended
-(``build.py``).
+(``build.py``, ``terrace.cli``).
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,16 +29,17 @@ def held_interrupts() -> Iterator[Callable[[], None]]:
         yield lambda: None  # handlers run in the main thread only
         return
     came: list[int] = []
-    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _HELD}
+    with ExitStack() as restored:
+        for each in _HELD:
+            restored.callback(signal.signal, each, signal.getsignal(each))
+            signal.signal(each, lambda number, _: came.append(number))
 
-    def let_through() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        before.clear()
-        while came:
-            signal.raise_signal(came.pop(0))
+        def let_through() -> None:
+            restored.close()
+            while came:
+                signal.raise_signal(came.pop(0))
 
-    try:
-        yield let_through
-    finally:
-        let_through()
+        try:
+            yield let_through
+        finally:
+            let_through()

@@ -9,13 +9,15 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 import yaml
 
+from support.ports import refusing_port
 from support.waiting import wait_for
+from terrace.cli.model_file import Reading, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +34,7 @@ def terrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         [PROGRAM, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
         env=plain | environment,
     )
@@ -54,20 +56,21 @@ def test_bad_input_is_one_line_and_no_traceback() -> None:
 
 def test_a_cluster_that_does_not_answer_is_no_answer(tmp_path: Path) -> None:
     config = tmp_path / "config"
-    cluster = {"server": f"http://127.0.0.1:{free_port()}"}
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "c", "cluster": cluster}],
-                "users": [{"name": "u", "user": {}}],
-                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                "current-context": "c",
-            }
+    with refusing_port() as port:
+        cluster = {"server": f"http://127.0.0.1:{port}"}
+        config.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "c", "cluster": cluster}],
+                    "users": [{"name": "u", "user": {}}],
+                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                    "current-context": "c",
+                }
+            )
         )
-    )
-    answer = terrace("explain", "im/demo", "--kubeconfig", str(config))
+        answer = terrace("explain", "im/demo", "--kubeconfig", str(config))
     assert answer.returncode == 3
     assert "does not answer" in answer.stderr
     assert "Traceback" not in answer.stderr
@@ -90,11 +93,36 @@ def test_an_interrupted_plan_leaves_no_child(number: signal.Signals) -> None:
         command = ["plan", f"https://127.0.0.1:{port}/m.gguf", "--allow-network", "127.0.0.0/8"]
         with subprocess.Popen([PROGRAM, *command], stderr=subprocess.PIPE) as running:
             own = psutil.Process(running.pid)
-            children = wait_for("a child", lambda: own.children(recursive=True), timeout=20)
+            children = wait_for("a child", lambda: own.children(recursive=True), every=0.001)
             running.send_signal(number)
-            running.communicate(timeout=20)
+            running.communicate(timeout=60)
         assert running.returncode != 0
-        wait_for("no child", lambda: not any(each.is_running() for each in children), timeout=5)
+        wait_for("no child", lambda: not any(each.is_running() for each in children))
+
+
+def test_an_interruption_before_the_reader_is_known_leaves_no_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readers: list[int] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        """As on a busy machine: the interruption comes before we know the child."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            readers.append(self.pid)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with silent_server() as port, pytest.raises(KeyboardInterrupt):
+            read_facts(f"https://127.0.0.1:{port}/m.gguf", reading=Reading(("127.0.0.0/8",)))
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    (reader,) = readers
+    with pytest.raises(ProcessLookupError):
+        os.kill(reader, 0)
 
 
 @contextmanager
@@ -102,12 +130,6 @@ def silent_server() -> Iterator[int]:
     """A server that takes connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _path_with(folder: Path) -> str:
