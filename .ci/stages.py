@@ -2,8 +2,8 @@
 
 Owns: the list of stages with their time budgets, the closing table and the one summary line over
 all of pytest's reports. Does not own: what a stage does (the Makefile's targets). A stage that
-fails does not stop the next one; one that takes twice its budget is stopped. In CI, as root, a
-skipped test is a failure: everything can run there.
+fails does not stop the next one; one that hangs is stopped. In CI, as root, a skipped test is a
+failure: everything can run there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from terrace.local.interrupts import held_interrupts
+
 BUDGETS_S = {
     "check": 180,
     "test": 120,
@@ -30,6 +32,8 @@ BUDGETS_S = {
     "test-e2e": 600,
     "e2e": 1500,
 }
+_HANGS_S = 600
+"""Beyond twice its budget a stage is slow for so long, and then it is taken for one that hangs."""
 _STOP_GRACE_S = 60
 """For fixtures to take their cluster down after an interrupt."""
 _KINDS = ("passed", "failed", "errors", "skipped")
@@ -52,7 +56,9 @@ class Outcome:
 
 def main() -> None:
     """Run the stages named on the command line, by default all."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts what it puts into the background with interrupts ignored: stages would too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     names = sys.argv[1:] or list(BUDGETS_S)
     unknown = [name for name in names if name not in BUDGETS_S]
     if unknown:
@@ -71,11 +77,11 @@ def _run(name: str) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="terrace-stage-") as folder:
         report = Path(folder) / "report.xml"
         outcome, started = Outcome(name), time.monotonic()
-        status = _make(name, f"--junitxml={report}", limit_s=2 * BUDGETS_S[name])
+        status = _make(name, f"--junitxml={report}", 2 * BUDGETS_S[name] + _HANGS_S)
         outcome.seconds = time.monotonic() - started
         outcome.counts = _counts(report)
     if status is None:
-        outcome.verdict = "stopped at twice its budget"
+        outcome.verdict = "stopped: it hung"
     elif status != 0:
         outcome.verdict = "failed"
     elif outcome.counts["skipped"] and _skips_count():
@@ -85,16 +91,18 @@ def _run(name: str) -> Outcome:
 
 def _make(target: str, pytest_arguments: str, limit_s: float) -> int | None:
     """Exit status of ``make target``; None when it was stopped at its limit."""
-    process = subprocess.Popen(  # noqa: S603 - our own targets
-        ["make", "--no-print-directory", target, f"PYTEST_ARGS={pytest_arguments}"],  # noqa: S607 - make is found by PATH, as the user's was
-        start_new_session=True,
-    )
-    try:
-        return process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        _stop(process)
+    with held_interrupts() as let_through:
+        process = subprocess.Popen(  # noqa: S603 - our own targets
+            ["make", "--no-print-directory", target, f"PYTEST_ARGS={pytest_arguments}"],  # noqa: S607 - make is found by PATH, as the user's was
+            start_new_session=True,
+        )
+        try:
+            let_through()
+            return process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _stop(process)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -111,13 +119,16 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _counts(report: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
-    if report.is_file():
-        for suite in ET.parse(report).iter("testsuite"):  # noqa: S314 - pytest wrote it just now
-            bad = {kind: int(suite.get(kind, "0")) for kind in ("failures", "errors", "skipped")}
-            counts["failed"] += bad["failures"]
-            counts["errors"] += bad["errors"]
-            counts["skipped"] += bad["skipped"]
-            counts["passed"] += int(suite.get("tests", "0")) - sum(bad.values())
+    try:
+        suites = ET.parse(report).iter("testsuite")  # noqa: S314 - pytest wrote it just now
+    except (FileNotFoundError, ET.ParseError):
+        return counts  # the stage has no tests, or was stopped while it wrote
+    for suite in suites:
+        bad = {kind: int(suite.get(kind, "0")) for kind in ("failures", "errors", "skipped")}
+        counts["failed"] += bad["failures"]
+        counts["errors"] += bad["errors"]
+        counts["skipped"] += bad["skipped"]
+        counts["passed"] += int(suite.get("tests", "0")) - sum(bad.values())
     return counts
 
 

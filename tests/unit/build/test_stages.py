@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from build.source import REPOSITORY
 from support.waiting import wait_for
@@ -40,7 +43,7 @@ def _run(folder: Path, *names: str, ci: str = "") -> subprocess.CompletedProcess
         env={**os.environ, "CI": ci},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
@@ -80,12 +83,61 @@ def test_an_unknown_stage_is_named(tmp_path: Path) -> None:
     assert done.stderr.endswith(", e2e\n")
 
 
+def _interruptible(folder: Path) -> tuple[Path, Path]:
+    """A stage that says when it runs and when it was interrupted, by these files."""
+    started, cleaned = folder / "started", folder / "cleaned"
+    trap = f"trap 'touch {cleaned}; kill $$pid; exit 1' INT"
+    _makefile(folder, test=f"@sleep 600 & pid=$$!; {trap}; touch {started}; wait")
+    return started, cleaned
+
+
 def test_a_termination_interrupts_the_stage_that_runs(tmp_path: Path) -> None:
-    started, cleaned = tmp_path / "started", tmp_path / "cleaned"
-    recipe = f"@trap 'touch {cleaned}; exit 1' INT; touch {started}; sleep 600 & wait"
-    folder = _makefile(tmp_path, test=recipe)
-    stages = subprocess.Popen([sys.executable, str(_STAGES), "test"], cwd=folder)
+    started, cleaned = _interruptible(tmp_path)
+    stages = subprocess.Popen([sys.executable, str(_STAGES), "test"], cwd=tmp_path)
     wait_for("the stage to start", started.exists)
     stages.send_signal(signal.SIGTERM)
-    assert stages.wait(30) == 1
+    assert stages.wait(90) == 1
     assert cleaned.exists()
+
+
+def test_an_interruption_before_a_stage_is_known_ends_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, cleaned = _interruptible(tmp_path)
+
+    class Interrupted(subprocess.Popen[bytes]):
+        """As on a busy machine: the stage is far before we know its number."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            wait_for("the stage to start", started.exists)
+            signal.raise_signal(signal.SIGINT)
+
+    stages = _module(monkeypatch)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    monkeypatch.chdir(tmp_path)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stages._make("test", "", 60)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    assert cleaned.exists()
+
+
+def test_a_report_that_is_not_whole_counts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text(_REPORT[:40])
+    assert _module(monkeypatch)._counts(report).total() == 0
+
+
+def _module(patch: pytest.MonkeyPatch) -> Any:
+    spec = importlib.util.spec_from_file_location("stages", _STAGES)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    patch.setitem(sys.modules, "stages", module)
+    spec.loader.exec_module(module)
+    return module
