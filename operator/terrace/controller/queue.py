@@ -150,8 +150,10 @@ class WorkQueue(Generic[T]):
             item = self.take()
             if item is not None:
                 return item
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes with a wake-up.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self.wait_s())
+                async with asyncio.timeout(self.wait_s()):
+                    await self._wake.wait()
 
     def _release_due(self) -> None:
         now = self._clock()

@@ -177,7 +177,8 @@ class ContainerRunner:
     async def _pause(self, seconds: float) -> bool:
         """Waits; True when the pod stopped meanwhile."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
         return self._stopping.is_set()
 
     def _number(self) -> int:

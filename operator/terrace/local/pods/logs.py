@@ -89,7 +89,8 @@ class ContainerLog:
         if self.is_closed:
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
 
     def _write(self, stream: Stream, records: list[tuple[bytes, bytes]]) -> None:
         if not records:

@@ -161,7 +161,8 @@ class PodRunner:
                 return True
             self._wait_for_all(_CREATING)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._stopping.wait()
             wait_s = min(2 * wait_s, _LAST_RETRY_S)
         return False
 
