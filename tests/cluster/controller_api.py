@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from terrace.controller.kinds import Kind
 
 Manifest = dict[str, Any]
+WAIT_S = 60.0
+"""For a busy machine; what is waited for takes a second or two on a quiet one."""
 
 
 class ApiError(Exception):
@@ -41,15 +43,7 @@ class Api:
         self, method: str, path: str, body: Manifest | None = None, content: str = ""
     ) -> Manifest:
         """One call; raises ApiError for anything but a success."""
-        status, data = self._send(method, path, body, content)
-        for _ in range(20):
-            if status != 429:
-                break
-            time.sleep(0.5)  # The server asks for it, while it changes a CRD's storage.
-            status, data = self._send(method, path, body, content)
-        if status >= 300:
-            raise ApiError(status, data.decode(errors="replace"))
-        answer: Manifest = json.loads(data)
+        answer: Manifest = json.loads(self._answer(method, path, body, content))
         return answer
 
     def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
@@ -66,6 +60,17 @@ class Api:
         query = f"?labelSelector={selector}" if selector else ""
         found: list[Manifest] = self.request("GET", kind.path(namespace) + query)["items"]
         return found
+
+    def history(self, kind: Kind, namespace: str, since: str) -> list[Manifest]:
+        """Every state that objects of a kind had after that version, in their order.
+
+        However long nobody looked: a watch tells each of them.
+        """
+        query = f"?watch=1&resourceVersion={since}&timeoutSeconds=1"
+        told = self._answer("GET", kind.path(namespace) + query)
+        events = [json.loads(line) for line in told.splitlines() if line]
+        assert not [event for event in events if event["type"] == "ERROR"], events
+        return [event["object"] for event in events]
 
     def create(self, kind: Kind, manifest: Manifest) -> Manifest:
         """Create, as a user would."""
@@ -93,6 +98,18 @@ class Api:
             connection.close()
             self._local.connection = None
 
+    def _answer(
+        self, method: str, path: str, body: Manifest | None = None, content: str = ""
+    ) -> bytes:
+        deadline = time.monotonic() + WAIT_S
+        status, data = self._send(method, path, body, content)
+        while status == 429 and time.monotonic() < deadline:
+            time.sleep(0.5)  # The server asks for it, while it changes a CRD's storage.
+            status, data = self._send(method, path, body, content)
+        if status >= 300:
+            raise ApiError(status, data.decode(errors="replace"))
+        return data
+
     def _send(
         self, method: str, path: str, body: Manifest | None, content: str
     ) -> tuple[int, bytes]:
@@ -101,7 +118,9 @@ class Api:
         for attempt in (1, 2):
             connection = getattr(self._local, "connection", None)
             if connection is None:
-                connection = HTTPSConnection(self._host, self._port, context=self._tls, timeout=20)
+                connection = HTTPSConnection(
+                    self._host, self._port, context=self._tls, timeout=WAIT_S
+                )
                 self._local.connection = connection
             try:
                 connection.request(method, path, payload, headers)
@@ -116,15 +135,16 @@ class Api:
 
 
 def eventually(
-    probe: Callable[[], Any], what: str, *, timeout_s: float = 30.0, step_s: float = 0.05
+    probe: Callable[[], Any], what: str, *, timeout_s: float = WAIT_S, step_s: float = 0.05
 ) -> Any:
     """The probe's first truthy value; fails, saying what was waited for and what was last seen."""
     deadline = time.monotonic() + timeout_s
     while True:
+        is_last = time.monotonic() > deadline  # One look more, should we have been stopped.
         value = probe()
         if value:
             return value
-        if time.monotonic() > deadline:
+        if is_last:
             raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {value!r}")
         time.sleep(step_s)
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cluster.controller_api import Api
 from cluster.controller_kubelet import Kubelet
-from cluster.controller_operator import Operator, Operators
+from cluster.controller_operator import SYSTEM, Operator, Operators
 from cluster.controller_world import World
 from support.controller_objects import fetched, fetched_for
 from terrace.controller.kinds import (
+    LEASE,
     MODEL,
     POOL,
+    SERVICE,
 )
+from terrace.controller.lease import LEASE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from terrace.local.cluster import LocalCluster
+
+_NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +53,18 @@ def kubelet(api: Api, operators: Operators) -> Iterator[Kubelet]:
 
 @pytest.fixture
 def world(
-    control_plane: LocalCluster, api: Api, kubelet: Kubelet, operators: Operators, request: Any
+    control_plane: LocalCluster, api: Api, kubelet: Kubelet, operators: Operators
 ) -> Iterator[World]:
-    namespace = f"t{abs(hash(request.node.name)) % 10**8}"
+    namespace = f"t{next(_NUMBERS)}"
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
     yield World(control_plane, api, kubelet, operators, namespace)
     operators.stop_all()
+    api.delete(LEASE, SYSTEM, LEASE_NAME)  # Nobody could release it; the next one need not wait.
     kubelet.outcome, kubelet.serve = lambda _model: fetched(), lambda _pod: None
     kubelet.extra_outcome = fetched_for
     api.request("DELETE", f"/api/v1/namespaces/{namespace}")
-    for kind in (MODEL, POOL):  # Other tests' operators must not see them.
+    # Other tests' operators must not see them, nor see them go when the namespace does at last.
+    for kind in (MODEL, POOL, SERVICE):
         for left in api.items(kind, namespace):
             api.delete(kind, namespace, left["metadata"]["name"])
 

@@ -46,8 +46,8 @@ class Kubelet:
         """Model name -> how its fetch ends; None: it goes on running."""
         self.extra_outcome: Callable[[FetchSpec], FetchOutcome | None] = fetched_for
         """The same of a draft or an adapter."""
-        self.pruned: list[str] = []
-        """Digests that prune Jobs were told to delete."""
+        self.pruned: dict[str, list[str]] = {}
+        """Uid of a prune Job's pod -> the digests that it was told to delete."""
         self.serve: Callable[[Manifest], Manifest | None] = lambda _pod: None
         """Replica -> a status instead of ready."""
         self.started: list[str] = []
@@ -128,7 +128,7 @@ class Kubelet:
         (variable,) = pod["spec"]["containers"][0]["env"]
         if variable["name"] == "TERRACE_PRUNE":
             spec = PruneSpec.model_validate_json(variable["value"])
-            self.pruned += spec.digests
+            self.pruned[pod["metadata"]["uid"]] = list(spec.digests)
             return PruneOutcome(freed=spec.digests)
         fetch = FetchSpec.model_validate_json(variable["value"])
         if fetch.role != "model":

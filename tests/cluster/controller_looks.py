@@ -6,6 +6,7 @@ import http.client
 import time
 from typing import TYPE_CHECKING, Any
 
+from cluster.controller_api import WAIT_S
 from cluster.controller_operator import SYSTEM, Operator
 from terrace.controller.kinds import (
     LEASE,
@@ -14,10 +15,12 @@ from terrace.controller.kinds import (
 from terrace.controller.lease import LEASE_NAME
 
 if TYPE_CHECKING:
+    from cluster.controller_api import Manifest
     from cluster.controller_world import World
 
 
-FAST_LEASE: dict[str, Any] = {"lease_s": 3, "renew_s": 2, "retry_s": 0.3}
+FAST_LEASE: dict[str, Any] = {"lease_s": 8, "renew_s": 7, "retry_s": 0.3}
+"""Its holder may be kept from the processor for seconds, and does not lose it."""
 
 
 def settle(world: World, operator: Operator) -> None:
@@ -29,7 +32,7 @@ def settle(world: World, operator: Operator) -> None:
         ) + tuple(m["metadata"]["resourceVersion"] for m in world.api.items(MODEL, world.namespace))
 
     last, since = versions(), time.monotonic()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + WAIT_S
     while time.monotonic() - since < 1.0:
         assert time.monotonic() < deadline, "objects keep changing"
         time.sleep(0.1)
@@ -38,13 +41,16 @@ def settle(world: World, operator: Operator) -> None:
             last, since = now, time.monotonic()
 
 
+def lease(world: World) -> Manifest:
+    return world.api.get(LEASE, SYSTEM, LEASE_NAME) or {}
+
+
 def holder(world: World) -> str:
-    lease = world.api.get(LEASE, SYSTEM, LEASE_NAME) or {}
-    return str((lease.get("spec") or {}).get("holderIdentity", ""))
+    return str((lease(world).get("spec") or {}).get("holderIdentity", ""))
 
 
 def get(operator: Operator, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", operator.port, timeout=5)
+    connection = http.client.HTTPConnection(*operator.endpoint, timeout=60)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

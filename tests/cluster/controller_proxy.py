@@ -29,8 +29,8 @@ class Proxy:
 
     def cut(self) -> None:
         """Drop all connections and refuse new ones."""
-        self._is_cut.set()
         with self._lock:
+            self._is_cut.set()
             for connection in self._open:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
@@ -49,12 +49,16 @@ class Proxy:
                 client.close()
                 continue
             try:
-                server = socket.create_connection(self._target, timeout=5)
+                server = socket.create_connection(self._target, timeout=60)
             except OSError:
                 client.close()
                 continue
             server.settimeout(None)
             with self._lock:
+                if self._is_cut.is_set():  # Since we looked.
+                    client.close()
+                    server.close()
+                    continue
                 self._open |= {client, server}
             for pair in ((client, server), (server, client)):
                 threading.Thread(target=self._pump, args=pair, daemon=True).start()

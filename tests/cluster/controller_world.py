@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.controller_api import Api, Manifest, eventually
+from cluster.controller_api import WAIT_S, Api, Manifest, eventually
 from support.controller_objects import condition, model, pool
 from terrace.api import names
 from terrace.controller.kinds import (
@@ -82,7 +82,7 @@ class World:
         status: str,
         reason: str = "",
         name: str = "demo",
-        timeout_s: float = 45,
+        timeout_s: float = WAIT_S,
     ) -> Manifest:
         """The condition, once it is as wanted for the stored generation."""
         seen: Manifest = {}
@@ -102,7 +102,7 @@ class World:
             raise AssertionError(f"{error}; {self.model(name).get('status')}; {problems}") from None
         return seen
 
-    def wait_ready(self, name: str = "demo", timeout_s: float = 45) -> None:
+    def wait_ready(self, name: str = "demo", timeout_s: float = WAIT_S) -> None:
         self.wait("Ready", "True", name=name, timeout_s=timeout_s)
 
 

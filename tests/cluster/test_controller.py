@@ -149,7 +149,7 @@ def test_an_edited_set_and_service_get_their_fields_back(world: World, operator:
     assert operator.process.poll() is None
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_fifty_models_at_once_become_ready(world: World, operator: Operator) -> None:
     world.add_pool()
     started_at = time.monotonic()
@@ -160,7 +160,7 @@ def test_fifty_models_at_once_become_ready(world: World, operator: Operator) -> 
         models = world.api.items(MODEL, world.namespace)
         return sum(condition(entry, "Ready").get("status") == "True" for entry in models)
 
-    eventually(lambda: num_ready() == 50, "50 ready models", timeout_s=180, step_s=1)
+    eventually(lambda: num_ready() == 50, "50 ready models", timeout_s=300, step_s=1)
     print(f"50 models ready after {time.monotonic() - started_at:.1f} s")  # noqa: T201
     assert (
         metric(operator, 'terrace_operator_reconciles_total{kind="InferenceModel",outcome="error"}')
@@ -193,7 +193,7 @@ def test_a_deleted_model_takes_its_children_with_it(world: World, operator: Oper
     world.wait_ready()
     world.api.delete(MODEL, world.namespace, "demo")
     eventually(
-        lambda: set(world.children()) == {(CLAIM, "default-models")}, "children gone", timeout_s=60
+        lambda: set(world.children()) == {(CLAIM, "default-models")}, "children gone", timeout_s=120
     )
     eventually(lambda: not world.pods() and not world.pods("fetch"), "pods gone")
     world.api.delete(POOL, world.namespace, "default")

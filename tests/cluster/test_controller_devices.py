@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,9 +14,9 @@ import pytest
 from cluster.controller_api import Manifest, eventually
 from cluster.controller_fixtures import api, kubelet, operator, operators, world  # noqa: F401 -- fixtures
 from cluster.controller_looks import settle
-from support.controller_objects import fetched
+from support.controller_objects import condition, fetched
 from terrace.api import names
-from terrace.controller.kinds import MODEL, POD, STATEFULSET
+from terrace.controller.kinds import MODEL, POD, POOL, STATEFULSET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,18 +235,26 @@ def test_the_stronger_model_gets_the_last_device_after_its_holders_residence(
     world: World, operator: Operator, machines: Any
 ) -> None:
     machines("last", A100, {GPU: 1})
-    one_pool(world, "last", {"accelerator": "nvidia", "minResidenceSeconds": 3})
+    one_pool(world, "last", {"accelerator": "nvidia", "minResidenceSeconds": 3600})
     world.add_model("weak", poolRef={"name": "last"})
     world.wait_ready("weak")
-    first = runtime_of(world, "weak")["metadata"]["uid"]
+    weak = runtime_of(world, "weak")
+    since = moment_of(condition(weak, "Ready")["lastTransitionTime"])
     world.add_model("strong", poolRef={"name": "last"}, priority=10)
     found = world.wait("Placed", "False", "NoNodeFits", name="strong")
-    assert "takes the devices of weak (priority 0)" in found["message"]
+    assert "takes the devices of weak (priority 0), which keeps them until" in found["message"]
+    settle(world, operator)
+    assert not world.pods(model="strong")
+    residence = int(time.time() - since) + 4
+    flavors = world.api.get(POOL, world.namespace, "last")["spec"]["flavors"]  # type: ignore[index]
+    shorter = [flavor | {"minResidenceSeconds": residence} for flavor in flavors]
+    world.api.patch(POOL, world.namespace, "last", {"spec": {"flavors": shorter}})
     world.wait_ready("strong")
+    strong = runtime_of(world, "strong")
+    assert moment_of(strong["metadata"]["creationTimestamp"]) >= since + residence
     lost = world.wait("Placed", "False", "Preempted", name="weak")
     assert "strong (priority 10) took the devices of flavor gpu" in lost["message"]
     assert not world.pods(model="weak")
-    assert first not in {pod["metadata"]["uid"] for pod in world.pods(model="strong")}
     settle(world, operator)
     # An equal one gets nothing, and who lost comes back when there is room.
     world.add_model("equal", poolRef={"name": "last"}, priority=10)
@@ -265,12 +275,20 @@ def test_who_loses_a_device_takes_the_next_flavor(
     assert limits_of(runtime_of(world, "weak"))
     world.add_model("strong", poolRef={"name": "both"}, priority=1)
     world.wait_ready("strong")
+    eventually(
+        lambda: [limits_of(pod) for pod in world.pods(model="weak")] == [{}],
+        "the weak one has a replica without a device",
+    )
     world.wait_ready("weak")
     assert limits_of(runtime_of(world, "strong")) == {GPU: "1"}
-    assert not limits_of(runtime_of(world, "weak"))
     reasons = world.model("weak")["status"]["plan"]["reasons"]
     assert any("strong (priority 1) took the devices" in why for why in reasons)
     assert operator.process.poll() is None
+
+
+def moment_of(timestamp: str) -> float:
+    """In whole seconds, as Kubernetes notes them."""
+    return datetime.fromisoformat(timestamp).timestamp()
 
 
 def foreign_pod(world: World, node: str) -> None:
@@ -312,19 +330,17 @@ def test_where_no_flavor_has_a_node_replicas_wait_in_each_and_do_not_hurry(
         for name in ("x", "y")
     ]
     one_pool(world, "x", *flavors, name="two")
-    world.add_model("waits", poolRef={"name": "two"})
-    seen: list[str] = []
-
-    def has_moved_on_twice() -> bool:
-        placement = (world.model("waits").get("status") or {}).get("placement") or {}
-        flavor = placement.get("flavor", "")
-        if flavor and seen[-1:] != [flavor]:
-            seen.append(flavor)
-        return len(seen) == 3
-
     start = time.monotonic()
-    eventually(has_moved_on_twice, "it tries one flavor, the other, and the first again")
-    assert seen == ["x", "y", "x"]
+    version = world.add_model("waits", poolRef={"name": "two"})["metadata"]["resourceVersion"]
+
+    def tried() -> list[str]:
+        states = [each.get("status") or {} for each in world.api.history(MODEL, ns, version)]
+        flavors = [(status.get("placement") or {}).get("flavor", "") for status in states]
+        return [flavor for flavor, _ in groupby(filter(None, flavors))]
+
+    ns = world.namespace
+    eventually(lambda: len(tried()) >= 3, "it has moved on twice")
+    assert tried()[:3] == ["x", "y", "x"]
     assert time.monotonic() - start >= 2 * (3 - 1)  # Kubernetes notes whole seconds.
     world.api.delete(POD, world.namespace, "foreign-x", gracePeriodSeconds=0)
     world.api.delete(POD, world.namespace, "foreign-y", gracePeriodSeconds=0)

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.controller_api import ApiError, eventually
 from cluster.controller_fixtures import api, kubelet, operators, world  # noqa: F401 -- fixtures
+from cluster.controller_kubelet import running
 from cluster.controller_looks import settle
 from support.controller_objects import condition
 from terrace.controller.kinds import CLAIM, STATEFULSET, Kind
@@ -91,8 +92,10 @@ def test_each_replica_has_a_claim_that_outlives_scaling_and_goes_with_the_set(
     world.patch(replicas=2)
     world.wait_ready()
     assert {n: c["metadata"]["uid"] for n, c in kv_claims(world).items()} == before
+    owners = {name: ["StatefulSet"] for name in before}
+    eventually(lambda: kept_owners(world) == owners, "the set owns the claims")
     settle(world, operator)
-    assert kept_owners(world) == {name: ["StatefulSet"] for name in before}
+    assert kept_owners(world) == owners
 
 
 def test_a_larger_disk_grows_the_claims_and_rolls_out_in_a_set_made_anew(world: World) -> None:
@@ -112,8 +115,10 @@ def test_a_larger_disk_grows_the_claims_and_rolls_out_in_a_set_made_anew(world: 
     assert new["metadata"]["uid"] != old_set
     (template,) = new["spec"]["volumeClaimTemplates"]
     assert template["spec"]["resources"]["requests"]["storage"] == "2432Mi"
+    owners = {name: ["StatefulSet"] for name in claims}
+    eventually(lambda: kept_owners(world) == owners, "the new set owns the claims")
     settle(world, operator)
-    assert kept_owners(world) == {name: ["StatefulSet"] for name in claims}
+    assert kept_owners(world) == owners
 
 
 def test_a_class_that_cannot_grow_is_told_and_nothing_is_touched(world: World) -> None:
@@ -175,7 +180,10 @@ def test_an_operator_killed_while_the_set_is_away_is_healed_and_no_pod_restarts(
     world.wait_ready()
     assert world.uids() == pods
     assert world.model()["status"]["plan"]["digest"] == digest
-    assert set(map(tuple, kept_owners(world).values())) == {("StatefulSet",)}
+    eventually(
+        lambda: set(map(tuple, kept_owners(world).values())) == {("StatefulSet",)},
+        "the new set owns the claims",
+    )
 
 
 def test_an_operator_killed_as_the_set_goes_is_followed_by_one_that_finishes(world: World) -> None:
@@ -185,6 +193,11 @@ def test_an_operator_killed_as_the_set_goes_is_followed_by_one_that_finishes(wor
     world.wait_ready()
     settle(world, operator)
     pods, old_set = world.uids(), stateful_set(world)["metadata"]["uid"]
+
+    def only_old_ones_are_ready(pod: Manifest) -> Manifest:
+        return running(pod, ready=pod["metadata"]["uid"] in pods)
+
+    world.kubelet.serve = only_old_ones_are_ready  # So that one stays, however late the kill is.
     world.patch(offload=offload("2Gi"))
 
     def is_going() -> bool:
@@ -194,6 +207,7 @@ def test_an_operator_killed_as_the_set_goes_is_followed_by_one_that_finishes(wor
     eventually(is_going, "the old set goes", step_s=0.002)
     operator.kill()
     assert world.uids() & pods, "pods went with their set"
+    world.kubelet.serve = lambda _pod: None
     world.operators.start("operator-1")
     world.wait_ready()
     eventually(lambda: pods.isdisjoint(world.uids()), "all replaced")

@@ -117,8 +117,8 @@ def test_unused_files_are_deleted_by_a_job(world: World, operator: Operator) -> 
 
     eventually(lambda: digest in files(), "the file is noted")
     world.api.delete(MODEL, world.namespace, "other")
-    eventually(lambda: digest not in files(), "the file is gone", timeout_s=60)
-    assert world.kubelet.pruned == [digest]
+    eventually(lambda: digest not in files(), "the file is gone", timeout_s=90)
+    assert list(world.kubelet.pruned.values()) == [[digest]]
     eventually(lambda: "default-prune" not in jobs(world), "the Job is gone")
     assert operator.process.poll() is None
 
