@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import http.client
 import json
 import os
 import random
-import socket
+import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,14 @@ import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import kube_config
 
+from cluster.controller_operator import own_endpoint
 from support.gateway import PRIVATE_KEY, raw_pod, until
 from support.waiting import wait_for
 from terrace.api.names import API_VERSION, Key
 from terrace.gateway.registry import Registry
 from terrace.gateway.watcher import Watcher
 from terrace.local.binaries import find_binaries
+from terrace.local.errors import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -43,7 +46,9 @@ DEMO = Key(NAMESPACE, "demo")
 def api(control_plane: LocalCluster) -> Iterator[LocalCluster]:
     """Both kinds and a namespace of our own with its service account."""
     control_plane.kubectl("apply", "-f", str(ROOT / "crds"))
-    control_plane.kubectl("wait", "--for=condition=Established", "-f", str(ROOT / "crds"))
+    established = ("wait", "--for=condition=Established", "-f", str(ROOT / "crds"))
+    control_plane.kubectl(*established, "--timeout=60s", timeout_s=80)
+    wait_for("the kind is served", lambda: is_served(control_plane))
     control_plane.kubectl("create", "namespace", NAMESPACE)
 
     def account() -> str:
@@ -53,6 +58,15 @@ def api(control_plane: LocalCluster) -> Iterator[LocalCluster]:
     wait_for("the namespace's service account", account)
     yield control_plane
     control_plane.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def is_served(control_plane: LocalCluster) -> bool:
+    """A kind is established a moment before the server serves it."""
+    try:
+        control_plane.kubectl("get", "inferencemodels.terrace.dev", "-A")
+    except CommandError:
+        return False
+    return True
 
 
 def put(api: LocalCluster, manifest: dict[str, Any], status: dict[str, Any] | None = None) -> None:
@@ -99,6 +113,10 @@ class Wire:
             writer.transport.abort()
             return
         there_reader, there = await asyncio.open_connection(*self.target)
+        if not self.connected:  # Since we looked.
+            writer.transport.abort()
+            there.transport.abort()
+            return
         self.writers |= {writer, there}
         await asyncio.gather(_pump(reader, there), _pump(there_reader, writer))
 
@@ -134,7 +152,7 @@ async def watching(api: LocalCluster) -> AsyncIterator[tuple[Watcher, Registry, 
         watcher = Watcher(client, registry, [NAMESPACE], random.Random(1))
         task = asyncio.create_task(watcher.run())
         try:
-            await until(lambda: not watcher.not_ready(), 20)
+            await until(lambda: not watcher.not_ready())
             yield watcher, registry, wire
         finally:
             task.cancel()
@@ -178,8 +196,8 @@ async def test_what_happens_while_the_watch_is_cut_is_caught_up_with(api: LocalC
         assert len(registry.models()) == 2  # the last view stays
         assert watcher.not_ready() == ""
         wire.connected = True
-        await until(lambda: registry.resolve("new"), 20)
-        await until(lambda: not registry.resolve("other") and not registry.endpoints(DEMO), 20)
+        await until(lambda: registry.resolve("new"))
+        await until(lambda: not registry.resolve("other") and not registry.endpoints(DEMO))
     await call(delete, api, "im", "demo", "new")
 
 
@@ -193,7 +211,7 @@ async def test_a_version_that_is_too_old_leads_to_a_new_list(api: LocalCluster) 
         for scope in watcher._scopes:
             scope.version = "1"  # long compacted: the real server answers 410
         wire.connected = True
-        await until(lambda: not registry.endpoints(DEMO), 20)
+        await until(lambda: not registry.endpoints(DEMO))
         await until(lambda: all(scope.version != "1" for scope in watcher._scopes))
         assert registry.resolve("demo")
     await call(delete, api, "im", "demo")
@@ -207,7 +225,21 @@ class Program:
     url: str
 
     def get(self, path: str) -> httpx2.Response:
-        return httpx2.get(f"{self.url}{path}", timeout=5)
+        return httpx2.get(f"{self.url}{path}", timeout=60)
+
+    def get_as_it_is_told_to_end(self, path: str) -> int:
+        """Status of the answer to a request that is there when SIGTERM is: both find it stopped.
+
+        It listens for a few seconds more, which may be over by the time at which we ask.
+        """
+        address = urlsplit(self.url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+        with closing(connection):
+            self.process.send_signal(signal.SIGSTOP)
+            self.process.terminate()
+            connection.request("GET", path)
+            self.process.send_signal(signal.SIGCONT)
+            return connection.getresponse().status
 
     def is_ready(self) -> bool:
         try:
@@ -244,9 +276,7 @@ def pod_root(api: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @contextmanager
 def program(api: LocalCluster, pod_root: Path, *args: str) -> Iterator[Program]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    host, port = own_endpoint(api)
     server = urlsplit(api.server)
     environment = {
         **os.environ,
@@ -255,13 +285,13 @@ def program(api: LocalCluster, pod_root: Path, *args: str) -> Iterator[Program]:
         "TERRACE_POD_ROOT": str(pod_root),
         "TERRACE_WATCH_NAMESPACES": "",
     }
-    command = [sys.executable, "-m", "terrace.gateway", "--host=127.0.0.1", f"--port={port}", *args]
+    command = [sys.executable, "-m", "terrace.gateway", f"--host={host}", f"--port={port}", *args]
     with (
         (pod_root / "log").open("ab") as log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
     ):
         try:
-            yield Program(process, f"http://127.0.0.1:{port}")
+            yield Program(process, f"http://{host}:{port}")
         finally:
             process.kill()
 
@@ -271,16 +301,15 @@ def test_the_program_serves_with_the_charts_rights_and_drains_on_sigterm(
 ) -> None:
     put_model(api)
     with program(api, pod_root) as running:
-        wait_for("readiness", running.is_ready, 30)
+        wait_for("readiness", running.is_ready)
         listed = running.get("/v1/models").json()["data"]
         assert "demo" in [each["id"] for each in listed]  # other tests have models of their own
         body = {"model": "demo", "messages": []}
-        refused = httpx2.post(f"{running.url}/v1/chat/completions", json=body, timeout=5)
+        refused = httpx2.post(f"{running.url}/v1/chat/completions", json=body, timeout=60)
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "model_not_ready"
-        running.process.terminate()
-        assert running.get("/readyz").status_code == 503
-        assert running.process.wait(15) == 0
+        assert running.get_as_it_is_told_to_end("/readyz") == 503
+        assert running.process.wait(60) == 0
     delete(api, "im", "demo")
 
 
@@ -289,10 +318,10 @@ def test_after_a_kill_the_next_program_knows_everything_again(
 ) -> None:
     put_model(api)
     with program(api, pod_root) as first:
-        wait_for("readiness", first.is_ready, 30)
+        wait_for("readiness", first.is_ready)
         first.process.kill()
     with program(api, pod_root) as second:
-        wait_for("readiness", second.is_ready, 30)
+        wait_for("readiness", second.is_ready)
         assert second.get("/v1/models/demo").status_code == 200
     delete(api, "im", "demo")
 
@@ -312,5 +341,5 @@ def test_without_its_key_the_program_says_so_and_ends(
     api: LocalCluster, pod_root: Path, tmp_path: Path
 ) -> None:
     with program(api, tmp_path) as running:
-        assert running.process.wait(15) == 2
+        assert running.process.wait(60) == 2
     assert "etc/terrace/trust/ed25519" in (tmp_path / "log").read_text()

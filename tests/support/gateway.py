@@ -335,7 +335,7 @@ def verify(token: str, private_key: bytes = PRIVATE_KEY) -> Identity:
     return identity
 
 
-async def until(true: Callable[[], object], within_s: float = 5) -> None:
+async def until(true: Callable[[], object], within_s: float = 30) -> None:
     """Wait until a condition holds."""
     async with asyncio.timeout(within_s):
         while not true():  # noqa: ASYNC110 - the condition lies in code that knows no events
