@@ -34,7 +34,7 @@ class Node:
         pid = self._component(component).pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        wait_for(f"{component} is dead", lambda: not self._component(component).is_alive, 10)
+        wait_for(f"{component} is dead", lambda: not self._component(component).is_alive)
 
     def _component(self, name: str) -> ComponentStatus:
         return next(one for one in self.cluster.status().components if one.name == name)
@@ -54,8 +54,9 @@ class Node:
         found: Json = statuses[0].get("state") or {}
         return found
 
-    def wait(self, what: str, *condition: str, timeout: int = 20) -> None:
-        self.cluster.kubectl("wait", f"--timeout={timeout}s", *condition, what)
+    def wait(self, what: str, *condition: str, timeout: int = 60) -> None:
+        command = ("wait", f"--timeout={timeout}s", *condition, what)
+        self.cluster.kubectl(*command, timeout_s=timeout + 20)
 
     def wait_ready(self, pod: str) -> None:
         self.wait(f"pod/{pod}", "--for=condition=Ready")
