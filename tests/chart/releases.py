@@ -49,7 +49,7 @@ def older(folder: Path, helm: Path, version: str = "0.0.9") -> Path:
 def package(chart: Path, folder: Path, helm: Path) -> Path:
     """``helm package``; the path of the archive."""
     command = [str(helm), "package", str(chart), "--destination", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     (made,) = folder.glob("terrace-*.tgz")
     return made

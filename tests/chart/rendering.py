@@ -43,7 +43,7 @@ def run_helm(helm: Path, *args: str, values: str = "{}") -> subprocess.Completed
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -85,7 +85,7 @@ def conform(kubeconform: Path, schemas: Path, text: str) -> tuple[int, Manifest]
     command += ["-skip", "PodMonitor,PrometheusRule"]
     command += ["-schema-location", f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"]
     done = subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, timeout=60
+        command, input=text, capture_output=True, text=True, check=False, timeout=120
     )
     report: Manifest = json.loads(done.stdout)
     return done.returncode, report
@@ -131,7 +131,7 @@ def dry_run(api: LocalCluster, text: str) -> subprocess.CompletedProcess[str]:
     """What the API server says, without storing anything."""
     command = api.kubectl_command("apply", "--dry-run=server", "-f", "-")
     return subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, timeout=60
+        command, input=text, capture_output=True, text=True, check=False, timeout=120
     )
 
 

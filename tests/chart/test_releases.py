@@ -31,7 +31,7 @@ POOL = {
 }
 ONE_HELM = pytest.mark.parametrize("helm", ["helm4"], indirect=True)
 """For what the chart decides alone; templates are rendered alike by both."""
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 MAX_SECRET_BYTES = 300_000
 """Of the release's Secret; etcd and helm stop at 1 MiB."""
 
@@ -62,7 +62,7 @@ def crds(api: LocalCluster) -> dict[str, Manifest]:
 def established(api: LocalCluster, names: Iterable[str]) -> None:
     """Wait until these kinds are served."""
     wanted = [f"crd/{name}" for name in names]
-    api.kubectl("wait", "--for=condition=Established", "--timeout=50s", *wanted)
+    api.kubectl("wait", "--for=condition=Established", "--timeout=60s", *wanted, timeout_s=80)
     for name in names:
         wait_for(f"{name} to be served", partial(is_served, api, name))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Self
@@ -15,6 +14,7 @@ from chart.programs import helm4, program
 from chart.releases import Release, knows_limits, older
 from chart.rendering import CHART, ROOT
 from support.chain import Chain
+from support.clusters import cluster_name
 from support.waiting import wait_for
 from terrace import __version__
 from terrace.local.cluster import LocalCluster
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 RELEASE, SYSTEM, TEAM = "terrace", "terrace-system", "team-a"
 QUESTION = [{"role": "user", "content": "What is a pod?"}]
 TOKENS = 400
@@ -40,7 +40,7 @@ REMOVE = ("delete", "im,ipool", "-A", "--all", "--cascade=foreground")
 def chain(tmp_path_factory: pytest.TempPathFactory, kubernetes: str | None) -> Iterator[Chain]:
     """A cluster of its own, because kinds come and go; both namespaces are *restricted*."""
     cluster = LocalCluster(
-        f"test-lifecycle-{os.getpid()}",
+        cluster_name("lifecycle"),
         directory=tmp_path_factory.mktemp("lifecycle"),
         options=ClusterOptions(nodes=1, audit=True, fsync=False, emulated_version=kubernetes),
     )
@@ -295,7 +295,8 @@ def test_uninstalling_keeps_what_is_kept_and_a_new_install_finds_it(
 def test_a_namespaced_install_serves_its_namespaces_and_asks_for_no_more(chain: Chain) -> None:
     release = Release(chain.cluster, program("helm3"), RELEASE, SYSTEM)
     chain.cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    chain.cluster.kubectl("wait", "--for=condition=Established", "-f", str(ROOT / "crds"))
+    established = ("wait", "--for=condition=Established", "-f", str(ROOT / "crds"))
+    chain.cluster.kubectl(*established, "--timeout=60s", timeout_s=80)
     notes = release.install(
         CHART,
         watchNamespaces=[TEAM],

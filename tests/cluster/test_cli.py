@@ -51,7 +51,7 @@ def terrace(kubeconfig: Path, *arguments: str) -> subprocess.CompletedProcess[st
         [PROGRAM, *arguments, "--kubeconfig", str(kubeconfig)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -102,7 +102,7 @@ def test_a_printed_pool_is_taken_as_well(world: World) -> None:
         [PROGRAM, "plan", DEMO, *node, "-o", "yaml", "--with-pool"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     pool, _ = yaml.safe_load_all(answer.stdout)

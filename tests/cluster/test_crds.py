@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +44,21 @@ def api(control_plane: LocalCluster) -> LocalCluster:
     """A control plane with both CRDs, put there as a user would."""
     control_plane.kubectl("apply", "-f", str(CRDS))
     for crd in manifests().values():
-        control_plane.kubectl(
-            "wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}"
-        )
+        name = crd["metadata"]["name"]
+        established = ("wait", "--for=condition=Established", f"crd/{name}", "--timeout=60s")
+        control_plane.kubectl(*established, timeout_s=80)
+        wait_for(f"{name} is served", partial(is_served, control_plane, name))
     control_plane.kubectl("create", "namespace", NAMESPACE)
     return control_plane
+
+
+def is_served(control_plane: LocalCluster, name: str) -> bool:
+    """A kind is established a moment before the server serves it."""
+    try:
+        control_plane.kubectl("get", name, "-A")
+    except LocalClusterError:
+        return False
+    return True
 
 
 def changed(manifest: dict[str, Any], name: str = "", **spec: Any) -> dict[str, Any]:
@@ -660,20 +672,28 @@ def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("crd", manifests().values(), ids=list(manifests()))
 def test_explain_has_a_text_for_every_field(api: LocalCluster, crd: dict[str, Any]) -> None:
-    # Where kubectl reads it: one call for all fields. apiVersion and kind get the server's words.
-    document = json.loads(api.kubectl("get", "--raw", "/openapi/v3/apis/terrace.dev/v1alpha1"))
     kind = crd["spec"]["names"]["kind"]
-    published = next(
-        schema
-        for name, schema in document["components"]["schemas"].items()
-        if name.endswith(f".{kind}")
-    )
     written = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    told = dict(fields(published, kind))
     wanted = dict(fields(written, kind))
+    # The server has words of its own for these.
     del wanted[f"{kind}.apiVersion"], wanted[f"{kind}.kind"]
     assert len(wanted) > 30
-    assert {path: told.get(path) for path in wanted} == wanted
+
+    def untold() -> dict[str, str]:
+        told = dict(fields(published(api, kind), kind))
+        return {path: text for path, text in wanted.items() if told.get(path) != text}
+
+    with suppress(AssertionError):  # Then the next line says which.
+        # The server makes its document some time after it has taken a schema.
+        wait_for("every text", lambda: not untold())
+    assert untold() == {}
+
+
+def published(api: LocalCluster, kind: str) -> dict[str, Any]:
+    """The schema where kubectl reads it: one call for all fields. Empty while there is none."""
+    document = json.loads(api.kubectl("get", "--raw", "/openapi/v3/apis/terrace.dev/v1alpha1"))
+    schemas: dict[str, dict[str, Any]] = document["components"]["schemas"]
+    return next((each for name, each in schemas.items() if name.endswith(f".{kind}")), {})
 
 
 def test_explain_prints_them(api: LocalCluster) -> None:

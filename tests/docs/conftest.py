@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.chain import ROOT, Chain
+from support.clusters import cluster_name
 from terrace.cli.demo import install
 from terrace.local.cluster import LocalCluster
 from terrace.local.state import ClusterOptions
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Control plane, host node, operator and gateway, all real; taken down at the end."""
-    folder, name = tmp_path_factory.mktemp("docs"), f"docs-{os.getpid()}"
-    options = ClusterOptions(fsync=False)
-    cluster = LocalCluster(name, directory=folder / "cluster", options=options)
+    folder, options = tmp_path_factory.mktemp("docs"), ClusterOptions(fsync=False)
+    cluster = LocalCluster(cluster_name("docs"), directory=folder / "cluster", options=options)
     cluster.up()
     try:
         install(cluster, ROOT)

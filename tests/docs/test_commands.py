@@ -111,10 +111,11 @@ def assert_shown(command: Command, output: str) -> None:
 
 def with_minimal_example(chain: Chain) -> None:
     chain.cluster.kubectl("apply", "-f", str(ROOT / "examples/01-minimal"))
-    chain.cluster.kubectl("wait", "--for=condition=Ready", "im/demo", "--timeout=180s")
+    ready = ("wait", "--for=condition=Ready", "im/demo", "--timeout=180s")
+    chain.cluster.kubectl(*ready, timeout_s=200)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", RUN)
 def test_commands_of_the_page_do_what_it_says(
     name: str, chain: Chain, programs: Mapping[str, Path]
@@ -133,7 +134,7 @@ def test_commands_of_the_page_do_what_it_says(
     assert ran
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_what_sections_of_reasons_say_to_look_at_is_there(
     chain: Chain, programs: Mapping[str, Path]
 ) -> None:

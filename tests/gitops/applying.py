@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cluster.controller_api import eventually
+from cluster.controller_api import ApiError, eventually
 from gitops.evaluators import EXAMPLES, documents
 
 if TYPE_CHECKING:
@@ -71,15 +71,28 @@ class Applier:
         """URL path of the object."""
         version, kind = manifest["apiVersion"], manifest["kind"]
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        if (version, kind) not in self._resources:
-            for found in self._api.request("GET", root)["resources"]:
-                if "/" not in found["name"]:
-                    one = (found["name"], found["namespaced"])
-                    self._resources[version, found["kind"]] = one
+        # A kind is established, and served, a moment before the server's list names it.
+        eventually(lambda: self._is_known(root, version, kind), f"{kind} of {version} is listed")
         plural, is_namespaced = self._resources[version, kind]
         metadata = manifest["metadata"]
         place = f"/namespaces/{metadata.get('namespace', 'default')}" if is_namespaced else ""
         return f"{root}{place}/{plural}/{metadata['name']}"
+
+    def _is_known(self, root: str, version: str, kind: str) -> bool:
+        if (version, kind) in self._resources:
+            return True
+        try:
+            resources = self._api.request("GET", root)["resources"]
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return False
+        self._resources |= {
+            (version, found["kind"]): (found["name"], found["namespaced"])
+            for found in resources
+            if "/" not in found["name"]
+        }
+        return (version, kind) in self._resources
 
 
 def rendered(cluster: LocalCluster, folder: Path) -> list[Manifest]:
@@ -89,7 +102,7 @@ def rendered(cluster: LocalCluster, folder: Path) -> list[Manifest]:
             cluster.kubectl_command("kustomize", str(folder)),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=True,
         ).stdout
         return [each for each in yaml.safe_load_all(built) if each]

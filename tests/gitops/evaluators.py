@@ -39,7 +39,7 @@ def judge(questions: Sequence[Manifest]) -> list[Verdict]:
         input="".join(json.dumps(question) + "\n" for question in questions),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]

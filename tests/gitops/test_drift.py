@@ -161,7 +161,7 @@ def kubectl_diff(cluster: LocalCluster, folder: str) -> str:
         ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr

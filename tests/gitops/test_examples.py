@@ -95,7 +95,7 @@ def test_the_chart_takes_the_values(values: Manifest) -> None:
         input=json.dumps(values),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

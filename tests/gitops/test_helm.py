@@ -55,7 +55,7 @@ def test_helm_does_not_take_a_starting_model_for_a_ready_one(
 ) -> None:
     kubelet.serve = lambda pod: running(pod, ready=False)
     with pytest.raises(CommandError, match=r"(?s)InProgress.*demo|demo.*InProgress"):
-        install(git, chart, "helm-starting", "10s")
+        install(git, chart, "helm-starting", "30s")
     assert readiness(git, "helm-starting")[1] != "True"
     git.cluster.tools.helm("uninstall", "models", "--namespace", "helm-starting")
 

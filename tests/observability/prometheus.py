@@ -116,7 +116,7 @@ class Prometheus:
     def is_up(self) -> bool:
         """Whether it answers."""
         try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5):
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=60):
                 return True
         except (urllib.error.URLError, OSError):
             return False

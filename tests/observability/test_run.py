@@ -11,6 +11,7 @@ import threading
 import urllib.request
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from observability import foreign_kinds, prometheus
 from observability.registries import all_families, families
 from observability.tools import CHART, DASHBOARDS, alerts, dashboard, expressions, panels, promtool
 from support.chain import ROOT, Chain, model
+from support.clusters import cluster_name
 from support.waiting import wait_for
 from terrace.cli.demo import NAMESPACE, install
 from terrace.local.cluster import LocalCluster
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from observability.prometheus import Json, Prometheus
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 DRIVER = ROOT / "tests/support/nvml_library.c"
 OFFLOAD = {"spillThreshold": "64Mi", "maxDisk": "256Mi", "kvBlockTokens": 32}
@@ -70,7 +72,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """One model that serves with all tiers and a device, one without a pool, and users."""
     folder = tmp_path_factory.mktemp("observability")
     options = ClusterOptions(fsync=False, images=str(images_with_a_device(folder)))
-    cluster = LocalCluster("observability", directory=folder / "cluster", options=options)
+    cluster = LocalCluster(
+        cluster_name("observability"), directory=folder / "cluster", options=options
+    )
     cluster.up()
     try:
         chain = Chain(cluster)
@@ -209,7 +213,7 @@ def test_every_panel_shows_something(run: Run, path: Path) -> None:
         return not left
 
     try:
-        wait_for("every panel has data", all_shown, timeout=60, every=1)
+        wait_for("every panel has data", all_shown, timeout=180, every=1)
     except AssertionError:
         pytest.fail(f"{path.stem}: nothing to show for {sorted(left)}")
 
@@ -219,9 +223,11 @@ def test_every_variable_has_values(run: Run) -> None:
         for variable in dashboard(path)["templating"]["list"][1:]:
             found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"])
             assert found, variable
-            match, label = substituted(found[1]), found[2]
-            values = run.prometheus.get(f"label/{label}/values", **{"match[]": match})
-            assert values, (path.stem, variable["name"])
+            place, match = f"label/{found[2]}/values", {"match[]": substituted(found[1])}
+            values = wait_for(
+                f"values of {variable['name']} in {path.stem}",
+                partial(run.prometheus.get, place, **match),
+            )
             if variable["name"] == "namespace":
                 pattern = variable["regex"][1:-1]  # Between the slashes that Grafana wants.
                 matches = [re.match(pattern, value) for value in values]
@@ -236,10 +242,15 @@ def test_every_rule_is_evaluated_and_only_the_lost_model_worries(run: Run) -> No
     wait_for("all rules were evaluated", lambda: all(r["health"] != "unknown" for r in rules()))
     assert [rule["name"] for rule in rules() if rule["health"] != "ok"] == []
     assert {rule["name"] for rule in rules() if rule["type"] == "alerting"} == set(alerts())
-    seen = run.prometheus.get("alerts")["alerts"]
-    names = {each["labels"]["alertname"] for each in seen if is_about(each, "default/lost")}
-    assert {"TerraceModelNotAvailable", "TerraceModelNotPlaced"} <= names
-    firing = [each for each in seen if each["state"] == "firing"]
+
+    def worries() -> set[str]:
+        seen = run.prometheus.get("alerts")["alerts"]
+        return {each["labels"]["alertname"] for each in seen if is_about(each, "default/lost")}
+
+    wanted = {"TerraceModelNotAvailable", "TerraceModelNotPlaced"}
+    wait_for("the lost model worries", lambda: worries() >= wanted)
+    alerts_now = run.prometheus.get("alerts")["alerts"]
+    firing = [each for each in alerts_now if each["state"] == "firing"]
     assert [
         each
         for each in firing
@@ -265,7 +276,7 @@ def test_the_api_server_takes_monitors_and_rules_as_they_are(run: Run, tmp_path:
     kubectl = run.chain.cluster.kubectl
     files = [part for crd in foreign_kinds.crds(tmp_path) for part in ("-f", str(crd))]
     kubectl("apply", "--server-side", *files)
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", *files, timeout_s=80)
     manifests = monitoring(run.chain.cluster)
     text = yaml.safe_dump_all(manifests)
     said = kubectl(

@@ -93,7 +93,7 @@ class Checker:
     def _help(self, *words: str) -> str:
         if words not in self._helps:
             command = [str(self.programs[words[0]]), *words[1:]]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
             unknown = "unknown command" in done.stderr or done.returncode != 0
             self._helps[words] = "" if unknown else done.stdout
         return self._helps[words]
