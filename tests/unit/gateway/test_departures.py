@@ -7,10 +7,22 @@ import hashlib
 import os
 import signal
 import socket
+import time
+from dataclasses import replace
 
 import pytest
 
-from support.gateway import EVENTS, Call, Client, chat, client, gateway, replica, until
+from support.gateway import (
+    EVENTS,
+    Call,
+    Client,
+    chat,
+    client,
+    gateway,
+    replica,
+    until,
+    until_in_own_time,
+)
 
 CHUNK = b"data: " + b"x" * 65_000 + b"\n\n"
 
@@ -42,7 +54,7 @@ async def test_the_replica_is_hung_up_on_within_a_second_when_the_client_leaves(
             assert (await user.head()).status == 200
             await user.reader.readexactly(1)
         await leave(user)
-        await asyncio.wait_for(hung_up.wait(), 1)
+        await until_in_own_time(hung_up.is_set, 1)
         await until(lambda: running.proxy.admission.requests == 0)
         assert running.proxy.router._in_flight == {}
         assert 'code="499"' in (await running.app.metrics.render()).decode()
@@ -88,7 +100,7 @@ async def test_a_slow_reader_stalls_the_replica_and_gets_every_byte_in_the_end()
             reader, writer = await asyncio.open_connection(sock=raw, limit=4096)
             user = Client(reader, writer)
             await user.send(chat(stream=True))
-            await asyncio.wait_for(stalled.wait(), 20)
+            await asyncio.wait_for(stalled.wait(), 60)
             # What is under way now sits in kernel buffers and our bounded ones.
             assert sent_chunks[0] < total * 3 // 4
             (protocol,) = running.connections
@@ -119,28 +131,29 @@ async def test_a_reader_that_never_reads_is_cut_off_and_the_replica_freed() -> N
     ):
         await user.send(chat(stream=True))
         user.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.wait_for(hung_up.wait(), 10)
+        await asyncio.wait_for(hung_up.wait(), 60)
         await until(lambda: running.proxy.admission.requests == 0)
 
 
 async def test_headers_that_do_not_end_are_cut_off() -> None:
     async with gateway(header_timeout_s=0.1) as running, client(running) as user:
         user.writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: ")
-        async with asyncio.timeout(5):
-            assert await user.reader.read() == b""
+        async with asyncio.timeout(60):
+            assert await user.rest() == b""
 
 
 async def test_the_second_request_of_a_connection_has_the_same_time_limit() -> None:
-    async with gateway(header_timeout_s=0.1) as running, client(running) as user:
+    async with gateway(header_timeout_s=60) as running, client(running) as user:
         assert (await user.get("/healthz")).status == 200
+        (connection,) = running.connections
+        connection._limits = replace(connection._limits, header_timeout_s=0.1)
         user.writer.write(b"GET /hea")
-        async with asyncio.timeout(5):
-            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-                await user.reader.readuntil(b"\r\n\r\n")
+        async with asyncio.timeout(60):
+            assert await user.rest() == b""
 
 
 async def test_an_idle_connection_is_not_held_to_the_time_limit_for_headers() -> None:
-    async with gateway(header_timeout_s=0.1) as running, client(running) as user:
+    async with gateway(header_timeout_s=60) as running, client(running) as user:
         assert (await user.get("/healthz")).status == 200
         (connection,) = running.connections
         assert connection._timer is None
@@ -191,7 +204,7 @@ async def test_a_bad_chunk_in_the_body_ends_the_connection() -> None:
         user.writer.write(
             b"POST /v1/completions HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n"
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert b" 400 " in (await user.reader.read())[:20]
         await until(lambda: running.proxy.admission.requests == 0)
 
@@ -205,7 +218,20 @@ async def test_connections_beyond_the_limit_are_closed() -> None:
         assert (await first.get("/healthz")).status == 200
 
 
-async def test_a_drain_turns_readiness_red_then_stops_accepting_and_lets_streams_finish() -> None:
+async def test_a_drain_turns_readiness_red_and_lets_go_of_clients_while_it_still_answers() -> None:
+    async with gateway(lame_duck_s=3600) as running:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: running.app.draining)
+        # Clients that are answered now look elsewhere next: none finds its connection closed.
+        for path, status in (("/readyz", 503), ("/v1/models", 200), ("/nothing", 404)):
+            async with client(running) as probe:
+                reply = await probe.get(path)
+                assert (reply.status, reply.headers.get("connection")) == (status, "close")
+                assert await probe.reader.read() == b""
+        assert running.server.servers[0].is_serving()
+
+
+async def test_a_drain_stops_accepting_after_a_moment_and_lets_streams_finish() -> None:
     finish = asyncio.Event()
 
     async def script(call: Call) -> None:
@@ -215,26 +241,21 @@ async def test_a_drain_turns_readiness_red_then_stops_accepting_and_lets_streams
         await call.chunk(b"data: [DONE]\n\n")
         await call.end()
 
-    async with replica(script) as there, gateway(there, lame_duck_s=0.3) as running:
+    async with replica(script) as there, gateway(there, lame_duck_s=0.3, drain_s=60) as running:
         async with client(running) as user:
             await user.send(chat(stream=True))
             await user.head()
             assert await user.chunk() == b"data: 1\n\n"
+            began = time.monotonic()
             os.kill(os.getpid(), signal.SIGTERM)
-            await until(lambda: running.app.draining)
-            # Clients that are answered now look elsewhere next: none finds its connection closed.
-            for path, status in (("/readyz", 503), ("/v1/models", 200), ("/nothing", 404)):
-                async with client(running) as probe:
-                    reply = await probe.get(path)
-                    assert (reply.status, reply.headers.get("connection")) == (status, "close")
-                    assert await probe.reader.read() == b""
             await until(lambda: not running.server.servers[0].is_serving())
+            assert time.monotonic() - began >= 0.29
             with pytest.raises(ConnectionError):
                 await asyncio.open_connection("127.0.0.1", running.port)
             finish.set()
             assert await user.chunk() == b"data: [DONE]\n\n"
             assert await user.chunk() == b""
-        await asyncio.wait_for(running.serving, 5)
+        await asyncio.wait_for(running.serving, 60)
 
 
 async def test_streams_over_the_drain_limit_end_with_an_error_event() -> None:
@@ -251,4 +272,4 @@ async def test_streams_over_the_drain_limit_end_with_an_error_event() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             rest = await user.chunk()
         assert b"gateway is stopping" in rest
-        await asyncio.wait_for(running.serving, 5)
+        await asyncio.wait_for(running.serving, 60)

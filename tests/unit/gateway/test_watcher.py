@@ -117,7 +117,7 @@ async def test_nothing_is_ready_before_both_lists_are_in() -> None:
         assert len(registry.endpoints(DEMO)) == 1
         assert set(watcher.ages()) == {"pods", "inferencemodels"}
         assert watcher.lists() == {"pods": 1, "inferencemodels": 1}
-        assert max(watcher.ages().values()) < 5
+        assert max(watcher.ages().values()) < 60
 
 
 async def test_events_change_the_registry() -> None:
