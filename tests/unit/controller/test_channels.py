@@ -12,6 +12,7 @@ from aiohttp import web
 
 from simulation.controller.fake_cluster import FakeCluster
 from support.controller_objects import DIGEST, fetched, not_fetched
+from support.ports import own_address
 from terrace.api.names import LABEL_MODEL, Key
 from terrace.controller.facts import (
     KnownModel,
@@ -180,14 +181,14 @@ async def test_a_replica_is_asked_once_and_then_slowly() -> None:
     reports = Reports(lambda: time_s, 600)
     running = asyncio.create_task(reports.run(read, lambda _model: learned.set()))
     assert reports.of([ready_pod()]) is None
-    await asyncio.wait_for(learned.wait(), 2)
+    await asyncio.wait_for(learned.wait(), 60)
     for _ in range(5):
         assert reports.of([ready_pod()]) == REPORT
     assert asked == ["127.0.0.1"]
     time_s = 601
     learned.clear()
     assert reports.of([ready_pod()]) == REPORT
-    await asyncio.wait_for(learned.wait(), 2)
+    await asyncio.wait_for(learned.wait(), 60)
     assert len(asked) == 2
     running.cancel()
 
@@ -211,11 +212,11 @@ async def test_only_a_good_answer_is_a_report(answer: Any, wanted: RuntimeReport
     app.add_routes([web.get("/v1/runtime", handle)])
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.77.77.1", RUNTIME_PORT).start()
+    await web.TCPSite(runner, own_address(0), RUNTIME_PORT).start()
     try:
         async with aiohttp.ClientSession() as session:
-            assert await read_report(session, "127.77.77.1") == wanted
-            assert await read_report(session, "127.77.77.2") is None
+            assert await read_report(session, own_address(0)) == wanted
+            assert await read_report(session, own_address(1)) is None
     finally:
         await runner.cleanup()
 

@@ -1,14 +1,15 @@
-"""Leader election, in small real seconds on the fake cluster."""
+"""Leader election on the fake cluster, in virtual time."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import UTC, datetime
 
 import pytest
 
 from simulation.controller.fake_cluster import FakeCluster
+from support.virtual_time import in_virtual_time
+from support.virtual_time import now as seconds
 from terrace.api.names import Key
 from terrace.controller.config import OperatorConfig
 from terrace.controller.kinds import LEASE, Manifest
@@ -31,7 +32,7 @@ def lease(cluster: FakeCluster, name: str) -> LeaderLease:
         renew_s=0.3,
         retry_s=0.02,
     )
-    return LeaderLease(cluster, config, time.monotonic, now)
+    return LeaderLease(cluster, config, seconds, now)
 
 
 def spec(cluster: FakeCluster) -> Manifest:
@@ -44,6 +45,7 @@ def cluster() -> FakeCluster:
     return FakeCluster(lambda: "2026-01-01T00:00:00Z")
 
 
+@in_virtual_time
 async def test_one_of_two_candidates_leads(cluster: FakeCluster) -> None:
     first, second = lease(cluster, "a"), lease(cluster, "b")
     await first.acquire()
@@ -55,15 +57,17 @@ async def test_one_of_two_candidates_leads(cluster: FakeCluster) -> None:
     holding.cancel()
 
 
+@in_virtual_time
 async def test_a_silent_leader_is_replaced_after_the_lease_s_length(cluster: FakeCluster) -> None:
     await lease(cluster, "a").acquire()
-    second, started_at = lease(cluster, "b"), time.monotonic()
+    second, started_at = lease(cluster, "b"), seconds()
     await asyncio.wait_for(second.acquire(), 5)
-    assert 0.9 < time.monotonic() - started_at < 3
+    assert 1 <= seconds() - started_at < 1.1
     assert spec(cluster)["holderIdentity"] == "b"
     assert spec(cluster)["leaseTransitions"] == 2
 
 
+@in_virtual_time
 async def test_a_released_lease_is_taken_at_once(cluster: FakeCluster) -> None:
     first, second = lease(cluster, "a"), lease(cluster, "b")
     await first.acquire()
@@ -72,6 +76,7 @@ async def test_a_released_lease_is_taken_at_once(cluster: FakeCluster) -> None:
     await asyncio.wait_for(second.acquire(), 0.5)
 
 
+@in_virtual_time
 async def test_a_renewal_that_was_under_way_does_not_keep_the_lease(cluster: FakeCluster) -> None:
     first = lease(cluster, "a")
     await first.acquire()
@@ -89,6 +94,7 @@ async def test_a_renewal_that_was_under_way_does_not_keep_the_lease(cluster: Fak
     assert spec(cluster)["holderIdentity"] == ""
 
 
+@in_virtual_time
 async def test_release_leaves_the_lease_of_another_alone(cluster: FakeCluster) -> None:
     first = lease(cluster, "a")
     await first.acquire()
@@ -97,6 +103,7 @@ async def test_release_leaves_the_lease_of_another_alone(cluster: FakeCluster) -
     assert spec(cluster)["holderIdentity"] == "b"
 
 
+@in_virtual_time
 async def test_a_stolen_lease_ends_the_leader(cluster: FakeCluster) -> None:
     first = lease(cluster, "a")
     await first.acquire()
@@ -106,6 +113,7 @@ async def test_a_stolen_lease_ends_the_leader(cluster: FakeCluster) -> None:
     assert not first.is_held
 
 
+@in_virtual_time
 async def test_short_connection_errors_are_survived_and_long_ones_are_not(
     cluster: FakeCluster,
 ) -> None:
@@ -123,12 +131,13 @@ async def test_short_connection_errors_are_survived_and_long_ones_are_not(
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(first.hold(), 0.6)
     assert first.is_held
-    failures, started_at = 10**6, time.monotonic()
+    failures, started_at = 10**6, seconds()
     with pytest.raises(LeaseLostError):
         await asyncio.wait_for(first.hold(), 5)
-    assert 0.25 < time.monotonic() - started_at < 2
+    assert seconds() - started_at == pytest.approx(0.3, abs=0.03)
 
 
+@in_virtual_time
 async def test_the_same_pod_takes_its_lease_back_after_a_restart(cluster: FakeCluster) -> None:
     await lease(cluster, "a").acquire()
     await asyncio.wait_for(lease(cluster, "a").acquire(), 0.5)
