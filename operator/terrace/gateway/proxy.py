@@ -41,6 +41,7 @@ EVENT_STREAM = "text/event-stream"
 KNOWN_NAMES_SHOWN = 5
 LAST_WORDS_S = 1.0
 FINAL_STATUSES = range(200, 600)
+UNAVAILABLE = 503
 
 
 @dataclass(slots=True)
@@ -163,14 +164,14 @@ class Proxy:
     async def _open(
         self, exchange: Exchange, model: Model
     ) -> tuple[aiohttp.ClientResponse, Endpoint]:
-        """The head of some replica's answer; another is tried only while none got the request."""
-        endpoints = self.registry.endpoints(model.key)
-        if not endpoints:
+        """The head of some replica's answer; another is tried only while none took the request."""
+        if not self.registry.endpoints(model.key):
             raise _not_ready(model)
         token = self.signer.token("", exchange.priority, model.key)
         headers = http_headers.to_replica(exchange.scope["headers"], exchange.request_id, token)
         tried: list[Endpoint] = []
-        while (endpoint := self.router.pick(endpoints, tried)) is not None:
+        # Looked up each time: the successor of one that leaves may be known by now.
+        while endpoint := self.router.pick(self.registry.endpoints(model.key), tried):
             tried.append(endpoint)
             self.router.started(endpoint)
             response = None
@@ -188,7 +189,14 @@ class Proxy:
                 self._note_failure(exchange, model, endpoint, "before_first_byte", error)
                 raise _replica_died() from error
             else:
-                return response, endpoint
+                others = {*self.registry.endpoints(model.key)}.difference(tried)
+                if response.status != UNAVAILABLE or not others:
+                    return response, endpoint
+                # It loads, drains or is busy, and another one will do.
+                log.info("replica refused", pod=str(endpoint.pod), request_id=exchange.request_id)
+                self.router.failed(endpoint)
+                response.close()
+                response = None
             finally:
                 if response is None:
                     self.router.finished(endpoint)

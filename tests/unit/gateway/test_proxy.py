@@ -21,6 +21,7 @@ from support.gateway import (
     until,
     verify,
 )
+from terrace.api.names import Key
 
 
 async def ok(call: Call) -> None:
@@ -227,6 +228,45 @@ async def test_another_replica_is_tried_when_one_refuses_the_connection() -> Non
     assert len(there.calls) == 20
     failures = 'upstream_failures_total{model="default/demo",stage="connect"}'
     assert f"{failures} 1.0" in metrics  # once, then it is skipped
+
+
+async def drain(call: Call) -> None:
+    await call.answer(b'{"error":{"code":"draining"}}', status=503)
+
+
+async def test_another_replica_is_tried_when_one_drains() -> None:
+    async with replica(drain) as leaving, replica(ok) as there, gateway(leaving, there) as running:
+        for _ in range(20):
+            async with client(running) as user:
+                assert (await user.post(chat())).status == 200
+        ready = running.registry.endpoints(Key("default", "demo"))
+        await until(lambda: not any(map(running.proxy.router.in_flight, ready)))
+    assert len(ready) == 2
+    assert len(there.calls) == 20
+    assert leaving.calls
+
+
+async def test_the_successor_of_a_replica_that_drains_is_tried() -> None:
+    async with replica(ok) as successor:
+
+        async def drain_and_tell(call: Call) -> None:
+            running.registry.apply_pod(raw_pod("demo-cpu-1", port=successor.port))
+            await drain(call)
+
+        async with (
+            replica(drain_and_tell) as leaving,
+            gateway(leaving) as running,
+            client(running) as user,
+        ):
+            assert (await user.post(chat())).status == 200
+
+
+async def test_when_all_replicas_drain_the_last_one_s_answer_passes_through() -> None:
+    async with replica(drain) as one, replica(drain) as two:
+        async with gateway(one, two) as running, client(running) as user:
+            got = await user.post(chat())
+        assert (got.status, got.error["code"]) == (503, "draining")
+        assert (len(one.calls), len(two.calls)) == (1, 1)
 
 
 async def test_when_no_replica_can_be_reached_it_is_a_503_to_try_again() -> None:
