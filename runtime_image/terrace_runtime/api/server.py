@@ -37,6 +37,9 @@ _SAMPLE_SECONDS: Final = 0.5
 _LAST_WORDS_SECONDS: Final = 1.0
 """After the engine's death: time for answers to reach their clients and a probe to see red."""
 _CLOSE_SECONDS: Final = 5
+_IDLE_SECONDS: Final = 30
+"""Ten times as long as the gateway keeps an idle connection: also one that was held up for seconds
+never sends a request on a connection that we are about to close."""
 _FAREWELL_SECONDS: Final = 1.0
 """Least time of a drain: who has not yet heard that we leave gets a 503 and no closed port."""
 
@@ -66,6 +69,7 @@ def server_config(app: FastAPI) -> uvicorn.Config:
         access_log=False,
         lifespan="off",
         server_header=False,
+        timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=_CLOSE_SECONDS,
         backlog=2048,
     )
