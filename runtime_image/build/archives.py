@@ -93,7 +93,12 @@ def make_archives(folder: Path, inputs: Inputs) -> None:
         return
 
     def make(workshop: Workshop, staging: Path) -> None:
-        store = Store(workshop, cache_root() / "buildah")
+        stored = cache_root() / "buildah"
+        # Builds of other checkouts, too, give names in it and make room.
+        with workshop.alone_with(stored):
+            fill(workshop, staging, Store(workshop, stored))
+
+    def fill(workshop: Workshop, staging: Path, store: Store) -> None:
         store.make_room()
         context = build_context(workshop, inputs)
         bases = store.bases(inputs.base)
@@ -104,8 +109,7 @@ def make_archives(folder: Path, inputs: Inputs) -> None:
             images[image] = write_archive(store.layout, image, reference, target)
         (staging / LIST).write_text(json.dumps({"key": key, "images": images}, indent=1) + "\n")
 
-    shutil.rmtree(folder, ignore_errors=True)
-    cached(folder, make, _NEEDED_BYTES)
+    cached(folder, make, _NEEDED_BYTES, lambda found: _is_whole(found, key))
     for name, image in json.loads((folder / LIST).read_text())["images"].items():
         size = (folder / f"{name}.tar").stat().st_size
         layers = " + ".join(f"{each / 1e6:.1f}" for each in image["layers"])
@@ -181,7 +185,7 @@ class Store:
     def _quietly(self, arguments: Sequence[str]) -> bool:
         """Whether it went well; it may have had nothing to do."""
         argv = [*self._command, *arguments]
-        return subprocess.run(argv, capture_output=True, check=False, timeout=60).returncode == 0  # noqa: S603 - buildah with our own arguments
+        return subprocess.run(argv, capture_output=True, check=False, timeout=600).returncode == 0  # noqa: S603 - buildah with our own arguments
 
 
 def project_version() -> str:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 # A script's own folder is on the path, its parent is not; and this runs before we are installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -50,6 +51,7 @@ _NEEDED_BYTES = 512 * 1024**2
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill the folder; exit 1 with one message when that cannot be."""
+    signal.signal(signal.SIGTERM, _terminate)
     parser = argparse.ArgumentParser(prog="wheelhouse.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="made anew, usually dist/wheelhouse")
     parser.add_argument("--accelerator", choices=sorted(ACCELERATORS), default="cpu")
@@ -79,8 +81,7 @@ def make_wheelhouse(folder: Path, accelerator: str) -> None:
         _fill_own(workshop, staging / "own", staging / "locked")
         (staging / _KEY).write_text(key)
 
-    shutil.rmtree(folder, ignore_errors=True)
-    cached(folder, make, _NEEDED_BYTES)
+    cached(folder, make, _NEEDED_BYTES, lambda found: _read(found / _KEY) == key)
     wheels = list(folder.glob("*/*.whl"))
     size = sum(wheel.stat().st_size for wheel in wheels)
     say(f"{folder}: {len(wheels)} wheels, {size / 1e6:.0f} MB")
@@ -175,6 +176,11 @@ def _uv() -> str:
     if not found:
         raise BuildError("there is no uv: run `make init`")
     return str(found)
+
+
+def _terminate(*_: object) -> NoReturn:
+    # As an exception, so that the build's children are ended and its folder is removed.
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

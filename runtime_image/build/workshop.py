@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,19 @@ class Workshop:
     lock_fd: int
     every_s: float = PROGRESS_EVERY_S
     """Seconds between two lines of progress."""
+    _more_fds: list[int] = field(default_factory=list)
+    """Locks of what several entries are made with, held beside that of our own."""
+
+    @contextlib.contextmanager
+    def alone_with(self, shared: Path) -> Iterator[None]:
+        """Hold ``shared``, which makers of other entries use too, for the length of the block."""
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        with locked(shared.with_name(f".{shared.name}.lock")) as lock_fd:
+            self._more_fds.append(lock_fd)
+            try:
+                yield
+            finally:
+                self._more_fds.remove(lock_fd)
 
     def run(
         self, argv: Sequence[str], what: str, environment: Mapping[str, str] = os.environ
@@ -74,8 +87,8 @@ class Workshop:
                 stderr=subprocess.STDOUT,
                 env={**environment, "TMPDIR": str(temporary)},
                 start_new_session=True,
-                # Children keep the lock, so that nobody builds beside what we left behind.
-                pass_fds=(self.lock_fd,),
+                # Children keep the locks, so that nobody builds beside what we left behind.
+                pass_fds=(self.lock_fd, *self._more_fds),
             )
         try:
             while True:
@@ -94,14 +107,17 @@ class Workshop:
 
 
 def cached(
-    entry: Path, make: Callable[[Workshop, Path], None], needed_bytes: int = MIN_FREE_BYTES
+    entry: Path,
+    make: Callable[[Workshop, Path], None],
+    needed_bytes: int = MIN_FREE_BYTES,
+    is_current: Callable[[Path], bool] = Path.is_dir,
 ) -> Path:
-    """Return the folder ``entry``, made by ``make(workshop, folder)`` when it does not exist.
+    """Return the folder ``entry``, made by ``make(workshop, folder)`` unless it ``is_current``.
 
     ``make`` fills a folder beside it, which is renamed only when it is complete; a build that is
     killed leaves nothing that looks whole. Several processes may ask at once: one builds.
     """
-    if entry.is_dir():
+    if is_current(entry):
         return entry
     entry.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(entry.parent).free
@@ -110,9 +126,10 @@ def cached(
             f"{entry.parent} has {free // 1024**2} MiB free, a build needs "
             f"{needed_bytes // 1024**2} MiB: make room or set XDG_CACHE_HOME."
         )
-    with _locked(entry.with_name(f".{entry.name}.lock")) as lock_fd:
-        if entry.is_dir():
+    with locked(entry.with_name(f".{entry.name}.lock")) as lock_fd:
+        if is_current(entry):
             return entry
+        shutil.rmtree(entry, ignore_errors=True)
         staging = entry.with_name(f".{entry.name}.partial")
         shutil.rmtree(staging, ignore_errors=True)
         log = entry.with_name(f"{entry.name}.log")
@@ -134,7 +151,8 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[int]:
+def locked(path: Path) -> Iterator[int]:
+    """Wait for, then hold, the lock file ``path``."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

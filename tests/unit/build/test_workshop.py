@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -98,6 +99,60 @@ def test_of_two_builders_at_once_one_builds_and_both_get_it(tmp_path: Path) -> N
         builder.communicate(timeout=30)
     assert [builder.returncode for builder in builders] == [0, 0]
     assert (tmp_path / "made").read_text() == "x"
+
+
+def test_of_two_who_find_an_entry_out_of_date_one_makes_it_anew(tmp_path: Path) -> None:
+    entry, made, found_old = tmp_path / "entry", [], threading.Barrier(2)
+    entry.mkdir()
+    (entry / "file").write_text("old")
+
+    def make(_: Workshop, folder: Path) -> None:
+        made.append(folder)
+        (folder / "file").write_text("new")
+
+    def ask() -> None:
+        looks = iter([lambda: found_old.wait(30)])
+
+        def is_current(folder: Path) -> bool:
+            file = folder / "file"
+            found = file.is_file() and file.read_text() == "new"
+            next(looks, lambda: 0)()
+            return found
+
+        cached(entry, make, 0, is_current)
+
+    asking = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert len(made) == 1
+    assert (entry / "file").read_text() == "new"
+
+
+def test_what_several_entries_are_made_with_one_builder_has_at_a_time(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (tmp_path / "staging").mkdir()
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def is_free() -> bool:
+        with (tmp_path / ".store.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    with (tmp_path / "lock").open("w") as own:
+        place = Workshop(tmp_path / "staging", tmp_path / "build.log", own.fileno())
+        orphan = f"import os; os.fork() or open({str(gate)!r}).read()"
+        with place.alone_with(store):
+            assert not is_free()
+            place.run([sys.executable, "-c", orphan], "what goes on by itself")
+    assert not is_free(), "a child of the build goes on"
+    gate.write_text("end")
+    wait_for("the end of the build's child", is_free)
 
 
 def test_a_build_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
