@@ -52,7 +52,8 @@ def shortage(carrier: Manifest, plan: OffloadPlan, replicas: list[Manifest]) -> 
     ]
     if plan.attempt >= MAX_ATTEMPT and any(map(pods.is_ready, own)):
         return None  # It can run; the kubelet starts the others again.
-    killed = (pods.memory_shortage(pod, RUNTIME_CONTAINER) for pod in own if not pods.is_ready(pod))
+    # Also of one that is ready again: how soon we look must not decide what was too small.
+    killed = (pods.memory_shortage(pod, RUNTIME_CONTAINER) for pod in own)
     return next((each for each in killed if each is not None), None)
 
 

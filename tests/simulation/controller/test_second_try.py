@@ -13,7 +13,7 @@ from support.controller_objects import condition, model, node, pool
 from terrace.api import names
 from terrace.api.names import Key
 from terrace.api.quantity import parse_bytes
-from terrace.controller.kinds import MODEL, NODE, POOL, STATEFULSET, Manifest
+from terrace.controller.kinds import MODEL, NODE, POD, POOL, STATEFULSET, Manifest, key_of
 from terrace.planner.correction import LEAST_GUESS_BYTES
 from terrace_runtime.contract import EXIT_DEVICE_MEMORY, EXIT_HOST_MEMORY
 
@@ -64,6 +64,23 @@ async def test_a_plan_that_was_too_small_is_made_anew_with_more() -> None:
     assert condition(status(sim), "Ready")["status"] == "True"
     assert "pending" not in status(sim)["status"]["plan"]
     assert sim.workloads.num_killed == 2  # Each replica once.
+    assert await quiet_writes(sim) == []
+
+
+async def test_a_kill_that_was_over_before_anybody_looked_counts_as_well() -> None:
+    sim = Simulation()
+    await begun(sim)
+    before = limit_of(replicas(sim)[0])
+
+    def was_killed(pod: Manifest) -> None:
+        ended = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": sim.now().isoformat()}
+        pod["status"]["containerStatuses"][0]["lastState"] = {"terminated": ended}
+
+    sim.cluster.edit(POD, key_of(replicas(sim)[0]), was_killed)
+    await sim.settle()
+    assert {limit_of(pod) - before for pod in replicas(sim)} == {LEAST_GUESS_BYTES}
+    assert plan_of(sim)["attempt"] == 1
+    assert condition(status(sim), "Ready")["status"] == "True"
     assert await quiet_writes(sim) == []
 
 
