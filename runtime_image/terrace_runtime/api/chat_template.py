@@ -51,7 +51,7 @@ class Renderer(Protocol):
 class TemplateRenderer(Renderer):
     """One child at a time; a render that takes too long costs the child its life."""
 
-    def __init__(self, info: ModelInfo, render_s: float = 3.0, wait_s: float = 15.0) -> None:
+    def __init__(self, info: ModelInfo, render_s: float = 10.0, wait_s: float = 15.0) -> None:
         """``render_s``: bound of one render; ``wait_s``: bound of waiting for other renders."""
         self._is_default = not info.chat_template
         self._setting = {
