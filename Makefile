@@ -137,6 +137,7 @@ test-e2e: programs ## The whole chain: kubectl apply to streamed answer
 .PHONY: e2e
 e2e: $(if $(filter Linux-0,$(shell uname)-$(shell id -u)),programs image-archives) ## The images, and the whole chain on two real nodes made of them
 	@if [ "$$(uname)-$$(id -u)" = Linux-0 ]; then \
+		PYTHONPATH=tests $(PY) -m support.tiny_image; \
 		$(BIN)/pytest tests/images tests/kubelet --durations=0 --durations-min=1 $(PYTEST_ARGS); \
 	else echo "make e2e: nothing to do, real nodes need root on Linux"; fi
 

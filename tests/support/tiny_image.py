@@ -18,11 +18,11 @@ def tiny_image(folder: Path) -> Path:
     """An OCI archive of the program in ``tests/kubelet/program`` as its entry point."""
     archive = folder / "program.tar"
     config = {"User": "65532:65532", "WorkingDir": "/"}
-    oci.pack(archive, IMAGE, {"/program": _program()}, ["/program"], config)
+    oci.pack(archive, IMAGE, {"/program": program()}, ["/program"], config)
     return archive
 
 
-def _program() -> Path:
+def program() -> Path:
     """Built once for each content of its sources."""
     sources = sorted(_SOURCE.iterdir())
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:16]
@@ -37,3 +37,7 @@ def _program() -> Path:
         subprocess.run(command, cwd=_SOURCE, env=env, check=True, timeout=600)
         partial.replace(built)
     return built
+
+
+if __name__ == "__main__":
+    program()  # before tests with their time limits
