@@ -14,12 +14,16 @@ _never = threading.Event()
 
 
 def wait_for(what: str, probe: Callable[[], T], timeout: float = 60, every: float = 0.1) -> T:
-    """Call ``probe`` until it gives something true; fail with ``what`` and its last value."""
+    """Call ``probe`` until it gives something true; fail with ``what`` and its last value.
+
+    The last call begins after the time is up, so that a process that was stopped meanwhile looks.
+    """
     deadline = time.monotonic() + timeout
     while True:
+        is_last = time.monotonic() > deadline
         value = probe()
         if value:
             return value
-        if time.monotonic() > deadline:
+        if is_last:
             raise AssertionError(f"{what}: not within {timeout} s; last seen: {value!r}")
         _never.wait(every)
