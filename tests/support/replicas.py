@@ -55,7 +55,7 @@ class Replica:
 
     def get(self, path: str) -> bytes:
         """Body of a successful answer."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as reply:
             body: bytes = reply.read()
         return body
 
@@ -98,6 +98,10 @@ def serving(
 
 
 def listening_port(replica: Replica) -> int:
-    assert replica.process.poll() is None, replica.log()
-    events = [json.loads(line) for line in replica.log().splitlines() if line.startswith("{")]
-    return next((int(event["port"]) for event in events if event["event"] == "listening"), 0)
+    """Its port once it has told it, though it may have ended since; 0: not yet."""
+    is_alive = replica.process.poll() is None
+    lines = replica.log().splitlines(keepends=True)
+    events = [json.loads(one) for one in lines if one.startswith("{") and one.endswith("\n")]
+    port = next((int(event["port"]) for event in events if event["event"] == "listening"), 0)
+    assert port or is_alive, replica.log()
+    return port
