@@ -28,8 +28,8 @@ def in_a_thread(*origins: Origin) -> Iterator[None]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve(origins)))
     thread.start()
-    assert is_up.wait(10)
     try:
+        assert is_up.wait(60)
         yield
     finally:
         loop.call_soon_threadsafe(ending.set)
