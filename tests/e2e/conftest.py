@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.chain import ROOT, Chain
+from support.clusters import running_cluster
 from terrace.cli.demo import install
-from terrace.local.cluster import LocalCluster
 from terrace.local.state import ClusterOptions
 
 if TYPE_CHECKING:
@@ -19,16 +19,12 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """The demo's chain, up and Ready; taken down at the end."""
-    folder = tmp_path_factory.mktemp("e2e")
-    images = folder / "images.json"
+    images = tmp_path_factory.mktemp("images") / "images.json"
     images.write_text(json.dumps({"test/sh": ["/bin/sh"]}))
     options = ClusterOptions(fsync=False, images=str(images))
-    cluster = LocalCluster("e2e", directory=folder / "cluster", options=options)
-    cluster.up()
-    try:
+    with running_cluster("e2e", tmp_path_factory, options) as cluster:
         install(cluster, ROOT)
         cluster.kubectl("apply", "-f", str(ROOT / "examples/01-minimal"))
-        cluster.kubectl("wait", "--for=condition=Ready", "im/demo", "--timeout=180s")
+        wait = ("wait", "--for=condition=Ready", "im/demo", "--timeout=180s")
+        cluster.kubectl(*wait, timeout_s=200)
         yield Chain(cluster)
-    finally:
-        cluster.down()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.chain import ROOT
+from support.clusters import running_cluster
 from support.real_chain import RealChain, load_images
 from support.tiny_image import tiny_image
-from terrace.local.cluster import LocalCluster
 from terrace.local.kubelets import why_not
 from terrace.local.state import ClusterOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from terrace.local.cluster import LocalCluster
 
 # Checks that hold on the host node too are imported from there.
 for module in ("answers", "disk_tier", "draft_and_adapters", "failures", "rollout"):
@@ -28,17 +29,9 @@ def kubelet_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalC
     obstacle = why_not()
     if obstacle is not None:
         pytest.skip(obstacle)
-    made = LocalCluster(
-        f"test-kubelet-{os.getpid()}",
-        directory=tmp_path_factory.mktemp("kubelet"),
-        options=ClusterOptions(nodes=0, kubelets=2, fsync=False),
-        report=print,
-    )
-    made.up()
-    try:
+    options = ClusterOptions(nodes=0, kubelets=2, fsync=False)
+    with running_cluster("kubelet", tmp_path_factory, options) as made:
         yield made
-    finally:
-        made.down()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.clusters import cluster_name, running_cluster
 from support.real_nodes import answer, apply, cluster_ip, node_of, objects, service, stateful_set
 from support.tiny_image import tiny_image
 from support.waiting import wait_for
@@ -24,7 +25,7 @@ from terrace.local.state import ClusterOptions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 ONE_NODE = ClusterOptions(nodes=0, kubelets=1, fsync=False)
 
 
@@ -34,14 +35,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     obstacle = why_not()
     if obstacle is not None:
         pytest.skip(obstacle)
-    folder = tmp_path_factory.mktemp("life")
-    made = LocalCluster(f"test-life-{os.getpid()}", directory=folder / "c", options=ONE_NODE)
-    made.up()
-    made.load_images([tiny_image(folder)])
-    apply(made, service("kept"), stateful_set("kept"))
-    made.kubectl("rollout", "status", "statefulset/kept", "--timeout=120s", timeout_s=150)
-    yield made
-    made.down()
+    with running_cluster("life", tmp_path_factory, ONE_NODE) as made:
+        made.load_images([tiny_image(tmp_path_factory.mktemp("image"))])
+        apply(made, service("kept"), stateful_set("kept"))
+        made.kubectl("rollout", "status", "statefulset/kept", "--timeout=120s", timeout_s=150)
+        yield made
 
 
 def network(cluster: LocalCluster) -> NodeNetwork:
@@ -134,7 +132,7 @@ def test_pods_are_asked_to_end_before_the_cluster_stops(cluster: LocalCluster) -
 def test_two_such_clusters_run_side_by_side(cluster: LocalCluster, tmp_path: Path) -> None:
     cluster.up()
     rules = firewall()
-    other = LocalCluster(f"test-beside-{os.getpid()}", directory=tmp_path / "c", options=ONE_NODE)
+    other = LocalCluster(cluster_name("beside"), directory=tmp_path / "c", options=ONE_NODE)
     try:
         other.up()
         assert network(other) != network(cluster)
@@ -162,13 +160,13 @@ def test_a_cluster_whose_addresses_another_holds_is_refused(cluster: LocalCluste
 
 
 def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / "c"
+    folder, given = tmp_path / "c", cluster_name("interrupted")
     command = [sys.executable, "-m", "terrace.cli", "local", "up", "--nodes", "kubelet:1",
-               "--name", "test-interrupted-nodes", "--dir", str(folder)]  # fmt: skip
+               "--name", given, "--dir", str(folder)]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as starting:
         assert starting.stderr
         assert any("kube-apiserver started" in line for line in starting.stderr)
-        stopped = LocalCluster("test-interrupted-nodes", directory=folder)
+        stopped = LocalCluster(given, directory=folder)
         name = network(stopped).name
         assert traces(folder, name)
         starting.send_signal(signal.SIGTERM)

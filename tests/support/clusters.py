@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,15 +15,21 @@ if TYPE_CHECKING:
     import pytest
 
 
+def cluster_name(what: str) -> str:
+    """A name that no other run has had: one that was killed leaves its names on the machine."""
+    return f"test-{what}-{secrets.token_hex(4)}"
+
+
 @contextmanager
 def running_cluster(
     name: str, folders: pytest.TempPathFactory, options: ClusterOptions | None = None
 ) -> Iterator[LocalCluster]:
     """A cluster that is up; by default a control plane without nodes. Down at the end."""
     cluster = LocalCluster(
-        f"test-{name}-{os.getpid()}",
+        cluster_name(name),
         directory=folders.mktemp(name),
         options=options or ClusterOptions(nodes=0, fsync=False),
+        report=print,
     )
     cluster.up()
     try:
