@@ -8,6 +8,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from support.chain import ROOT, model
 from support.waiting import wait_for
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from support.chain import Chain
 
+pytestmark = pytest.mark.timeout(300)
 DATA = (ROOT / "runtime_image/terrace_runtime/demo/chat.gguf").read_bytes()
 SHA256 = hashlib.sha256(DATA).hexdigest()
 HALF = len(DATA) // 2
@@ -73,7 +76,8 @@ def test_a_download_shows_its_progress_and_serves(chain: Chain) -> None:
         try:
 
             def half_done() -> dict[str, Any]:
-                found: dict[str, Any] = chain.get("im", "loaded")["status"].get("download", {})
+                status = chain.get("im", "loaded").get("status", {})
+                found: dict[str, Any] = status.get("download", {})
                 return found if found.get("doneBytes", 0) >= HALF else {}
 
             download = wait_for("half of the download in the status", half_done, timeout=60)
