@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from support.chain import Chain
 
+pytestmark = pytest.mark.timeout(300)
 CHAT = ROOT / "runtime_image/terrace_runtime/demo/chat.gguf"
 SHA256 = hashlib.sha256(CHAT.read_bytes()).hexdigest()
 FILL = f"""
@@ -102,13 +103,9 @@ def test_a_file_in_a_claim_is_served_in_place_with_its_checksum(filled: Chain) -
     try:
         chain.wait_condition("inplace", "Ready", "True")
         assert chain.get("im", "inplace")["status"]["model"]["digest"] == SHA256
-        client = openai.OpenAI(base_url=chain.url, api_key="none")
-        reply = client.chat.completions.create(
-            model="inplace",
-            messages=[{"role": "user", "content": "What is a node?"}],
-            temperature=0,
-        )
-        assert reply.choices[0].message.content == (
+        question = [{"role": "user", "content": "What is a node?"}]
+        reply = chain.ask({"model": "inplace", "messages": question, "temperature": 0}).json()
+        assert reply["choices"][0]["message"]["content"] == (
             "A node is one machine in the cluster, real or virtual, that runs pods."
         )
     finally:
@@ -188,16 +185,11 @@ def test_a_model_without_replicas_gets_503_with_retry_after(chain: Chain) -> Non
     chain.apply(model("asleep", replicas=0))
     try:
         chain.wait_condition("asleep", "Placed", "True")
-        client = openai.OpenAI(base_url=chain.url, api_key="none", max_retries=0)
 
         def refused() -> openai.APIStatusError | None:
-            try:
-                client.chat.completions.create(
-                    model="asleep", messages=[{"role": "user", "content": "Hi"}]
-                )
-            except openai.APIStatusError as error:
-                return error if error.status_code == 503 else None
-            raise AssertionError("a model without replicas answered")
+            with pytest.raises(openai.APIStatusError) as caught:
+                say_hi(chain, "asleep")
+            return caught.value if caught.value.status_code == 503 else None
 
         error = wait_for("503", refused)
         assert error is not None
@@ -207,8 +199,12 @@ def test_a_model_without_replicas_gets_503_with_retry_after(chain: Chain) -> Non
 
 
 def test_an_unknown_model_gets_404_in_the_openai_shape(chain: Chain) -> None:
-    client = openai.OpenAI(base_url=chain.url, api_key="none", max_retries=0)
     with pytest.raises(openai.NotFoundError) as caught:
-        client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "Hi"}])
+        say_hi(chain, "nobody")
     assert caught.value.body["code"] == "model_not_found"  # type: ignore[index]  # a JSON object
     assert caught.value.param == "model"
+
+
+def say_hi(chain: Chain, name: str) -> None:
+    with openai.OpenAI(base_url=chain.url, api_key="none", max_retries=0) as client:
+        client.chat.completions.create(model=name, messages=[{"role": "user", "content": "Hi"}])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from support.chain import Chain
 
+pytestmark = pytest.mark.timeout(300)
 DEMO = ROOT / "runtime_image/terrace_runtime/demo"
 EXAMPLE = ROOT / "examples/02-disk-heavy"
 VERIFIED: list[dict[str, Any]] = json.loads((DEMO / "verified.json").read_text(encoding="utf-8"))
@@ -40,7 +41,7 @@ class Answer(NamedTuple):
 
 def ask(chain: Chain, name: str, messages: list[Any], max_tokens: int = 64) -> Answer:
     """One answer, with what was found in the cache by body and by header."""
-    return ask_at(chain.url, {}, name, messages, max_tokens)
+    return answer_of(chain.ask(question(name, messages, max_tokens)))
 
 
 def ask_as(chain: Chain, tenant: str, name: str, pod: dict[str, Any]) -> Answer:
@@ -50,14 +51,18 @@ def ask_as(chain: Chain, tenant: str, name: str, pod: dict[str, Any]) -> Answer:
     signer = Signer(base64.urlsafe_b64decode(text + "=="), time.time)
     token = signer.token(tenant, "interactive", Key("default", name))
     url = f"http://{pod['status']['podIP']}:8000/v1"
-    return ask_at(url, {"x-terrace-identity": token}, name, NEEDLE["messages"], 64)
+    body = question(name, NEEDLE["messages"], 64)
+    headers = {"x-terrace-identity": token}
+    return answer_of(
+        httpx2.post(f"{url}/chat/completions", json=body, headers=headers, timeout=120)
+    )
 
 
-def ask_at(
-    url: str, headers: dict[str, str], name: str, messages: list[Any], max_tokens: int
-) -> Answer:
-    body = {"model": name, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
-    reply = httpx2.post(f"{url}/chat/completions", json=body, headers=headers, timeout=60)
+def question(name: str, messages: list[Any], max_tokens: int) -> dict[str, Any]:
+    return {"model": name, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+
+
+def answer_of(reply: httpx2.Response) -> Answer:
     assert reply.status_code == 200, reply.text
     answer = reply.json()
     usage = answer["usage"]
@@ -77,7 +82,6 @@ def disk_bytes(chain: Chain, pod: dict[str, Any]) -> int:
 
 
 def kv_folder(chain: Chain, pod: dict[str, Any]) -> Path:
-
     claim = chain.get("pvc", f"kv-{pod['metadata']['name']}")
     volume = chain.get("pv", claim["spec"]["volumeName"])
     return Path(volume["spec"]["local"]["path"])
@@ -86,7 +90,7 @@ def kv_folder(chain: Chain, pod: dict[str, Any]) -> Path:
 def cache_report(pod: dict[str, Any]) -> dict[str, Any]:
     """What the replica tells of its prefix cache."""
     url = f"http://{pod['status']['podIP']}:8000/v1/runtime"
-    report: dict[str, Any] = httpx2.get(url, timeout=10).json()["engine"]["cache"]
+    report: dict[str, Any] = httpx2.get(url, timeout=60).json()["engine"]["cache"]
     return report
 
 
@@ -114,9 +118,9 @@ def asked_and_spilled(chain: Chain, name: str) -> tuple[dict[str, Any], Answer]:
     pod = ready_pod(chain, name)
     cold = ask(chain, name, NEEDLE["messages"])
     num_blocks = cold.prompt_tokens // BLOCK
-    wait_for("blocks in the host tier", lambda: block_bytes(pod), timeout=30)
+    wait_for("blocks in the host tier", lambda: block_bytes(pod))
     wanted = num_blocks * block_bytes(pod)
-    wait_for("all blocks on disk", lambda: disk_bytes(chain, pod) >= wanted, timeout=30)
+    wait_for("all blocks on disk", lambda: disk_bytes(chain, pod) >= wanted)
     return pod, cold
 
 
@@ -205,14 +209,18 @@ def test_another_tenant_finds_nothing_until_the_pool_lets_tenants_share(kept: Ch
     assert first.text == NEEDLE["answer"].strip()
     assert ask_as(kept, "b", "kept", pod).cached_tokens == 0
     assert ask_as(kept, "a", "kept", pod).cached_tokens > first.prompt_tokens - 2 * BLOCK
+    demo = ready_pod(kept, "demo")["metadata"]["uid"]
     share(kept, "Pool")
     try:
         pod = ready_pod(kept, "kept", other_than=pod["metadata"]["uid"])
         ask_as(kept, "a", "kept", pod)
         assert ask_as(kept, "b", "kept", pod).cached_tokens > first.prompt_tokens - 2 * BLOCK
+        # It is of the same pool, and other tests ask it.
+        demo = ready_pod(kept, "demo", other_than=demo)["metadata"]["uid"]
     finally:
         share(kept, "Tenant")
         ready_pod(kept, "kept", other_than=pod["metadata"]["uid"])
+    ready_pod(kept, "demo", other_than=demo)
 
 
 def share(chain: Chain, isolation: str) -> None:
@@ -276,7 +284,7 @@ def test_an_ephemeral_disk_tier_outlives_a_crash_and_not_its_pod(chain: Chain) -
             tiers = {tier["name"]: tier for tier in cache_report(pod)["tiers"]}
             return int(tiers["disk"]["blocks"]) >= cold.prompt_tokens // BLOCK
 
-        wait_for("all blocks on disk", is_spilled, timeout=30)
+        wait_for("all blocks on disk", is_spilled)
         crash(chain, pod)
         assert_from_disk(cold, ask(chain, "passing", NEEDLE["messages"]))
         chain.delete("pod", pod["metadata"]["name"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import pytest
 import yaml
 
 from support.chain import ROOT, model
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from support.chain import Chain
 
+pytestmark = pytest.mark.timeout(300)
 EXAMPLE = ROOT / "examples/03-draft-and-adapter"
 QUESTION = [{"role": "user", "content": "What is a pod?"}]
 KEY = "poets-key"
@@ -28,9 +30,7 @@ KEY = "poets-key"
 
 def ask(chain: Chain, name: str) -> str:
     body = {"model": name, "messages": QUESTION, "temperature": 0, "max_tokens": 32}
-    reply = httpx2.post(f"{chain.url}/chat/completions", json=body, timeout=60)
-    assert reply.status_code == 200, reply.text
-    answer: str = reply.json()["choices"][0]["message"]["content"]
+    answer: str = chain.ask(body).json()["choices"][0]["message"]["content"]
     return answer
 
 
@@ -77,11 +77,17 @@ def test_the_example_answers_by_draft_and_by_adapter(chain: Chain, tmp_path: Pat
         assert ask(chain, "polite") != plain
         assert ask(chain, "chat") == plain
         (pod,) = chain.pods("chat")
-        report = httpx2.get(f"http://{pod['status']['podIP']}:8000/v1/runtime", timeout=10).json()
-        assert report["engine"]["speculation"]["drafted_tokens"] > 0
+        url = f"http://{pod['status']['podIP']}:8000/v1/runtime"
+
+        def guesses() -> int:
+            assert ask(chain, "chat") == plain
+            report = httpx2.get(url, timeout=60).json()
+            return int(report["engine"]["speculation"]["drafted_tokens"])
+
+        wait_for("guesses", guesses)
         told = chain.get("configmap", config_of(pod))["data"]["runtime.json"]
         assert '"mode": "draft"' in told
-        names = [m["id"] for m in httpx2.get(f"{chain.url}/models", timeout=10).json()["data"]]
+        names = [m["id"] for m in httpx2.get(f"{chain.url}/models", timeout=60).json()["data"]]
         assert {"chat", "polite"} <= {*names}
     finally:
         chain.delete("im", "chat")

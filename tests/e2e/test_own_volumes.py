@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import openai
+import pytest
 
 from support.chain import ROOT, model
 from support.in_a_thread import in_a_thread
@@ -16,6 +16,7 @@ from support.waiting import wait_for
 if TYPE_CHECKING:
     from support.chain import Chain
 
+pytestmark = pytest.mark.timeout(300)
 EXAMPLE = ROOT / "examples/13-volume-per-replica"
 DEMO = ROOT / "runtime_image/terrace_runtime/demo/chat.gguf"
 HUB_FILE = "hf://owner/repo/c.gguf"
@@ -91,14 +92,10 @@ def model_file(chain: Chain, pod: str) -> Path:
 
 
 def ask(chain: Chain) -> str:
-    client = openai.OpenAI(base_url=chain.url, api_key="none", max_retries=0, timeout=60)
-    answer = client.chat.completions.create(
-        model="spread",
-        messages=[{"role": "user", "content": "What is a pod?"}],
-        temperature=0,
-        max_tokens=16,
-    )
-    return answer.choices[0].message.content or ""
+    messages = [{"role": "user", "content": "What is a pod?"}]
+    body = {"model": "spread", "messages": messages, "temperature": 0, "max_tokens": 16}
+    answer: str = chain.ask(body).json()["choices"][0]["message"]["content"]
+    return answer
 
 
 def trouble(chain: Chain) -> dict[str, Any]:

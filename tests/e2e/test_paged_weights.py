@@ -73,7 +73,7 @@ def test_paged_weights_may_exceed_the_memory_limit(tmp_path: Path, model: Path) 
     drop_from_page_cache(model)
     with limited_memory(8 * LIMIT_BYTES) as roomy:
         with serving(pod, config, wrapper=roomy.wrapper) as replica:
-            wait_for("readiness", replica.is_ready)
+            wait_for("readiness", replica.is_ready, timeout=120)
             with_room = answer(replica)
         assert roomy.peak_bytes > 1.5 * LIMIT_BYTES
         assert roomy.times_full == 0

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 import openai
+import pytest
 
 from support.chain import model
 from support.waiting import wait_for
@@ -14,6 +15,7 @@ from support.waiting import wait_for
 if TYPE_CHECKING:
     from support.chain import Chain
 
+pytestmark = pytest.mark.timeout(300)
 POD = [{"role": "user", "content": "What is a pod?"}]
 
 
@@ -37,6 +39,7 @@ class Traffic:
         self._stop.set()
         for thread in self._threads:
             thread.join(60)
+        self._client.close()
 
     def _ask(self) -> None:
         messages: list[Any] = POD
@@ -62,6 +65,7 @@ def test_a_rollout_of_two_replicas_fails_no_request(chain: Chain) -> None:
 
     try:
         before = {p["metadata"]["uid"] for p in wait_for("two replicas", ready, timeout=90)}
+        chain.ask({"model": "rolling", "messages": POD, "max_tokens": 1})
         with Traffic(chain.url, "rolling", clients=3) as traffic:
             wait_for("some answers", lambda: traffic.answers > 5)
             patch = json.dumps({"spec": {"limits": {"maxTokens": 200}}})
@@ -98,16 +102,16 @@ def test_a_new_name_is_served_at_once_and_restarts_nothing(chain: Chain) -> None
         uid = chain.pods("named")[0]["metadata"]["uid"]
         patch = json.dumps({"spec": {"servedNames": ["after"]}})
         chain.cluster.kubectl("patch", "im", "named", "--type=merge", "-p", patch)
-        client = openai.OpenAI(base_url=chain.url, api_key="none", max_retries=0)
+        with openai.OpenAI(base_url=chain.url, api_key="none", max_retries=0) as client:
 
-        def renamed() -> bool:
-            names = [each.id for each in client.models.list()]
-            return "after" in names and "before" not in names
+            def renamed() -> bool:
+                names = [each.id for each in client.models.list()]
+                return "after" in names and "before" not in names
 
-        wait_for("the new name", renamed, timeout=10)
-        messages: list[Any] = POD
-        reply = client.chat.completions.create(model="after", messages=messages, max_tokens=4)
-        assert reply.choices
+            wait_for("the new name", renamed)
+            messages: list[Any] = POD
+            reply = client.chat.completions.create(model="after", messages=messages, max_tokens=4)
+            assert reply.choices
         wait_for(
             "the change to be seen",
             lambda: chain.get("im", "named")["status"]["observedGeneration"] == 2,

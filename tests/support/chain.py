@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import psutil
 import yaml
 
 from support.waiting import wait_for
 from terrace.cli.demo import NAMESPACE, gateway_url
+from terrace.local.environment import variables_of
 
 if TYPE_CHECKING:
     from terrace.local.cluster import LocalCluster
@@ -37,6 +40,25 @@ class Chain:
             return gateway_url(self.cluster)
         except Exception:  # noqa: BLE001 - none is ready yet: the wait says so if it stays
             return ""
+
+    def ask(self, body: dict[str, Any]) -> httpx2.Response:
+        """An answer to a chat request.
+
+        The gateway hears of a ready replica when kubectl does, or a moment later: until then it
+        answers 503, and clients ask again. So does a new Service, which leads nowhere yet.
+        """
+
+        def probe() -> httpx2.Response | None:
+            try:
+                reply = httpx2.post(f"{self.url}/chat/completions", json=body, timeout=120)
+            except httpx2.ConnectError:
+                return None
+            return None if reply.status_code == httpx2.codes.SERVICE_UNAVAILABLE else reply
+
+        reply = wait_for(f"an answer of {body['model']}", probe)
+        assert reply is not None
+        assert reply.status_code == httpx2.codes.OK, reply.text
+        return reply
 
     def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any]:
         """One object as kubectl gets it; empty when there is none."""
@@ -88,7 +110,7 @@ class Chain:
         wait_for(
             "the copied file",
             lambda: self.get("pod", "loader").get("status", {}).get("phase") == "Succeeded",
-            timeout=60,
+            timeout=120,
         )
         self.delete("pod", "loader")
 
@@ -99,7 +121,9 @@ class Chain:
 
     def delete(self, kind: str, *names: str) -> None:
         """kubectl delete, waiting until it is gone."""
-        self.cluster.kubectl("delete", kind, *names, "--ignore-not-found", "--wait=true")
+        self.cluster.kubectl(
+            "delete", kind, *names, "--ignore-not-found", "--wait=true", timeout_s=180
+        )
 
 
 def pod_with_claim(
@@ -121,14 +145,12 @@ def processes_of(words: str, pod_ip: str) -> list[psutil.Process]:
 
     Other clusters of this machine run the same programs; a pod of ours knows its address.
     """
+    own = os.fsencode(f"POD_IP={pod_ip}")
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        try:
-            is_of_pod = process.environ().get("POD_IP") == pod_ip
-        except psutil.Error:
-            continue
-        if is_of_pod and words in " ".join(process.info["cmdline"] or []):
-            found.append(process)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if own in variables_of(process.pid) and words in " ".join(process.cmdline()):
+                found.append(process)
     return found
 
 
