@@ -40,7 +40,9 @@ def make_hungry(chain: Chain, count: int) -> None:
     images = Path(chain.cluster.options.images or "")
     known = json.loads(images.read_text())
     script = SCRIPT.replace("$BYTES", str(count))
-    images.write_text(json.dumps(known | {IMAGE: ["/bin/sh", "-c", script, IMAGE]}))
+    partial = images.with_suffix(".new")
+    partial.write_text(json.dumps(known | {IMAGE: ["/bin/sh", "-c", script, IMAGE]}))
+    partial.replace(images)  # the node may be reading it
 
 
 def add_pool(chain: Chain) -> None:
@@ -66,10 +68,15 @@ def test_a_replica_over_its_limit_gets_a_larger_plan_and_others_of_the_file_too(
     add_pool(chain)
     try:
         chain.apply(model("hungry", poolRef={"name": "hungry"}))
+        wait_for("a larger plan", lambda: limit_of(chain, "hungry") > limit, timeout=120)
         chain.wait_condition("hungry", "Ready", "True", timeout=120)
         assert limit_of(chain, "hungry") == limit + 256 * MIB
-        taken = wait_for("what it took", lambda: measured(chain, "hungry"), timeout=60)
-        assert taken["hostBytes"] > taken["plannedHostBytes"]
+
+        def is_seen() -> bool:
+            taken = measured(chain, "hungry")
+            return bool(taken) and taken["hostBytes"] > taken["plannedHostBytes"]
+
+        wait_for("what it took beyond its plan", is_seen)
         chain.apply(model("second", poolRef={"name": "hungry"}))
         chain.wait_condition("second", "Ready", "True", timeout=120)
         (pod,) = chain.pods("second")
@@ -89,7 +96,7 @@ def test_a_replica_that_no_plan_holds_is_killed_twice_and_no_more(chain: Chain) 
         chain.apply(model("glutton", poolRef={"name": "hungry"}))
         ready = chain.wait_condition("glutton", "Ready", "False", "Degraded", timeout=120)
         assert "killed for their memory" in ready["message"]
-        wait_for("no replica", lambda: not chain.pods("glutton"), timeout=30)
+        wait_for("no replica", lambda: not chain.pods("glutton"))
         replicas = chain.get("statefulset", "glutton-cpu")["spec"]["replicas"]
         assert replicas == 0
         make_hungry(chain, 1)
