@@ -49,4 +49,4 @@ __all__ = [
     "test_scaled_to_zero_and_back",
     "test_the_disk_heavy_example",
 ]
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from support.real_chain import RealChain
 
 PROGRAMS = {"operator": "-m terrace.controller", "gateway": "-m terrace.gateway"}
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def main_process(chain: RealChain, name: str) -> psutil.Process:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.chain import model
+from support.chain import model, processes_of
 from support.waiting import wait_for
 from terrace.local.errors import CommandError
 
 if TYPE_CHECKING:
     from support.real_chain import RealChain
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 GROW = """
 import os, time
 for _ in range(40):
@@ -31,6 +31,9 @@ def test_a_replica_killed_for_its_memory_gets_more_and_says_so(chain: RealChain)
         chain.wait_ready("hungry")
         (pod,) = chain.pods("hungry")
         before = plan_of(chain)
+        # Awake, it might end by itself, a second after its engine and before it is killed.
+        (server,) = processes_of("terrace_runtime serve", pod["status"]["podIP"])
+        server.suspend()
         with pytest.raises(CommandError):  # It ends with the container that it runs in.
             chain.cluster.kubectl(
                 "exec", pod["metadata"]["name"], "--", "/opt/terrace/bin/python", "-c", GROW,

@@ -17,25 +17,26 @@ if TYPE_CHECKING:
     from support.real_chain import RealChain
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def ready_replica(chain: RealChain) -> dict[str, Any]:
     """The only replica of ``demo``, whatever the tests before did to it."""
     chain.wait_ready("demo")
 
-    def found() -> list[dict[str, Any]]:
-        return [p for p in chain.pods("demo") if "deletionTimestamp" not in p["metadata"]]
+    def only() -> dict[str, Any]:
+        found = [p for p in chain.pods("demo") if "deletionTimestamp" not in p["metadata"]]
+        return found[0] if len(found) == 1 else {}
 
-    (pod,) = wait_for("one replica", lambda: found() if len(found()) == 1 else [])
-    return pod
+    return wait_for("one replica", only)
 
 
 def test_a_replica_sees_the_limits_of_its_container(chain: RealChain) -> None:
     pod = ready_replica(chain)
     address = f"http://{pod['status']['podIP']}:{RUNTIME_PORT}"
-    report = RuntimeReport.model_validate_json(httpx2.get(f"{address}/v1/runtime").content)
-    metrics = httpx2.get(f"{address}/metrics").text
+    told = httpx2.get(f"{address}/v1/runtime", timeout=60).content
+    report = RuntimeReport.model_validate_json(told)
+    metrics = httpx2.get(f"{address}/metrics", timeout=60).text
     limits = pod["spec"]["containers"][0]["resources"]["limits"]
     memory = report.node.memory
     assert memory.limit_bytes is not None

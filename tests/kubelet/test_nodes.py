@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from support.real_nodes import (
+    Json,
     answer,
     apply,
     cluster_ip,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,12 @@ def served(cluster: LocalCluster) -> Iterator[LocalCluster]:
     cluster.kubectl("rollout", "status", "statefulset/kept", "--timeout=120s", timeout_s=150)
     yield cluster
     cluster.kubectl("delete", "statefulset/kept", "service/kept", "pvc/data-kept-0")
+
+
+def until_it_works(manifest: Json) -> Json:
+    """kube-proxy and the cluster's DNS hear of a Service a moment after kubectl does."""
+    manifest["spec"]["restartPolicy"] = "OnFailure"
+    return manifest
 
 
 def finished(cluster: LocalCluster, name: str) -> str:
@@ -78,7 +85,7 @@ def test_this_machine_reaches_a_pod_and_its_service(served: LocalCluster) -> Non
 def test_a_pod_reaches_a_service_by_address_and_by_name(served: LocalCluster) -> None:
     urls = [f"http://{cluster_ip(served, 'kept')}/", "http://kept/", "http://kept.default/"]
     for node in ("node0", "node1"):
-        asking = pod(f"asks-on-{node}", "get", *urls)
+        asking = until_it_works(pod(f"asks-on-{node}", "get", *urls))
         asking["spec"]["nodeName"] = node
         apply(served, asking)
     for node in ("node0", "node1"):
@@ -86,7 +93,7 @@ def test_a_pod_reaches_a_service_by_address_and_by_name(served: LocalCluster) ->
 
 
 def test_a_pod_reaches_the_api_server_by_its_service(cluster: LocalCluster) -> None:
-    apply(cluster, pod("asks-api", "api", "/version"))
+    apply(cluster, until_it_works(pod("asks-api", "api", "/version")))
     assert '"gitVersion": "v1.36.3"' in finished(cluster, "asks-api")
 
 
@@ -96,12 +103,14 @@ def test_logs_and_exec_and_port_forward_work(served: LocalCluster) -> None:
     assert said == "kept-0\n"
     command = served.kubectl_command("port-forward", "pod/kept-0", ":8080")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forwarding:
-        assert forwarding.stdout
-        match = re.search(r"127\.0\.0\.1:(\d+)", forwarding.stdout.readline())
-        assert match
-        url = f"http://127.0.0.1:{match[1]}/"
-        assert wait_for(url, lambda: answer(url), timeout=60) == "kept-0\n"
-        forwarding.terminate()
+        try:
+            assert forwarding.stdout
+            match = re.search(r"127\.0\.0\.1:(\d+)", forwarding.stdout.readline())
+            assert match
+            url = f"http://127.0.0.1:{match[1]}/"
+            assert wait_for(url, lambda: answer(url), timeout=60) == "kept-0\n"
+        finally:
+            forwarding.terminate()
 
 
 def test_the_volume_belongs_to_the_pods_group_and_lies_on_its_node(served: LocalCluster) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from e2e.test_rollout import Traffic
+from e2e.test_rollout import POD, Traffic
 from support.chain import model
 from support.real_chain import image_name, load_as
 from support.waiting import wait_for
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from support.real_chain import RealChain
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 def images_of(pods: list[dict[str, Any]]) -> set[str]:
@@ -40,6 +40,7 @@ def test_another_runtime_image_comes_one_replica_after_the_other_and_fails_no_re
         chain.wait_ready("changing")
         before = chain.uids("changing")
         assert images_of(chain.pods("changing")) == {image_name("runtime")}
+        chain.ask({"model": "changing", "messages": POD, "max_tokens": 1})
         with Traffic(chain.url, "changing", clients=3) as traffic:
             wait_for("some answers", lambda: traffic.answers > 5)
             pool["spec"] = {**pool["spec"], "flavors": [{"name": "cpu", "runtimeImage": other}]}

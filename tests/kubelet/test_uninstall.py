@@ -15,7 +15,7 @@ from terrace.cli.demo import NAMESPACE
 if TYPE_CHECKING:
     from support.real_chain import RealChain
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 OURS = "pods,statefulsets,deployments,replicasets,jobs,services,configmaps,secrets,serviceaccounts,\
 roles,rolebindings,poddisruptionbudgets,persistentvolumeclaims,leases"
 CLUSTER = "clusterroles,clusterrolebindings,priorityclasses"

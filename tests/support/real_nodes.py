@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def answer(url: str) -> str:
         with opener.open(url, timeout=30) as response:
             text: str = response.read().decode()
             return text
-    except (OSError, urllib.error.URLError):
+    except (OSError, http.client.HTTPException):
         return ""
 
 
