@@ -14,6 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from support.images import Image
 
+pytestmark = pytest.mark.timeout(400)
 LOAD = """
 import ctypes, json, pathlib
 import llama_cpp.llama_cpp as lib
