@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from support.ports import own_address
 from terrace.local.pods import processes
 from terrace.local.pods.context import Settings, pod_folder
 from terrace.local.pods.images import ImageMap
@@ -41,7 +42,7 @@ def pod(*containers: Json, **spec: Any) -> Json:
         "metadata": {"namespace": "default", "name": f"pod-{number}", "uid": f"uid-{number}"},
         "spec": {
             "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 1,
+            "terminationGracePeriodSeconds": 60,
             "containers": list(containers),
             **spec,
         },
@@ -92,7 +93,7 @@ class Started:
     def message_of(self, reason: str) -> str:
         return next(message for found, message in self.events if found == reason)
 
-    async def until(self, what: str, holds: Callable[[], object], timeout_s: float = 10) -> None:
+    async def until(self, what: str, holds: Callable[[], object], timeout_s: float = 60) -> None:
         """Waits on the runner's signals, and looks at files and processes ten times a second."""
         deadline = time.monotonic() + timeout_s
         while not holds():
@@ -105,7 +106,7 @@ class Started:
 
     async def over(self) -> Json:
         """The last status."""
-        await asyncio.wait_for(self.task, 20)
+        await asyncio.wait_for(self.task, 60)
         return self.status
 
     async def logs(self, name: str = "c", run: int | None = None) -> str:
@@ -145,7 +146,7 @@ class Bench:
         }
         fixed = Settings(folder=self.folder, **(chosen | settings))
         one = Started(fixed)
-        address = f"127.15.{len(self.started)}.{next(_numbers) % 250 + 1}"
+        address = own_address(len(self.started))
         one.runner = PodRunner(parse_pod(manifest), address, fixed, sources or StaticSources(), one)
         one.task = asyncio.create_task(one.runner.run())
         self.started.append(one)
@@ -160,5 +161,5 @@ class Bench:
     async def close(self) -> None:
         """Ends every pod and checks that none of their processes is left."""
         await asyncio.gather(*(one.runner.stop(0.0) for one in self.started))
-        await asyncio.gather(*(asyncio.wait_for(one.task, 10) for one in self.started))
+        await asyncio.gather(*(asyncio.wait_for(one.task, 60) for one in self.started))
         assert not processes.below(self.folder / "pods")

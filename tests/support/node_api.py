@@ -31,6 +31,8 @@ class NodeApi:
     faults: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Method -> statuses to answer with instead, one per request."""
     version: int = 100
+    _told: list[tuple[int, bytes]] = field(default_factory=list)
+    """Version and event, for watches that begin after it."""
     _watches: list[asyncio.Queue[bytes | None]] = field(default_factory=list)
 
     def put(self, path: str, item: Json) -> Json:
@@ -47,13 +49,17 @@ class NodeApi:
         """Deletes an object, in silence if asked."""
         item = self.objects.pop(path)
         self.version += 1
+        item["metadata"]["resourceVersion"] = str(self.version)
         if is_told:
             self.tell("DELETED", item)
 
     def tell(self, kind: str, item: Json) -> None:
         """Sends an event to every watch."""
+        line = json.dumps({"type": kind, "object": item}).encode() + b"\n"
+        if "metadata" in item:
+            self._told.append((self.version, line))
         for watch in self._watches:
-            watch.put_nowait(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+            watch.put_nowait(line)
 
     def cut(self) -> None:
         """Ends every watch in the middle of its stream."""
@@ -95,11 +101,14 @@ class NodeApi:
         return web.json_response({"metadata": {"uid": "u", **body.get("metadata", {})}})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
-        self.watched_from.append(request.query["resourceVersion"])
         response = web.StreamResponse()
         await response.prepare(request)
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
+        for version, line in self._told:
+            if version > int(request.query["resourceVersion"]):
+                events.put_nowait(line)
         self._watches.append(events)
+        self.watched_from.append(request.query["resourceVersion"])
         while (line := await events.get()) is not None:
             await response.write(line)
         if request.transport is not None:

@@ -22,7 +22,7 @@ async def test_sigterm_goes_to_the_first_process_and_grace_lets_it_finish(bench:
     await running(one)
     log = one.log_folder() / "0.log"
     await one.until("its trap is set", lambda: b"ready" in log.read_bytes())
-    await one.runner.stop(5.0)
+    await one.runner.stop(60.0)
     await one.over()
     assert await one.logs() == "ready\ndrained\n"
     assert one.terminated["exitCode"] == 0
@@ -34,9 +34,9 @@ async def test_a_container_that_ignores_sigterm_is_killed_after_its_grace(bench:
     log = one.log_folder() / "0.log"
     await one.until("its trap is set", lambda: b"ready" in log.read_bytes())
     began = time.monotonic()
-    await one.runner.stop(0.3)
+    await one.runner.stop(0.3)  # the pod's own is two hundred times as long
     await one.over()
-    assert 0.3 <= time.monotonic() - began < 2.0
+    assert 0.3 <= time.monotonic() - began < 30
     assert one.terminated["exitCode"] == 137
 
 
@@ -46,7 +46,7 @@ async def test_a_shorter_grace_overtakes_a_longer_one(bench: Bench) -> None:
     patient = asyncio.create_task(one.runner.stop(60.0))
     await one.until("it is being stopped", lambda: "Killing" in one.reasons())
     await one.runner.stop(0.0)
-    await asyncio.wait_for(patient, 5)
+    await asyncio.wait_for(patient, 30)
     await one.over()
 
 
@@ -59,7 +59,7 @@ async def test_pre_stop_runs_before_sigterm(bench: Bench) -> None:
     await running(one)
     log = one.log_folder() / "0.log"
     await one.until("its trap is set", lambda: b"up" in log.read_bytes())
-    await one.runner.stop(5.0)
+    await one.runner.stop(60.0)
     await one.over()
     assert await one.logs() == "up\nhook\n"
 
@@ -80,9 +80,9 @@ async def test_children_and_escaped_daemons_end_with_their_container(bench: Benc
 
 async def test_a_child_that_keeps_the_pipe_open_does_not_hold_the_end_back(bench: Bench) -> None:
     began = time.monotonic()
-    one = await bench.run(pod(container("echo hi; sleep 60 & exit 0")))
+    one = await bench.run(pod(container("echo hi; sleep 600 & exit 0")))
     assert await one.logs() == "hi\n"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 async def test_memory_over_the_limit_is_oom_killed(bench: Bench) -> None:

@@ -106,7 +106,7 @@ async def test_following_sees_new_lines_over_a_rotation_and_ends_with_the_run(
         expected += line
     log.feed("stdout", b"no newline")
     log.close()
-    assert await asyncio.wait_for(reading, 5) == expected + b"no newline"
+    assert await asyncio.wait_for(reading, 60) == expected + b"no newline"
 
 
 async def test_a_full_disk_loses_lines_and_not_the_container(tmp_path: Path) -> None:
@@ -120,7 +120,12 @@ async def test_a_full_disk_loses_lines_and_not_the_container(tmp_path: Path) -> 
 
 
 async def test_standard_output_and_error_of_a_pod_reach_its_log(bench: Bench) -> None:
-    one = await bench.run(pod(container("echo out; sleep 0.05; echo err >&2")))
+    script = 'echo out; until [ -e "$TERRACE_POD_ROOT/tmp/go" ]; do sleep 0.02; done; echo err >&2'
+    one = bench.start(pod(container(script)))
+    log = one.log_folder() / "0.log"
+    await one.until("it speaks", lambda: log.exists() and b"out" in log.read_bytes())
+    (one.root() / "tmp" / "go").touch()
+    await one.over()
     assert await one.logs() == "out\nerr\n"
     assert runs(one.log_folder()) == [0]
 

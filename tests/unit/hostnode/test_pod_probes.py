@@ -31,7 +31,8 @@ def server(**fields: object) -> dict[str, object]:
 
 
 def probe(**fields: object) -> dict[str, object]:
-    return {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 0.05, **fields}
+    asked = {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 0.05}
+    return {**asked, "timeoutSeconds": 60, **fields}
 
 
 def is_ready(one: Started) -> bool:
@@ -71,7 +72,7 @@ async def test_a_container_without_probes_is_ready_once_it_runs(bench: Bench) ->
 
 async def test_a_failed_liveness_probe_restarts_the_container(bench: Bench) -> None:
     probes = {
-        "startupProbe": probe(failureThreshold=100),
+        "startupProbe": probe(failureThreshold=10_000),
         "livenessProbe": probe(failureThreshold=2),
     }
     one = bench.start(pod(server(**probes), restartPolicy="Always"))
@@ -84,7 +85,7 @@ async def test_a_failed_liveness_probe_restarts_the_container(bench: Bench) -> N
 
 async def test_the_startup_probe_holds_the_others_back(bench: Bench) -> None:
     test = ["/bin/sh", "-c", 'test -e "$TERRACE_POD_ROOT/tmp/up"']
-    startup = {"exec": {"command": test}, "periodSeconds": 0.05, "failureThreshold": 1000}
+    startup = {"exec": {"command": test}, "periodSeconds": 0.05, "failureThreshold": 10_000}
     readiness = {"exec": {"command": ["true"]}, "periodSeconds": 0.05}
     one = bench.start(pod(container(startupProbe=startup, readinessProbe=readiness)))
     await one.until("it was asked", lambda: "Unhealthy" in one.reasons())
@@ -117,7 +118,7 @@ async def test_a_command_that_hangs_fails_within_its_timeout_and_is_killed(bench
 
 
 async def test_a_probe_cancelled_while_it_is_cleared_up_leaves_nothing(bench: Bench) -> None:
-    hang = {"exec": {"command": ["/bin/sh", "-c", "sleep 73 & sleep 74"]}, "timeoutSeconds": 30}
+    hang = {"exec": {"command": ["/bin/sh", "-c", "sleep 73 & sleep 74"]}, "timeoutSeconds": 100}
     for pause in range(4):
         one = bench.start(pod(container(readinessProbe=hang)))
         await one.until("it is asked", partial(has_processes, one, 4))
@@ -144,7 +145,7 @@ async def test_a_stopping_pod_is_not_ready(bench: Bench) -> None:
     readiness = {"exec": {"command": ["true"]}, "periodSeconds": 0.05}
     one = bench.start(pod(container(script, readinessProbe=readiness)))
     await one.until("it is ready", lambda: is_ready(one))
-    stopping = asyncio.create_task(one.runner.stop(5.0))
+    stopping = asyncio.create_task(one.runner.stop(60.0))
     await one.until("it is unready", lambda: not is_ready(one))
     await stopping
     await one.over()
