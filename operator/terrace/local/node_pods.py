@@ -237,7 +237,7 @@ class NodePods:
             try:
                 await self.client.patch(f"{work.path}/status", body, is_strategic=True)
             except ApiError as error:
-                if error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
+                if error.status == HTTPStatus.NOT_FOUND or await self._is_another(work, error):
                     return False
                 await _log.awarning("status not written", pod=work.path, reason=str(error))
                 if error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
@@ -246,6 +246,16 @@ class NodePods:
             else:
                 return True
         return False
+
+    async def _is_another(self, work: PodWork, error: ApiError) -> bool:
+        """Whether a conflict means that the name is another pod's: a busy pod has them, too."""
+        if error.status != HTTPStatus.CONFLICT:
+            return False
+        try:
+            found = await self.client.find(work.path)
+        except ApiError:
+            return False
+        return found is None or found["metadata"]["uid"] != work.uid
 
     async def _delete(self, work: PodWork) -> None:
         """Tells the API that no process is left; finalizers of others may still hold the pod."""

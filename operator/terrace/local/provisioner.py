@@ -23,6 +23,8 @@ from terrace.local.node_client import ApiError, NodeClient
 from terrace.local.node_names import PROVISIONER
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from terrace.local.event_recorder import EventRecorder
 
 Json = dict[str, Any]
@@ -30,8 +32,8 @@ Json = dict[str, Any]
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 _SELECTED_NODE = "volume.kubernetes.io/selected-node"
 _CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+_CLAIMS = "/api/v1/persistentvolumeclaims"
 _VOLUMES = "/api/v1/persistentvolumes"
-_RETRY_S = 2.0
 _NAME = re.compile(r"pvc-[0-9a-f-]{36}")
 _CONFLICT = 409
 
@@ -121,41 +123,54 @@ class Provisioner:
     node: str
     folder: Path
     """Holds one folder per volume; nothing outside it is ever deleted."""
+    retry_s: float = 2.0
+    """After a failure; a watch does not tell twice of what does not change."""
     _classes: dict[str, Json] = field(default_factory=dict)
 
     async def serve(self) -> None:
         """Runs for ever."""
         self.folder.mkdir(parents=True, exist_ok=True)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_claims())
-            group.create_task(self._follow_volumes())
+            group.create_task(self._follow(_CLAIMS, self._serve_claim))
+            group.create_task(self._follow(_VOLUMES, self._reclaim))
 
-    async def _follow_claims(self) -> None:
-        changes = self.client.list_and_watch(
-            "/api/v1/persistentvolumeclaims", lambda why: _log.warning("watching", reason=why)
-        )
-        async for change in changes:
-            if change.kind != "CHANGED":
-                continue
-            if grown_size(change.object):
-                await self._insist(self._grow(change.object), "growing")
-            elif not change.object["spec"].get("volumeName"):
-                await self._insist(self._provide(change.object), "provisioning")
+    async def _follow(self, path: str, work: Callable[[Json], Awaitable[None]]) -> None:
+        """Has every object worked on, each in its own time."""
+        changes = self.client.list_and_watch(path, lambda why: _log.warning("watching", reason=why))
+        newest: dict[str, Json] = {}
+        async with asyncio.TaskGroup() as group:
+            async for change in changes:
+                if change.kind == "LISTED":
+                    continue
+                uid = change.object["metadata"]["uid"]
+                if change.kind == "DELETED":
+                    newest.pop(uid, None)
+                    continue
+                is_idle = uid not in newest
+                newest[uid] = change.object
+                if is_idle:
+                    group.create_task(self._insist(work, newest, uid))
 
-    async def _follow_volumes(self) -> None:
-        changes = self.client.list_and_watch(
-            _VOLUMES, lambda why: _log.warning("watching", reason=why)
-        )
-        async for change in changes:
-            if change.kind == "CHANGED":
-                await self._insist(self._reclaim(change.object), "reclaiming")
+    async def _insist(
+        self, work: Callable[[Json], Awaitable[None]], newest: dict[str, Json], uid: str
+    ) -> None:
+        """Until it is done for the object as it is by then, or the object is gone."""
+        while (item := newest.get(uid)) is not None:
+            try:
+                await work(item)
+            except (ApiError, OSError) as error:
+                name = item["metadata"]["name"]
+                await _log.awarning("storage not served yet", object=name, reason=str(error))
+                await asyncio.sleep(self.retry_s)
+            else:
+                if newest.get(uid) is item:
+                    del newest[uid]
 
-    async def _insist(self, work: Any, what: str) -> None:
-        """One failure must not stop the watch; the next change or list comes back to it."""
-        try:
-            await work
-        except (ApiError, OSError) as error:
-            await _log.awarning(what, reason=str(error))
+    async def _serve_claim(self, claim: Json) -> None:
+        if grown_size(claim):
+            await self._grow(claim)
+        elif not claim["spec"].get("volumeName"):
+            await self._provide(claim)
 
     async def _provide(self, claim: Json) -> None:
         storage_class = await self._class_of(claim)

@@ -128,7 +128,7 @@ async def test_a_pod_is_run_reported_and_deleted_by_its_uid(
     pods = node_pods(client, tmp_path)
     script = 'trap "exit 0" TERM; touch "$TERRACE_POD_ROOT/tmp/up"; while :; do sleep 0.02; done'
     is_up = {"command": ["/bin/sh", "-c", 'test -e "$TERRACE_POD_ROOT/tmp/up"']}
-    probe = {"exec": is_up, "periodSeconds": 0.05, "failureThreshold": 1000}
+    probe = {"exec": is_up, "periodSeconds": 0.05, "failureThreshold": 10_000}
     manifest = pod(container(script, startupProbe=probe))
     name, uid = manifest["metadata"]["name"], manifest["metadata"]["uid"]
     path = f"{PODS}/{name}"
@@ -138,7 +138,7 @@ async def test_a_pod_is_run_reported_and_deleted_by_its_uid(
     patch = api.of("PATCH")[-1][1]
     assert patch["metadata"] == {"uid": uid}
     assert patch["status"]["podIPs"] == [{"$patch": "replace"}, {"ip": "127.14.1.0"}]
-    deleting = {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 1}
+    deleting = {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 60}
     api.put(path, {**manifest, "metadata": {**manifest["metadata"], **deleting}})
     await until(lambda: path not in api.objects)
     assert api.of("DELETE") == [(path, {"preconditions": {"uid": uid}, "gracePeriodSeconds": 0})]
@@ -160,6 +160,41 @@ async def test_a_refused_status_is_written_again(
     await until(lambda: [one["phase"] for one in statuses(api, name)][-1:] == ["Succeeded"])
     following.cancel()
     await pods.stop_all(0.0)
+
+
+async def test_the_last_status_of_a_busy_pod_is_written(
+    api: NodeApi, client: NodeClient, tmp_path: Path
+) -> None:
+    pods = node_pods(client, tmp_path)
+    manifest = pod(container(f"while ! test -e {tmp_path}/end; do sleep 0.02; done"))
+    name = manifest["metadata"]["name"]
+    api.put(f"{PODS}/{name}", manifest)
+    following = asyncio.create_task(pods.follow("n"))
+    await until(lambda: "Running" in [one["phase"] for one in statuses(api, name)])
+    api.faults["PATCH"] = [409, 409, 409]  # Others write to it as well: each of them was faster.
+    (tmp_path / "end").touch()
+    await until(lambda: [one["phase"] for one in statuses(api, name)][-1:] == ["Succeeded"])
+    following.cancel()
+    await pods.stop_all(0.0)
+
+
+async def test_a_status_is_not_forced_on_another_pod_of_the_name(
+    api: NodeApi, client: NodeClient, tmp_path: Path
+) -> None:
+    pods = node_pods(client, tmp_path)
+    manifest = pod(container(f"while ! test -e {tmp_path}/end; do sleep 0.02; done"))
+    name = manifest["metadata"]["name"]
+    api.put(f"{PODS}/{name}", manifest)
+    following = asyncio.create_task(pods.follow("n"))
+    await until(lambda: "Running" in [one["phase"] for one in statuses(api, name)])
+    api.objects[f"{PODS}/{name}"]["metadata"]["uid"] = "another"
+    api.faults["PATCH"] = [409] * 100
+    (tmp_path / "end").touch()
+    (work,) = pods.work.values()
+    await until(lambda: work.running is not None and work.running.done())
+    await asyncio.wait_for(pods.stop_all(0.0), 30)
+    assert len(api.faults["PATCH"]) > 90, "it was tried again and again"
+    following.cancel()
 
 
 async def test_a_pod_removed_by_force_is_ended_and_its_folders_go(
@@ -215,7 +250,7 @@ async def test_folders_of_pods_deleted_meanwhile_are_swept(
     (tmp_path / "logs" / "default_name_old-uid").mkdir(parents=True)
     pods = node_pods(client, tmp_path)
     following = asyncio.create_task(pods.follow("n"))
-    await asyncio.wait_for(pods.has_listed.wait(), 5)
+    await asyncio.wait_for(pods.has_listed.wait(), 60)
     assert not list((tmp_path / "pods").iterdir())
     assert not list((tmp_path / "logs").iterdir())
     following.cancel()
@@ -256,6 +291,21 @@ def released(path: Path, name: str) -> Json:
         "spec": {"persistentVolumeReclaimPolicy": "Delete", "local": {"path": str(path)}},
         "status": {"phase": "Released"},
     }
+
+
+async def test_what_fails_for_now_is_tried_again(
+    api: NodeApi, client: NodeClient, tmp_path: Path
+) -> None:
+    name = "pvc-00000000-0000-0000-0000-000000000001"
+    (tmp_path / name).mkdir()
+    api.put(f"/api/v1/persistentvolumes/{name}", released(tmp_path / name, name))
+    api.faults["DELETE"] = [500, 503]
+    provisioner = Provisioner(client, EventRecorder(client, "n"), "n", tmp_path, retry_s=0.01)
+    serving_task = asyncio.create_task(provisioner.serve())
+    await until(lambda: api.of("DELETE"))
+    assert not (tmp_path / name).exists()
+    assert api.faults["DELETE"] == []
+    serving_task.cancel()
 
 
 async def test_only_folders_of_our_own_volumes_are_deleted(
