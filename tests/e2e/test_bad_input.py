@@ -56,8 +56,9 @@ def filled(chain: Chain) -> Iterator[Chain]:
     }
     chain.apply(claim, pod)
     chain.cluster.kubectl(
-        "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/fill", "--timeout=60s"
-    )
+        "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/fill", "--timeout=120s",
+        timeout_s=140,
+    )  # fmt: skip
     yield chain
     chain.delete("pod", "fill")
 

@@ -110,7 +110,7 @@ def ready_pod(chain: Chain, name: str, other_than: str = "") -> dict[str, Any]:
                 return pod
         return {}
 
-    return wait_for(f"a ready replica of {name}", probe, timeout=90, every=0.3)
+    return wait_for(f"a ready replica of {name}", probe, timeout=120, every=0.3)
 
 
 def asked_and_spilled(chain: Chain, name: str) -> tuple[dict[str, Any], Answer]:

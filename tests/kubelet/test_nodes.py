@@ -44,7 +44,7 @@ def cluster(tiny_image_loaded: LocalCluster) -> LocalCluster:
 def served(cluster: LocalCluster) -> Iterator[LocalCluster]:
     """With a hardened StatefulSet ``kept`` that has a volume, behind a Service."""
     apply(cluster, service("kept"), stateful_set("kept"))
-    cluster.kubectl("rollout", "status", "statefulset/kept", "--timeout=120s", timeout_s=150)
+    cluster.kubectl("rollout", "status", "statefulset/kept", "--timeout=240s", timeout_s=260)
     yield cluster
     cluster.kubectl("delete", "statefulset/kept", "service/kept", "pvc/data-kept-0")
 

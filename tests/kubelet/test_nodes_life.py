@@ -38,7 +38,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     with running_cluster("life", tmp_path_factory, ONE_NODE) as made:
         made.load_images([tiny_image(tmp_path_factory.mktemp("image"))])
         apply(made, service("kept"), stateful_set("kept"))
-        made.kubectl("rollout", "status", "statefulset/kept", "--timeout=120s", timeout_s=150)
+        made.kubectl("rollout", "status", "statefulset/kept", "--timeout=240s", timeout_s=260)
         yield made
 
 

@@ -71,7 +71,7 @@ def test_an_upgrade_of_operator_and_gateway_touches_no_replica(
     with Traffic(chain.url, "demo", clients=2) as traffic:
         wait_for("some answers", lambda: traffic.answers > 5)
         chain.install(tag=tag)
-        wait_for("the next operator", lambda: is_led_by_another(chain, operator), timeout=60)
+        wait_for("the next operator", lambda: is_led_by_another(chain, operator), timeout=120)
         # It has looked at the model: what is asked of it is done.
         chain.cluster.kubectl("scale", "im/demo", "--replicas=2")
         wait_for("a second replica", lambda: ready_replicas(chain) == 2, timeout=120, every=0.3)

@@ -32,8 +32,8 @@ def names(chain: RealChain, kinds: str, *where: str) -> set[str]:
 
 def test_models_go_on_without_the_release_until_they_are_deleted(chain: RealChain) -> None:
     uids = chain.uids("demo")
-    assert ask(chain)
-    chain.cluster.tools.helm("uninstall", "terrace", "-n", NAMESPACE, "--wait")
+    assert wait_for("an answer", lambda: ask(chain))
+    chain.cluster.tools.helm("uninstall", "terrace", "-n", NAMESPACE, "--wait", timeout_s=300)
     wait_for(
         "operator and gateway to go",
         lambda: not any(n.startswith("Pod/") for n in names(chain, "pods", "-n", NAMESPACE)),

@@ -93,7 +93,7 @@ class Chain:
         return next((c for c in conditions if c["type"] == kind), {})
 
     def wait_condition(
-        self, model: str, kind: str, status: str, reason: str = "", timeout: float = 90
+        self, model: str, kind: str, status: str, reason: str = "", timeout: float = 120
     ) -> dict[str, Any]:
         """Wait until a condition has this status (and reason)."""
 
