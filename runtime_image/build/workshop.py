@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,30 +81,35 @@ class Workshop:
             sink.write(f"\n$ {' '.join(argv)}\n".encode())
             sink.flush()
             offset = sink.tell()
-            process = subprocess.Popen(  # noqa: S603 - argv is ours, without a shell
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env={**environment, "TMPDIR": str(temporary)},
-                start_new_session=True,
-                # Children keep the locks, so that nobody builds beside what we left behind.
-                pass_fds=(self.lock_fd, *self._more_fds),
-            )
-        try:
-            while True:
+            with held_interrupts() as let_through:
+                process = subprocess.Popen(  # noqa: S603 - argv is ours, without a shell
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    env={**environment, "TMPDIR": str(temporary)},
+                    start_new_session=True,
+                    # Children keep the locks, so that nobody builds beside what we left behind.
+                    pass_fds=(self.lock_fd, *self._more_fds),
+                )
                 try:
-                    status = process.wait(timeout=self.every_s)
-                    break
-                except subprocess.TimeoutExpired:
-                    say(f"{what}: {_stage(self.log, offset)}, {_elapsed(started)}")
-        except BaseException:
-            _kill_group(process)
-            raise
+                    let_through()
+                    while (status := self._waited(process)) is None:
+                        say(f"{what}: {_stage(self.log, offset)}, {_elapsed(started)}")
+                except BaseException:
+                    _kill_group(process)
+                    raise
         if status != 0:
             tail = "\n".join(_read_tail(self.log, offset).splitlines()[-LOG_TAIL_LINES:])
             raise BuildError(f"{what} failed (exit code {status}):\n{tail}\nThe log: {self.log}")
         say(f"{what}: done in {_elapsed(started)}")
+
+    def _waited(self, process: subprocess.Popen[bytes]) -> int | None:
+        """The exit status, or None after the time between two lines."""
+        try:
+            return process.wait(timeout=self.every_s)
+        except subprocess.TimeoutExpired:
+            return None
 
 
 def cached(
@@ -160,6 +166,33 @@ def locked(path: Path) -> Iterator[int]:
             say(f"another build holds {path}: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
+
+
+@contextlib.contextmanager
+def held_interrupts() -> Iterator[Callable[[], None]]:
+    """Hold back what interrupts us; it happens when the yielded function is called.
+
+    ``Popen`` returns after the child has begun: a handler that raises in between leaves a child
+    that nobody knows. As in ``terrace.local.interrupts``, which may not be installed yet.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # handlers run in the main thread only
+        return
+    came: list[int] = []
+    with contextlib.ExitStack() as restored:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            restored.callback(signal.signal, each, signal.getsignal(each))
+            signal.signal(each, lambda number, _: came.append(number))
+
+        def let_through() -> None:
+            restored.close()
+            while came:
+                signal.raise_signal(came.pop(0))
+
+        try:
+            yield let_through
+        finally:
+            let_through()
 
 
 def _flush(folder: Path) -> None:
