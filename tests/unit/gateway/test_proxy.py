@@ -21,6 +21,7 @@ from support.gateway import (
     until,
     verify,
 )
+from support.ports import refusing_port
 from terrace.api.names import Key
 
 
@@ -217,13 +218,13 @@ async def test_one_request_too_many_is_a_429() -> None:
 
 
 async def test_another_replica_is_tried_when_one_refuses_the_connection() -> None:
-    async with replica(ok) as there, replica(ok) as gone:
-        refusing = gone.port
-    async with replica(ok) as there, gateway(there) as running:
-        running.registry.apply_pod(raw_pod("dead", port=refusing))
-        for _ in range(20):
-            async with client(running) as user:
-                assert (await user.post(chat())).status == 200
+    # The clock stands still: what has failed stays skipped, however slow the machine is.
+    async with replica(ok) as there, gateway(there, router_clock=lambda: 0.0) as running:
+        with refusing_port() as refusing:
+            running.registry.apply_pod(raw_pod("dead", port=refusing))
+            for _ in range(20):
+                async with client(running) as user:
+                    assert (await user.post(chat())).status == 200
         metrics = (await running.app.metrics.render()).decode()
     assert len(there.calls) == 20
     failures = 'upstream_failures_total{model="default/demo",stage="connect"}'
@@ -270,11 +271,10 @@ async def test_when_all_replicas_drain_the_last_one_s_answer_passes_through() ->
 
 
 async def test_when_no_replica_can_be_reached_it_is_a_503_to_try_again() -> None:
-    async with replica(ok) as gone:
-        refusing = gone.port
-    async with gateway() as running, client(running) as user:
-        running.registry.apply_pod(raw_pod(port=refusing))
-        got = await user.post(chat())
+    with refusing_port() as refusing:
+        async with gateway() as running, client(running) as user:
+            running.registry.apply_pod(raw_pod(port=refusing))
+            got = await user.post(chat())
     assert (got.status, got.error["code"]) == (503, "model_unreachable")
     assert "retry-after" in got.headers
 
@@ -287,7 +287,7 @@ async def test_an_address_that_does_not_answer_is_left_within_the_connect_timeou
     ):
         running.registry.remove_pod(raw_pod())
         running.registry.apply_pod(raw_pod("lost", address="192.0.2.1"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert (await user.post(chat())).status == 503
 
 
