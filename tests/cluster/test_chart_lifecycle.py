@@ -186,6 +186,12 @@ def wait_ready(chain: Chain) -> None:
         raise AssertionError(f"{error}\n{told}") from None
 
 
+def wait_served(chain: Chain) -> None:
+    """Until it is ready and the gateway, which hears of that by itself, knows so."""
+    wait_ready(chain)
+    chain.ask({"model": "demo", "messages": QUESTION, "max_tokens": 1})
+
+
 def replicas(chain: Chain) -> dict[str, int]:
     """Uid -> restarts of every replica."""
     return {
@@ -230,7 +236,7 @@ def test_versions_change_under_a_live_model_and_leave_it_alone(
     assert images(chain) == images_of("0.0.9")
     assert not knows_limits(chain.cluster)
     put_models(chain)
-    wait_ready(chain)
+    wait_served(chain)
     before = replicas(chain)
     assert list(before.values()) == [0]
 
@@ -275,7 +281,7 @@ def test_uninstalling_keeps_what_is_kept_and_a_new_install_finds_it(
 
     notes = release.install(CHART, "--wait", "--timeout=3m", crds={"keep": False})
     assert f"kubectl {' '.join(REMOVE)}" in notes
-    wait_ready(chain)
+    wait_served(chain)
     Stream(chain).read()
     assert replicas(chain) == before
 
@@ -312,7 +318,7 @@ def test_a_namespaced_install_serves_its_namespaces_and_asks_for_no_more(chain: 
     for line in notes.splitlines():  # What the notes tell an administrator.
         if line.startswith("  kubectl create clusterrole"):
             chain.cluster.kubectl(*line.split()[1:])
-    wait_ready(chain)
+    wait_served(chain)
     Stream(chain).read()
     assert chain.get("im", "elsewhere", SYSTEM)["status"] == {"observedGeneration": -1}
     release.run("uninstall", release.name, "--wait", "--timeout=3m")

@@ -113,6 +113,7 @@ def with_minimal_example(chain: Chain) -> None:
     chain.cluster.kubectl("apply", "-f", str(ROOT / "examples/01-minimal"))
     ready = ("wait", "--for=condition=Ready", "im/demo", "--timeout=180s")
     chain.cluster.kubectl(*ready, timeout_s=200)
+    chain.ask({"model": "demo", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1})
 
 
 @pytest.mark.timeout(900)
