@@ -6,6 +6,9 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
+
+from support.ports import own_address
 from terrace.local import processes
 from terrace.local.addresses import (
     FIRST_BLOCK,
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAMES = ("a", "b", "c")
-ADDRESS = "127.15.0.2"  # below the first block: no cluster is here
+ADDRESS = own_address(0)
+
+pytestmark = pytest.mark.usefixtures("alone_with_blocks")
 
 
 def free_claim() -> BlockClaim:
@@ -60,7 +65,7 @@ def test_a_claim_lives_as_long_as_the_process_that_inherited_it(tmp_path: Path) 
     child = processes.spawn(argv, tmp_path / "log", dict(os.environ), claim.holder.fileno())
     claim.release()
     assert claim_again(number) is None
-    processes.stop([child], grace_s=5)
+    processes.stop([child], grace_s=30)
     again = claim_again(number)
     assert again is not None
     again.release()

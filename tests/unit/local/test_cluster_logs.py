@@ -83,10 +83,10 @@ def test_following_goes_on_in_the_log_of_a_restarted_process(tmp_path: Path) -> 
             file.write("same\n")
         return "same" in seen
 
-    assert processes.wait_until(append_until_seen, 10)
+    assert processes.wait_until(append_until_seen, 60)
     logs.start_afresh(log)
     log.write_text("stop\n")
-    follower.join(timeout=10)
+    follower.join(timeout=60)
     assert seen[0] == "same"
     assert seen[-2:] == ["stop", "stopped"]
 

@@ -72,6 +72,7 @@ def test_a_route_into_the_addresses_takes_them(
     assert ("free" if is_ours else "taken") == expected
 
 
+@pytest.mark.usefixtures("alone_with_blocks")
 def test_a_block_of_no_use_is_passed_over_and_let_go() -> None:
     first = claim_block(FIRST_BLOCK)
     first.release()
