@@ -61,6 +61,8 @@ def follow(log: Path, write: Callable[[str], None]) -> None:
                 continue
             time.sleep(_POLL_S)
             if _was_replaced(file.fileno(), file.tell(), log):
+                for rest in file:  # of the old one, written since we looked
+                    write(rest.rstrip("\n"))
                 file.close()
                 file = log.open(errors="replace")
     finally:

@@ -84,11 +84,13 @@ def test_following_goes_on_in_the_log_of_a_restarted_process(tmp_path: Path) -> 
         return "same" in seen
 
     assert processes.wait_until(append_until_seen, 60)
+    with log.open("a") as file:
+        file.write("last words\n")
     logs.start_afresh(log)
     log.write_text("stop\n")
     follower.join(timeout=60)
     assert seen[0] == "same"
-    assert seen[-2:] == ["stop", "stopped"]
+    assert seen[-3:] == ["last words", "stop", "stopped"]
 
 
 def test_audit_events_say_who_did_what(tmp_path: Path) -> None:
