@@ -25,7 +25,7 @@ def _run(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
@@ -101,7 +101,7 @@ def test_the_installed_llama_cpp_decodes_a_batch_of_the_demo_model() -> None:
         [sys.executable, site / "check.py", str(site), str(wheel.DEMO_MODEL)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_model_is_named_by_the_check(tmp_path: Path) -> None:
         [sys.executable, _SCRIPT.with_name("check.py"), str(tmp_path), str(tmp_path / "bad.gguf")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 1

@@ -30,7 +30,7 @@ async def terrace(*arguments: str, **environment: str) -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(child.communicate(), 60)
+    out, err = await asyncio.wait_for(child.communicate(), 240)
     assert child.returncode is not None
     return child.returncode, out.decode(), err.decode()
 
