@@ -45,6 +45,7 @@ class Metrics:
         self._models = registry
         self._prometheus = CollectorRegistry(auto_describe=False)
         self._labels: dict[Key, str] = {}
+        self._under_way: dict[Key, int] = {}
         self._add_requests()
         self._add_replicas()
         self._prometheus.register(ViewMetrics(registry, watch, admission))
@@ -99,6 +100,7 @@ class Metrics:
 
     def started(self, model: Key) -> None:
         """A request for an existing model begins; call ``ended`` once."""
+        self._under_way[model] = self._under_way.get(model, 0) + 1
         self._in_flight.labels(self._label(model)).inc()
 
     def ended(self, model: Key | None, code: int, seconds: float) -> None:
@@ -106,6 +108,9 @@ class Metrics:
         label = UNKNOWN if model is None else self._label(model)
         self._requests.labels(label, str(code)).inc()
         if model is not None:
+            self._under_way[model] -= 1
+            if not self._under_way[model]:
+                del self._under_way[model]
             self._in_flight.labels(label).dec()
             self._duration.labels(label).observe(seconds)
 
@@ -141,7 +146,9 @@ class Metrics:
         return label
 
     def _drop_gone_models(self) -> None:
-        for model in [model for model in self._labels if not self._models.knows(model)]:
+        gone = [model for model in self._labels if not self._models.knows(model)]
+        # A request that outlives its model ends under the label under which it began.
+        for model in [model for model in gone if model not in self._under_way]:
             label = self._labels.pop(model)
             for metric in self._by_model if label != OTHER else ():
                 metric.remove_by_labels({"model": label})

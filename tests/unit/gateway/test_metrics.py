@@ -42,3 +42,16 @@ async def test_a_request_ends_under_the_label_under_which_it_began() -> None:
     metrics.ended(Key("default", f"m{MAX_MODELS}"), 200, 1.0)
     assert await in_flight(metrics, OTHER) == 0
     assert await in_flight(metrics, f"default/m{MAX_MODELS}") == 0
+
+
+async def test_a_request_that_outlives_its_model_is_not_counted_below_zero() -> None:
+    metrics, registry = metrics_of(1)
+    model = Key("default", "m0")
+    metrics.started(model)
+    registry.remove_model(raw_model("m0"))
+    await metrics.render()
+    registry.apply_model(raw_model("m0"))
+    metrics.ended(model, 200, 1.0)
+    assert await in_flight(metrics, "default/m0") == 0
+    registry.remove_model(raw_model("m0"))
+    assert b"default/m0" not in await metrics.render()
