@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from terrace.gateway.limits import Limits
 
 IDLE_S = 3
-"""Seconds an idle connection is kept: a tenth of a replica's 30, so that we are first to close it."""
+"""Seconds an idle connection is kept: a tenth of a replica's 30, so that we close first."""
 READ_BUFFER_BYTES = 32 * 1024
 """aiohttp stops reading a replica's answer when twice this waits for a slow client."""
 _KEEPALIVE = {
