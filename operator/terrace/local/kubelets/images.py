@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from terrace.local.state import ProcessRecord
 
-_LIST_TIMEOUT_S = 60.0
+_LIST_TIMEOUT_S = 180.0
 _IMPORT_TIMEOUT_S = 900.0
-_START_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 180.0
 _NAMESPACE = "k8s.io"
 """The containerd namespace in which kubelet looks."""
 

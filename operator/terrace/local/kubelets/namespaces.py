@@ -32,7 +32,7 @@ RUN = "/run/terrace"
 """Inside: what must not outlive the nodes. A short path, for the sake of socket addresses."""
 HIDDEN = ("/run", "/var/log", "/var/lib/kubelet", "/var/lib/cni")
 """Inside, these are empty at first and gone at the end."""
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 180.0
 _TUNABLES = {
     "vm/overcommit_memory": 1,
     "vm/panic_on_oom": 0,

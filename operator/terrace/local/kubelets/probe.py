@@ -40,7 +40,7 @@ _CNI_PACKAGE = "containernetworking-plugins"
 CNI_FOLDERS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 _CNI_PLUGINS = ("ptp", "host-local", "portmap", "loopback")
 _CAP_SYS_RESOURCE = 1 << 24
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 180.0
 _WATCHERS, _WATCHERS_PER_NODE = 14, 10
 """Inotify instances that a cluster was seen to hold (11 and 7), and a few more."""
 _KERNEL_STEPS = (
