@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,10 +11,10 @@ import pytest
 from chart.programs import NotBuiltError, helms, program
 from chart.rendering import Helm
 from support.clusters import running_cluster
-from support.time_limits import allow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from terrace.local.cluster import LocalCluster
 
@@ -27,10 +26,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         with suppress(NotBuiltError):  # Each test that needs one says so itself.
             helms()
             program("kubeconform")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    allow(300, Path(__file__).parent, items)
 
 
 @pytest.fixture(params=["helm4", "helm3"])

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.clusters import running_cluster
-from support.time_limits import allow
 from terrace.local.state import ClusterOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from terrace.local.cluster import LocalCluster
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    allow(300, Path(__file__).parent, items)
 
 
 @pytest.fixture(scope="session")

@@ -286,7 +286,7 @@ def test_uninstalling_keeps_what_is_kept_and_a_new_install_finds_it(
     assert replicas(chain) == before
 
     # As the notes and the page say: the garbage collector needs the kinds.
-    chain.cluster.kubectl(*REMOVE, timeout_s=180)
+    chain.cluster.kubectl(*REMOVE, timeout_s=300)
     managed = ("-n", TEAM, "-l", "app.kubernetes.io/managed-by=terrace")
     kinds = "pod,service,configmap,statefulset,job,pdb,pvc"
     wait_for("all that models were is gone", lambda: not names(chain, kinds, *managed), 120)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from build.source import REPOSITORY
 from support.releases import Releases, Repository, clone_of, copy_of_ours
-from support.time_limits import allow
 from terrace.local.binaries import find_binaries
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _LONG_AGO = 1_000_000_000
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    allow(600, Path(__file__).parent, items)
 
 
 @pytest.fixture(scope="session")
