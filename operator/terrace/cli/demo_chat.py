@@ -17,7 +17,8 @@ def stream_answer(base_url: str, model: str, question: str, console: Console) ->
     # Imported here because it takes a second, which `terrace local status` should not pay.
     from openai import OpenAI  # noqa: PLC0415
 
-    client = OpenAI(base_url=base_url, api_key="none", timeout=60, max_retries=2)
+    # The gateway hears by itself that a model is ready; till then it says when to ask again.
+    client = OpenAI(base_url=base_url, api_key="none", timeout=60, max_retries=5)
     start = time.perf_counter()
     first: float | None = None
     pieces: list[str] = []
