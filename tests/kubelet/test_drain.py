@@ -83,6 +83,7 @@ def test_a_drained_node_s_replica_answers_from_the_other(shared: RealChain) -> N
 
         moved = wait_for("the replica on the other node", elsewhere, timeout=120, every=0.3)
         assert moved["metadata"]["name"] == pod["metadata"]["name"]
+
         # The gateway may have moved too. Until kube-proxy has heard of it, the Service leads some
         # connections to where it was.
         def answers(times: int) -> bool:
