@@ -12,14 +12,26 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-settings.register_profile("ci", derandomize=True)
+# Workers of one run share the cores, and so do the threads of their engines (docs/adr/0003).
+os.environ.setdefault("GOMP_SPINCOUNT", "500")
+# How long an example takes says how busy the machine is, and is no fact about the code.
+settings.register_profile("terrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("terrace")
 if os.environ.get("CI"):
+    settings.register_profile("ci", settings.default, derandomize=True, database=None)
     settings.load_profile("ci")
+    # Constants in the modules that happen to be imported are among the examples, so that these
+    # would depend on which tests ran before, and on every line of the code under test.
+    assert callable(providers._get_local_constants)
+    _no_constants = Constants()
+    providers._get_local_constants = lambda: _no_constants
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,6 +11,7 @@ import ctypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import llama_cpp.llama_cpp as lib
 import numpy as np
 from typing_extensions import override
 
@@ -42,14 +43,10 @@ from terrace_runtime.backend.embedding import (
 from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.loadlog import LoadLog, LogTap
 from terrace_runtime.backend.offload import ModelShape, Placement, check_attention, check_context
-from terrace_runtime.backend.openmp import limit_spinning
 from terrace_runtime.backend.rows import LogitRows, RawBatch
 from terrace_runtime.backend.shortlist import LlamaShortlist, is_worth_trying
 from terrace_runtime.backend.vocabulary import Vocabulary, by_length
 from terrace_runtime.contract import RuntimeConfig, pod_path
-
-limit_spinning()
-import llama_cpp.llama_cpp as lib  # noqa: E402 - libgomp reads its environment when it is loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,8 +57,6 @@ MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ of the pinned build."""
 _WARM_UP_TOKENS = 32
 _C = Functions(lib)
-
-
 _LOG = LogTap(lib)
 _ABORT_CALLBACKS: list[Any] = []
 """Never emptied: C holds the address of the last one."""

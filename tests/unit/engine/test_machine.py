@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -28,29 +27,6 @@ def test_threads_are_bounded_by_quota_and_mask_whatever_the_plan_wants(tmp_path:
     assert usable_threads(0, tmp_path / "nothing") == ALL
     assert usable_threads(ALL + 5, tmp_path / "nothing") == ALL
     assert usable_threads(1, tmp_path / "nothing") == 1
-
-
-def test_openmp_threads_sleep_early_unless_the_user_chose() -> None:
-    program = (
-        "import os, terrace_runtime.backend.openmp as openmp; openmp.limit_spinning(); "
-        "print(os.environ.get('GOMP_SPINCOUNT'))"
-    )
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("GOMP", "OMP"))
-    }
-    for chosen, expected in (
-        ({}, "3000"),
-        ({"GOMP_SPINCOUNT": "7"}, "7"),
-        ({"OMP_WAIT_POLICY": "active"}, "None"),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env={**clean, **chosen},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.strip() == expected
 
 
 def test_buffer_sizes_are_summed_over_devices_and_kinds() -> None:
@@ -83,15 +59,15 @@ def test_this_build_of_llama_cpp_passes_its_check() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "message"),
+    ("program", "timeout_s", "message"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", r"SIGILL.*CPU.*Rebuild"),
-        ("import sys; sys.exit('wrong version')", r"exit code 1 \(wrong version\)"),
-        ("import threading; threading.Event().wait()", r"did not decode"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", 60, r"SIGILL.*CPU.*Rebuild"),
+        ("import sys; sys.exit('wrong version')", 60, r"exit code 1 \(wrong version\)"),
+        ("import threading; threading.Event().wait()", 1, r"did not decode"),
     ],
 )
 def test_a_build_that_fails_its_check_is_an_error_with_the_way_out(
-    program: str, message: str
+    program: str, timeout_s: float, message: str
 ) -> None:
     with pytest.raises(BackendError, match=message):
-        check_build([sys.executable, "-c", program], timeout_s=1)
+        check_build([sys.executable, "-c", program], timeout_s)
