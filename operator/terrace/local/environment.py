@@ -7,6 +7,7 @@ and ``pods/processes.py`` look for markers).
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _PROC = Path("/proc")
 _POLL_S = 0.0005
+_USUAL_BYTES = 1 << 16
 _LONGEST_EXEC_S = 10.0
 """A new program's first pages may have to come from a disk that others keep busy."""
 _MOST_LISTS = 10
@@ -47,9 +49,9 @@ def variables_of(pid: int) -> list[bytes]:
     folder = _PROC / str(pid)
     deadline = time.monotonic() + _LONGEST_EXEC_S
     try:
-        while not (text := (folder / "environ").read_bytes()):
+        while not (text := _environment(folder)):
             before = _memory(folder)
-            text = (folder / "environ").read_bytes()
+            text = _environment(folder)
             if text or (before == _memory(folder) and before[0] != b"0"):
                 break
             (folder / "exe").readlink()  # fails for a kernel thread and a zombie, who get neither
@@ -59,6 +61,18 @@ def variables_of(pid: int) -> list[bytes]:
     except OSError:
         return []
     return text.split(b"\0")
+
+
+def _environment(folder: Path) -> bytes:
+    """All of it from one call: after an exec, a second one finds the old program's memory gone."""
+    size = _USUAL_BYTES
+    fd = os.open(folder / "environ", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while len(text := os.pread(fd, size, 0)) == size:
+            size *= 4
+    finally:
+        os.close(fd)
+    return text
 
 
 def _memory(folder: Path) -> list[bytes]:

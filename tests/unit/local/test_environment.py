@@ -16,12 +16,13 @@ MARK = b"TERRACE_CLUSTER_DIR=/here"
 AGAIN = 'if [ "$1" -gt 0 ]; then exec /bin/sh -c "$2" sh "$(($1 - 1))" "$2"; fi; exec sleep 60'
 
 
-@pytest.mark.parametrize("num_others", [0, 2000])
+@pytest.mark.parametrize("num_others", [0, 2000, 8000])
 def test_a_process_that_executes_another_program_is_never_without_variables(
     tmp_path: Path, num_others: int
 ) -> None:
     argv = ["/bin/sh", "-c", AGAIN, "sh", "200", AGAIN]
-    # With many, a reader often comes when the arguments are in place and the variables are not.
+    # With many, a reader often comes when the arguments are in place and the variables are not,
+    # or has read some when the next program begins.
     others = {f"OTHER_{number}": "" for number in range(num_others)}
     env = {"TERRACE_CLUSTER_DIR": "/here", **others}
     record = processes.spawn(argv, tmp_path / "log", env, None)
