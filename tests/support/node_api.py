@@ -104,9 +104,9 @@ class NodeApi:
         response = web.StreamResponse()
         await response.prepare(request)
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
-        for version, line in self._told:
+        for version, told in self._told:
             if version > int(request.query["resourceVersion"]):
-                events.put_nowait(line)
+                events.put_nowait(told)
         self._watches.append(events)
         self.watched_from.append(request.query["resourceVersion"])
         while (line := await events.get()) is not None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 
-class _Skipping(selectors.DefaultSelector):  # type: ignore[misc, valid-type]  # chosen at run time
+class _Skipping(selectors.DefaultSelector):
     """Waits for nothing: says how long the loop would have waited."""
 
     skipped_s = 0.0
