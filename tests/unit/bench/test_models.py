@@ -123,8 +123,8 @@ def test_sizes_are_what_their_names_say() -> None:
     assert counts == {"tiny": 16, "mid": 151, "big": 1040}
 
 
-def test_models_are_four_shapes_in_two_types() -> None:
-    shapes = ("tiny", "mid", "big", "wordy")
+def test_models_are_five_shapes_in_two_types() -> None:
+    shapes = ("tiny", "mid", "big", "wordy", "long")
     names = [f"{s}-{t}" for s, t in itertools.product(shapes, ("q8_0", "q4_0"))]
     assert list(models.MODELS) == names
     assert models.WORDY.vocabulary == 152_064
