@@ -8,6 +8,7 @@ and a counterexample found there becomes an ``@example`` of its test.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,10 @@ from hypothesis.internal.constants_ast import Constants
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts into the background so, and what tests start and interrupt would
+    # inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Workers of one run share the cores, and so do the threads of their engines (docs/adr/0003).
 os.environ.setdefault("GOMP_SPINCOUNT", "500")
 # How long an example takes says how busy the machine is, and is no fact about the code.
