@@ -60,14 +60,14 @@ def pod_of(tmp_path: Path, model: Path, weights: str) -> tuple[Path, RuntimeConf
 def answer(replica: Replica) -> tuple[str, int]:
     body: Any = {"model": "large", "prompt": "terrace", "max_tokens": 8, "temperature": 0}
     with openai.OpenAI(
-        base_url=f"http://127.0.0.1:{replica.port}/v1", api_key="x", timeout=120
+        base_url=f"http://127.0.0.1:{replica.port}/v1", api_key="x", timeout=300
     ) as client:
         given = client.completions.create(**body, extra_body={"ignore_eos": True})
     assert given.usage is not None
     return given.choices[0].text, given.usage.completion_tokens
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_paged_weights_may_exceed_the_memory_limit(tmp_path: Path, model: Path) -> None:
     pod, config = pod_of(tmp_path, model, "paged")
     drop_from_page_cache(model)
@@ -89,7 +89,7 @@ def test_paged_weights_may_exceed_the_memory_limit(tmp_path: Path, model: Path) 
     assert with_room[1] == 8
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("weights", ["loaded", "mapped"])
 def test_the_same_replica_is_killed_when_its_weights_are_in_memory(
     tmp_path: Path, model: Path, weights: str
