@@ -125,6 +125,8 @@ class Download:
                 head += piece[:512]
                 check_magic(head, response.content_type)
             out.write(piece)
+            # What is told as done outlives a kill.
+            out.flush()
             done += len(piece)
             if done > most:
                 raise FetchError("DownloadFailed", f"the source sends more than {most} bytes")

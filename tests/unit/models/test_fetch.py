@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.fetching import LOOPBACK, QUICK, failure, get, leftovers, sha, stored
+from support.fetching import LOOPBACK, QUICK, failure, get, leftovers, read_here, sha, stored
 from support.file_server import FileServer, announce, body, endless, status
 from terrace_runtime.contract import FetchOutcome, FetchProgress, FetchSpec
 from terrace_runtime.models.cache import ModelCache, content_key
@@ -111,6 +112,22 @@ async def test_a_download_arrives_with_progress(pod: Path, content: bytes) -> No
     assert lines[-1].stage == "verify"
     assert all(line.total_bytes == len(content) for line in lines)
     assert leftovers(pod) == []
+
+
+async def test_bytes_that_are_told_as_done_outlive_a_kill(pod: Path, content: bytes) -> None:
+    told: list[tuple[int, int]] = []
+
+    def compare(line: FetchProgress) -> None:
+        if line.stage == "download":
+            told.append((line.done_bytes, unfinished(spec).size))
+
+    async with FileServer(content).running() as server:
+        server.faults = [server.cut_after(1000)]
+        spec = FetchSpec(uri=server.url, sha256=sha(content), allowed_networks=LOOPBACK)
+        outcome = await fetch(Work(spec, ProgressReporter(compare, interval_s=0), QUICK, read_here))
+        assert stored(pod, outcome) == content
+    assert told[0][0] <= 1000
+    assert all(in_file == done for done, in_file in told)
 
 
 async def test_a_broken_download_goes_on_where_it_broke(pod: Path, content: bytes) -> None:
@@ -312,9 +329,12 @@ async def test_a_redirect_to_nowhere_is_refused(pod: Path, content: bytes) -> No
 
 
 async def test_a_closed_port_is_tried_again_and_then_given_up(pod: Path, content: bytes) -> None:
-    async with FileServer(content).running() as server:
-        pass
-    found = failure(await fetch_http(server))
+    server = FileServer(content)
+    with socket.socket() as nobody:
+        # Bound, so that nobody else can listen there meanwhile.
+        nobody.bind(("127.0.0.1", 0))
+        server.url = f"http://127.0.0.1:{nobody.getsockname()[1]}/model.gguf"
+        found = failure(await fetch_http(server))
     assert (found.reason, found.permanent) == ("DownloadFailed", False)
 
 
