@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.messages import Command, Event
 
-_STOP_S = 5.0
+_STOP_S = 30.0
+"""For the step under way to end, and for KV blocks to reach the disk."""
 
 
 class InProcessEngine(EngineFrontend):

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 LLAMA_BACKEND = "terrace_runtime.backend.llama:LlamaBackend"
 _EXIT_S = 6.0
 """For the child to put its KV blocks on the disk and go."""
-_LAST_WORDS_S = 1.0
-"""For what it said last to reach the log."""
+_LAST_WORDS_S = 5.0
+"""For what it said last to reach the log, which takes so long only where the log itself is slow."""
 
 
 class ChildEngine(EngineFrontend):

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.stream import OutputStream
 
 ENDLESS = 10**9
-WAIT_S = 10.0
+WAIT_S = 60.0
+HUGE = {"context_tokens": 1_000_000, "batch_tokens": 512}
+"""So long an answer that nothing but an abort ends it while a test runs."""
 
 
 class Gate:
@@ -136,8 +138,7 @@ async def test_a_reader_who_is_slow_gets_all_text_in_fewer_pieces(start: Any) ->
 async def test_leaving_early_aborts_the_request(start: Any) -> None:
     gate = Gate()
     backend = FakeBackend(eos_odds=ENDLESS, faults={9: Fault(wait=gate.wait)})
-    # So long an answer that only an abort ends it before the next one begins.
-    engine = await start(backend, parallel=1, context_tokens=65_536)
+    engine = await start(backend, parallel=1, **HUGE)
     stream = engine.submit(text_request("r", max_tokens=None))
     await anext(stream)
     await gate.until_reached()
@@ -148,7 +149,7 @@ async def test_leaving_early_aborts_the_request(start: Any) -> None:
         await anext(stream)
     after = await answer_of(engine, text_request("after", max_tokens=3))
     assert after.finish is FinishReason.LENGTH
-    assert engine.stats.generated_tokens < 65_536 // 2
+    assert engine.stats.generated_tokens < HUGE["context_tokens"] // 2
 
 
 async def test_a_cancelled_reader_aborts_the_request(start: Any) -> None:
@@ -166,7 +167,7 @@ async def test_a_cancelled_reader_aborts_the_request(start: Any) -> None:
 
 async def test_abort_by_id_ends_with_abort(start: Any) -> None:
     gate = Gate()
-    engine = await start(FakeBackend(faults={1: Fault(wait=gate.wait)}, eos_odds=ENDLESS))
+    engine = await start(FakeBackend(faults={1: Fault(wait=gate.wait)}, eos_odds=ENDLESS), **HUGE)
     stream = engine.submit(text_request("r", max_tokens=None))
     await gate.until_reached()
     engine.abort("r")
@@ -258,7 +259,7 @@ async def test_drain_lets_the_running_finish_and_takes_no_more(start: Any) -> No
 
 
 async def test_drain_aborts_who_is_not_done_in_time(start: Any) -> None:
-    engine = await start(FakeBackend(eos_odds=ENDLESS), context_tokens=100_000, batch_tokens=512)
+    engine = await start(FakeBackend(eos_odds=ENDLESS), **HUGE)
     reader = asyncio.create_task(answer_of(engine, text_request("r", max_tokens=None)))
     await asyncio.sleep(0)
     await engine.drain(0.05)
@@ -267,7 +268,7 @@ async def test_drain_aborts_who_is_not_done_in_time(start: Any) -> None:
 
 async def test_close_ends_who_still_runs_with_abort_and_may_be_called_twice() -> None:
     backend = FakeBackend(eos_odds=ENDLESS)
-    engine = InProcessEngine(runtime_config(context_tokens=100_000), backend)
+    engine = InProcessEngine(runtime_config(**HUGE), backend)
     await engine.start()
     stream = engine.submit(text_request("r", max_tokens=None))
     await anext(stream)
