@@ -10,13 +10,15 @@ import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from terrace_runtime.contract import RuntimeConfig
 
@@ -67,10 +69,11 @@ class Replica:
         return (self.pod / "log").read_text()
 
     def engine_pid(self) -> int:
-        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
-            for pid in children.read_text().split():
-                if b"engine" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                    return int(pid)
+        # By the parent of each: the children of a thread that ends just then are under no thread.
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if "engine" in child.cmdline():
+                    return child.pid
         raise AssertionError("no engine child")
 
 
