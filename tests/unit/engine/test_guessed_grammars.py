@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.engine_builders import conversations, runtime_config
+from support.engine_builders import Clock, conversations, runtime_config
 from support.speculation import FreeRows
 from terrace_runtime.backend import Grammar
 from terrace_runtime.backend.llama import LlamaBackend
@@ -39,14 +38,15 @@ def outputs(mode: Literal["off", "ngram"]) -> tuple[dict[str, list[RequestOutput
     )
     backend = LlamaBackend()
     backend.load(config)
-    tiers = Tiers(backend, config, clock=time.monotonic)
+    clock = Clock()  # How fast this machine is just now decides nothing here.
+    tiers = Tiers(backend, config, clock=clock)
     costs = FreeRows(config.prefill_tokens)
-    guessing = speculator(config, backend, costs)
+    guessing = speculator(config, backend, costs, clock)
     core = EngineCore(
         backend,
         config,
         tiers,
-        clock=time.monotonic,
+        clock=clock,
         draw_seed=lambda: 1,
         costs=costs,
         speculator=guessing,

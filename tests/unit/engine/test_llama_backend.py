@@ -147,7 +147,7 @@ async def test_a_killed_child_fails_its_requests_in_bounded_time() -> None:
     await anext(streams[0])
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGKILL)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         for stream in streams:
             outputs = [output async for output in stream]
             assert outputs[-1].finish is FinishReason.ERROR

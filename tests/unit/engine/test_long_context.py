@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from typing_extensions import override
 
 from support.engine_builders import GREEDY, answer_of, runtime_config, text_request
+from support.runtime_http import until
 from support.tiny_models import HEAD, LAYERS, llama
 from terrace_runtime.backend import BackendError
 from terrace_runtime.backend.llama import LlamaBackend
@@ -47,13 +50,30 @@ def anonymous_bytes() -> int:
     return 1024 * int(status[status.index("RssAnon:") + 1])
 
 
+class HeldBackend(LlamaBackend):
+    """Decodes only while ``may_go`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go, self.is_asked = threading.Event(), threading.Event()
+        self.may_go.set()
+
+    @override
+    def decode(self) -> int:
+        self.is_asked.set()
+        assert self.may_go.wait(60)
+        return super().decode()
+
+
 @pytest.mark.parametrize("length", [4_000, 16_000])
 async def test_a_long_prompt_is_computed_in_chunks_within_the_memory_taken_at_the_start(
     model: Path, length: int
 ) -> None:
-    backend = LlamaBackend()
+    backend = HeldBackend()
     engine = InProcessEngine(config_of(model, length + 512), backend)
     await engine.start()
+    runner = engine._runner
+    assert runner is not None
     cells = 2 * (-(-(length + 512) // 256) * 256)
     assert engine.info.kv_bytes == pytest.approx(cells * ROW_BYTES, rel=0.02)
     before = anonymous_bytes()
@@ -66,7 +86,16 @@ async def test_a_long_prompt_is_computed_in_chunks_within_the_memory_taken_at_th
         done.append(request.id)
         return answer.finish
 
-    reasons = await asyncio.gather(follow(long), follow(short))
+    # A step of somebody else lasts until both are there, however late each was tokenized.
+    backend.may_go.clear()
+    backend.is_asked.clear()
+    before_them = asyncio.create_task(answer_of(engine, text_request("first", max_tokens=1)))
+    await until(backend.is_asked.is_set)
+    both = asyncio.gather(follow(long), follow(short))
+    await until(lambda: len(runner._inbox) == 2)
+    backend.may_go.set()
+    await before_them
+    reasons = await both
     stats = engine.stats
     await engine.close()
     assert set(reasons) <= {FinishReason.LENGTH, FinishReason.STOP}

@@ -142,14 +142,14 @@ def test_after_a_restart_cells_come_back_from_disk(layout: str, tmp_path: Path) 
     engine.run()
     while engine.core.chore():
         pass
-    engine.tiers.close(10)
+    engine.tiers.close(60)
     again = driver(settings)
     back = text_request("back", PREFIX + "!", max_tokens=5)
     again.submit(back)
     run_with_disk(again)
     assert cached(again, "back") == (len(PREFIX) // 8 * 8, "disk")
     assert again.answers["back"].facts == expected(back, config(layout))
-    again.tiers.close(10)
+    again.tiers.close(60)
 
 
 def run_with_disk(engine: CoreDriver) -> None:
@@ -160,7 +160,7 @@ def run_with_disk(engine: CoreDriver) -> None:
             engine.step()
         return not engine.core.has_work
 
-    wait_for("every request ends", is_done, timeout=20, every=0.001)
+    wait_for("every request ends", is_done, timeout=60, every=0.001)
 
 
 def test_no_block_crosses_tenants_unless_the_pool_says_so() -> None:

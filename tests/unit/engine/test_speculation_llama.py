@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from support.engine_builders import DEMO, Answer, conversations, runtime_config
+from support.engine_builders import DEMO, Answer, Clock, conversations, runtime_config
 from support.speculation import FreeRows
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.contract import Speculation, SpeculationReport
@@ -35,15 +34,16 @@ def answers_of(
     """Texts of all ``requests``, run together, and what guessing brought."""
     backend = LlamaBackend()
     backend.load(config)
-    tiers = Tiers(backend, config, clock=time.monotonic)
+    clock = Clock()  # How fast this machine is just now decides nothing here.
+    tiers = Tiers(backend, config, clock=clock)
     costs = FreeRows(config.prefill_tokens)
-    guessing = speculator(config, backend, costs)
+    guessing = speculator(config, backend, costs, clock)
     assert guessing is not None
     core = EngineCore(
         backend,
         config,
         tiers,
-        clock=time.monotonic,
+        clock=clock,
         draw_seed=lambda: 1,
         costs=costs,
         speculator=guessing,
