@@ -35,10 +35,13 @@ if TYPE_CHECKING:
     Step = RequestOutput | Exception | asyncio.Event
     Script = Callable[[Request], list[Step]]
 
+LONG_S = 60
+"""Far more than anything takes, on a machine that does much else at the same time."""
+
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that no event tells; fail after ten seconds."""
-    async with asyncio.timeout(10):
+    """Wait for something that no event tells; fail after a minute."""
+    async with asyncio.timeout(LONG_S):
         while not condition():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.002)
 
@@ -199,7 +202,7 @@ class Site:
             base_url=f"{self.url}/v1",
             api_key="any",
             max_retries=0,
-            timeout=20,
+            timeout=LONG_S,
             _strict_response_validation=strict,
             **more,
         )
@@ -267,7 +270,7 @@ async def raw(
 
 async def read_reply(reader: asyncio.StreamReader) -> Reply:
     """Parse an answer whose connection closes after it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LONG_S):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         rest = await reader.read()
     headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import openai
 import pytest
 
 from support.engine_builders import runtime_config
-from support.runtime_http import running, until
+from support.runtime_http import LONG_S, running, until
 from terrace_runtime.api.chat_template import TemplateRenderer
 from terrace_runtime.backend.fake import FakeBackend
 from terrace_runtime.engine.inprocess import InProcessEngine
@@ -31,7 +32,7 @@ def body(number: int, **more: Any) -> dict[str, Any]:
 async def test_clients_at_once_get_what_each_gets_alone() -> None:
     engine = InProcessEngine(SETTINGS, FakeBackend())
     async with (
-        running(engine, SETTINGS, renderer=TemplateRenderer) as site,
+        running(engine, SETTINGS, renderer=partial(TemplateRenderer, render_s=LONG_S)) as site,
         site.client() as client,
     ):
 

@@ -11,7 +11,16 @@ import orjson
 import pytest
 import structlog
 
-from support.runtime_http import ScriptedEngine, config, piece, raw, running, until, words
+from support.runtime_http import (
+    LONG_S,
+    ScriptedEngine,
+    config,
+    piece,
+    raw,
+    running,
+    until,
+    words,
+)
 from terrace_runtime.api.answer import Answer
 from terrace_runtime.api.generation import Generation
 from terrace_runtime.api.wire import ChatWire
@@ -130,7 +139,7 @@ async def test_a_client_that_never_reads_is_cut_off() -> None:
         async def receive() -> Any:
             return await asyncio.Event().wait()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONG_S):
             await answer({"type": "http"}, receive, send)
         assert not engine.open
 
@@ -164,7 +173,7 @@ async def test_loading_draining_and_dead_replicas_say_503() -> None:
 async def test_a_drain_lets_a_stream_end_and_aborts_what_is_left() -> None:
     go = asyncio.Event()
     engine = ScriptedEngine(lambda _: [piece("a"), go, *words("b")])
-    async with running(engine, config(drain_timeout_s=10)) as site, site.client() as client:
+    async with running(engine, config(drain_timeout_s=LONG_S)) as site, site.client() as client:
         stream = await client.chat.completions.create(**BODY, stream=True)
         draining = asyncio.create_task(site.state.drain())
         await until(lambda: engine.is_draining)

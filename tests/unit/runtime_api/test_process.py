@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import openai
+import orjson
+import psutil
 import pytest
 
 from support.engine_builders import DEMO, runtime_config
@@ -23,14 +28,23 @@ from terrace_runtime.contract import (
     FetchOutcome,
     FetchProgress,
     ModelFacts,
+    RuntimeReport,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from support.replicas import Replica
     from terrace_runtime.contract import RuntimeConfig
 
+LONG_S = 60
 MESSAGES: Any = [{"role": "user", "content": "What is a pod?"}]
+BODY = orjson.dumps({"model": "chat", "messages": MESSAGES})
+ASK = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+) + BODY
+PROBE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -39,7 +53,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONG_S,
         check=False,
     )
 
@@ -54,25 +68,50 @@ def demo_pod(pod: Path, **changes: Any) -> RuntimeConfig:
     return runtime_config(model_path="/models/chat.gguf", **changes)
 
 
+@contextlib.contextmanager
+def stopped_engine(replica: Replica) -> Iterator[psutil.Process]:
+    """It does nothing until the end of the block.
+
+    So a request stays open for as long as it takes to look at what the replica does meanwhile.
+    """
+    engine = psutil.Process(replica.engine_pid())
+    engine.suspend()
+    try:
+        yield engine
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            engine.resume()
+
+
+def report_of(replica: Replica) -> RuntimeReport:
+    return RuntimeReport.model_validate_json(replica.get("/v1/runtime"))
+
+
+def streamed_answer(port: int) -> str:
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x") as client:
+        stream = client.chat.completions.create(
+            model="chat", messages=MESSAGES, temperature=0, stream=True
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+
 def test_a_replica_serves_a_real_model_and_drains_on_sigterm(pod: Path) -> None:
-    with serving(pod, demo_pod(pod)) as replica:
+    config = demo_pod(pod, drain_timeout_s=LONG_S)
+    with serving(pod, config) as replica, ThreadPoolExecutor(1) as clients:
         assert replica.status("/healthz") == 200
         wait_for("readiness", replica.is_ready, every=0.05)
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{replica.port}/v1", api_key="x")
-        with client:
-            stream = client.chat.completions.create(
-                model="chat", messages=MESSAGES, temperature=0, stream=True
-            )
-            text = next(stream).choices[0].delta.content or ""
+        with stopped_engine(replica):
+            text = clients.submit(streamed_answer, replica.port)
+            wait_for("the request", lambda: report_of(replica).waiting == 1, every=0.02)
             replica.process.send_signal(signal.SIGTERM)
-            text += "".join(chunk.choices[0].delta.content or "" for chunk in stream)
             wait_for("red readiness", lambda: replica.status("/readyz") == 503, every=0.01)
             assert replica.status("/healthz") == 200
-        assert text == (
+            assert report_of(replica).state == "draining"
+        assert text.result(LONG_S) == (
             "A pod is the smallest thing Kubernetes runs: one or more containers "
             "that share a network address and storage."
         )
-        assert replica.process.wait(20) == 0
+        assert replica.process.wait(LONG_S) == 0
     assert "pod is the smallest" not in replica.log()
     assert "What is a pod" not in replica.log()
 
@@ -80,15 +119,26 @@ def test_a_replica_serves_a_real_model_and_drains_on_sigterm(pod: Path) -> None:
 def test_sigterm_while_the_model_loads_ends_at_once(pod: Path) -> None:
     with serving(pod, demo_pod(pod)) as replica:
         replica.process.send_signal(signal.SIGTERM)
-        assert replica.process.wait(10) == 0
+        assert replica.process.wait(LONG_S) == 0
 
 
 def test_a_killed_engine_ends_the_process_with_its_reason(pod: Path) -> None:
     with serving(pod, demo_pod(pod)) as replica:
         wait_for("readiness", replica.is_ready, every=0.05)
-        os.kill(replica.engine_pid(), signal.SIGKILL)
-        wait_for("red health", lambda: replica.status("/healthz") == 503, every=0.02)
-        assert replica.process.wait(10) == EXIT_ENGINE
+        with (
+            stopped_engine(replica) as engine,
+            socket.create_connection(("127.0.0.1", replica.port), LONG_S) as client,
+        ):
+            # A probe behind a request that nothing but the engine's end answers: it is answered
+            # between that end and the server's own, however late we read it.
+            client.sendall(ASK + PROBE)
+            engine.kill()
+            answers = b"".join(iter(lambda: client.recv(4096), b""))
+        assert replica.process.wait(LONG_S) == EXIT_ENGINE
+    asked, probed = answers.split(b"HTTP/1.1 ")[1:]
+    assert asked[:3] in {b"500", b"503"}
+    assert probed[:3] == b"503"
+    assert b"SIGKILL" in probed
     assert "SIGKILL" in last_words(pod)
 
 
@@ -96,7 +146,7 @@ def test_a_model_that_does_not_load_says_so(pod: Path) -> None:
     config = demo_pod(pod)
     (pod / "models" / "chat.gguf").write_bytes(b"GGUF" + bytes(1000))
     with serving(pod, config) as replica:
-        assert replica.process.wait(30) == EXIT_BACKEND
+        assert replica.process.wait(LONG_S) == EXIT_BACKEND
     words = last_words(pod)
     assert "cannot be loaded" in words
     assert "llama.cpp itself works here" in words

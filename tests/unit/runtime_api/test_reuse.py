@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from support.engine_builders import runtime_config, text_request
-from support.runtime_http import ScriptedEngine, config, piece, raw, running, words
+from support.runtime_http import LONG_S, ScriptedEngine, config, piece, raw, running, words
 from terrace_runtime.backend.fake import FakeBackend
 from terrace_runtime.contract import (
     CACHED_TIER_HEADER,
@@ -68,7 +68,7 @@ async def test_who_would_wait_longer_than_allowed_is_refused_at_once() -> None:
     await engine.start()
     try:
         slow = text_request("first", max_tokens=2500)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LONG_S):
             assert [one async for one in engine.submit(slow)][-1].finish
             running_one = engine.submit(text_request("second", max_tokens=2500))
             with pytest.raises(QueueFullError, match="requests wait already"):
