@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 4000
 LIMIT_BYTES = 64 * (BLOCK_BYTES + 100)
 """Room for some fifty blocks in eight segments."""
-TIMEOUT_S = 30.0
+TIMEOUT_S = 100.0
+"""A disk that others write much to may take seconds for a single file to be safe."""
 
 
 def key_of(number: int) -> bytes:

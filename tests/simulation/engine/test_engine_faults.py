@@ -21,7 +21,7 @@ from terrace_runtime.engine.request import FinishReason, Request
 
 CONFIG = runtime_config(parallel=3)
 SEEDS = range(3)
-WAIT_S = 20.0
+WAIT_S = 100.0
 NORMAL = {FinishReason.STOP, FinishReason.LENGTH}
 
 

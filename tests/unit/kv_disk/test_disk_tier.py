@@ -13,6 +13,7 @@ import pytest
 from support.kv_disk import (
     BLOCK_BYTES,
     LIMIT_BYTES,
+    TIMEOUT_S,
     Answers,
     FaultyVolume,
     block_of,
@@ -244,7 +245,7 @@ def test_reads_do_not_wait_for_a_write_that_hangs(tmp_path: Path) -> None:
     volume.may_write.clear()
     answers = Answers()
     assert tier.write(key_of(9), block_of(9), answers)
-    assert volume.is_writing.wait(10)
+    assert volume.is_writing.wait(TIMEOUT_S)
     assert found(tier, range(5)) == set(range(5))
     assert answers.seen == []
     volume.may_write.set()
@@ -261,7 +262,7 @@ def test_a_full_queue_refuses_and_each_accepted_block_is_answered_once(tmp_path:
     accepted = [tier.write(key_of(number), block, answers) for number in range(3000)]
     assert 1000 < sum(accepted) < 1200
     volume.may_write.set()
-    tier.flush(10)
+    tier.flush(TIMEOUT_S)
     assert len(answers.wait(sum(accepted))) == sum(accepted)
     assert len({key for key, _ in answers.seen}) == sum(accepted)
     tier.close()
@@ -273,7 +274,7 @@ def test_closing_answers_everything_even_when_the_disk_hangs(tmp_path: Path) -> 
     volume.may_write.clear()
     answers = Answers()
     assert tier.write(key_of(0), block_of(0), answers)
-    assert volume.is_writing.wait(10)
+    assert volume.is_writing.wait(TIMEOUT_S)
     waiting = range(1, 10)
     assert all(tier.write(key_of(number), block_of(number), answers) for number in waiting)
     tier.close(timeout_s=0.05)
@@ -292,7 +293,7 @@ def test_closing_writes_what_is_queued(tmp_path: Path) -> None:
     answers = Answers()
     for number in range(30):
         assert tier.write(key_of(number), block_of(number), answers)
-    tier.close()
+    tier.close(TIMEOUT_S)
     assert answers.wait(30) == [True] * 30
     again = open_tier(tmp_path)
     assert found(again, range(30)) == set(range(30))
@@ -319,6 +320,8 @@ def test_reads_are_right_while_segments_leave_under_them(tmp_path: Path) -> None
     for number in range(900):
         assert tier.write(key_of(number), block_of(number), written, choose.randrange(3))
         written.wait(number - 10)
+        # A reader that was far behind would find that everything has left.
+        reads.wait(len(buffers) - 20)
         for _ in range(2):
             buffers.append((choose.randrange(max(0, number - 60), number + 1), _buffer()))
             tier.read(key_of(buffers[-1][0]), buffers[-1][1], reads)
