@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
-import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +13,7 @@ import psutil
 import pytest
 
 from support.planning import MIB, demo_facts
+from support.replicas import SERVE, Replica, listening_port
 from support.waiting import wait_for
 from terrace.planner.footprint import footprint
 from terrace.planner.geometry import Shape
@@ -117,14 +116,16 @@ def measured_peak(config: RuntimeConfig, folder: Path, prompts: Sequence[int] = 
     """
     file, log = folder / "runtime.json", folder / "log"
     file.write_text(config.model_dump_json())
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "terrace_runtime", "serve"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--config", str(file)]
-    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as server:
+    command = [*SERVE, "--config", str(file)]
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(command, stdout=out, stderr=out, text=True) as server,
+    ):
         try:
-            url = f"http://127.0.0.1:{port}"
-            wait_for("a ready replica", lambda: is_ready(url), 60)
+            replica = Replica(server, folder, 0)
+            replica.port = wait_for("a listening line", lambda: listening_port(replica))
+            wait_for("a ready replica", replica.is_ready)
+            url = f"http://127.0.0.1:{replica.port}"
             with ThreadPoolExecutor(config.parallel) as clients:
                 numbers = prompts or range(config.parallel)
                 answers = clients.map(lambda i: fill(url, config, i), numbers)
@@ -159,20 +160,12 @@ def fill(url: str, config: RuntimeConfig, number: int) -> None:
     assert answer["usage"]["prompt_tokens"] >= len(prompt)
 
 
-def is_ready(url: str) -> bool:
-    try:
-        fetch(f"{url}/readyz")
-    except OSError:
-        return False
-    return True
-
-
 def fetch(url: str, body: dict[str, Any] | None = None) -> bytes:
     request = urllib.request.Request(
         url,
         data=None if body is None else json.dumps(body).encode(),
         headers={"content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=200) as response:
         answer: bytes = response.read()
     return answer

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import orjson
+import psutil
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from support.engine_builders import DEMO, runtime_config
 from support.gateway import PRIVATE_KEY, chat, raw_model, raw_pod
-from support.replicas import pod_folder, serving
+from support.replicas import SERVE, pod_folder, serving
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -105,10 +106,11 @@ def kubeconfig(folder: Path, port: int) -> Path:
     return path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def port_of(process: subprocess.Popen[bytes]) -> int:
+    """Where it listens; 0: nowhere yet."""
+    assert process.poll() is None
+    found = psutil.Process(process.pid).net_connections("tcp")
+    return next((one.laddr.port for one in found if one.status == psutil.CONN_LISTEN), 0)
 
 
 def started(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -121,18 +123,20 @@ async def gateway_process(root: Path, api_port: int) -> AsyncIterator[str]:
     trust = root / "etc/terrace/trust"
     trust.mkdir(parents=True)
     (trust / "ed25519").write_bytes(base64.urlsafe_b64encode(PRIVATE_KEY).rstrip(b"="))
-    port = free_port()
     environment = {
         **os.environ,
         "KUBECONFIG": str(kubeconfig(root, api_port)),
         "TERRACE_POD_ROOT": str(root),
     }
     environment.pop("KUBERNETES_SERVICE_HOST", None)
-    command = [sys.executable, "-m", "terrace.gateway", "--port", str(port)]
+    command = [sys.executable, "-m", "terrace.gateway", "--port", "0"]
     process = started(command, environment, root / "log")
-    url = f"http://127.0.0.1:{port}"
     try:
         async with asyncio.timeout(STARTING_S):
+            port = await asyncio.to_thread(
+                wait_for, "a port", lambda: port_of(process), STARTING_S, every=0.05
+            )
+            url = f"http://127.0.0.1:{port}"
             while not await is_ready(url):
                 assert process.poll() is None, (root / "log").read_text()
                 await asyncio.sleep(0.05)
@@ -219,25 +223,29 @@ def test_llama_cpp_speaks_json_too(tmp_path: Path) -> None:
 def test_a_log_that_nobody_reads_holds_no_request_up(tmp_path: Path) -> None:
     pod = pod_folder(tmp_path / "pod")
     (pod / "etc/terrace/runtime.json").write_text(a_replica(pod).model_dump_json())
-    port = free_port()
-    command = [sys.executable, "-m", "terrace_runtime", "serve", "--port", str(port)]
     environment = {**os.environ, "TERRACE_POD_ROOT": str(pod), "TERRACE_LOG_LEVEL": "debug"}
-    with (
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process,
-        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=STARTING_S) as client,
-    ):
+    with subprocess.Popen(SERVE, env=environment, stderr=subprocess.PIPE) as process:
         try:
-            wait_for("readiness", lambda: answers(client), STARTING_S)
-            # Far more than a pipe takes.
-            statuses = {client.get(f"/v1/models/{'x' * 200}").status_code for _ in range(400)}
-            body = orjson.loads(chat(max_tokens=4))
-            answer = client.post("/v1/chat/completions", json=body)
+            # Up to its port, and no further.
+            url = f"http://127.0.0.1:{told_port(process)}"
+            with httpx2.Client(base_url=url, timeout=STARTING_S) as client:
+                wait_for("readiness", lambda: answers(client), STARTING_S)
+                # Far more than a pipe takes.
+                statuses = {client.get(f"/v1/models/{'x' * 200}").status_code for _ in range(400)}
+                body = orjson.loads(chat(max_tokens=4))
+                answer = client.post("/v1/chat/completions", json=body)
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
         finally:
             process.kill()
     assert statuses == {404}
     assert answer.status_code == 200
+
+
+def told_port(process: subprocess.Popen[bytes]) -> int:
+    assert process.stderr is not None
+    lines = (json.loads(line) for line in process.stderr)
+    return next(int(line["port"]) for line in lines if line["event"] == "listening")
 
 
 def answers(client: httpx2.Client) -> bool:
@@ -265,21 +273,24 @@ def test_a_person_at_a_terminal_or_who_asks_gets_text(tmp_path: Path) -> None:
 def test_the_operator_speaks_json_while_it_finds_no_cluster(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    environment = {
-        **os.environ,
-        "KUBECONFIG": str(kubeconfig(tmp_path, free_port())),
-        "TERRACE_METRICS_PORT": "0",
-    }
-    environment.pop("KUBERNETES_SERVICE_HOST", None)
     log = tmp_path / "log"
-    process = started([sys.executable, "-m", "terrace.controller"], environment, log)
-    try:
-        wait_for("a first line", lambda: log.read_text().endswith("\n"), STARTING_S)
-        process.send_signal(number)
-        process.wait(60)
-    finally:
-        process.kill()
-        process.wait()
+    with socket.socket() as nobody:
+        # Bound, so that nobody else can listen there meanwhile.
+        nobody.bind(("127.0.0.1", 0))
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig(tmp_path, int(nobody.getsockname()[1]))),
+            "TERRACE_METRICS_PORT": "0",
+        }
+        environment.pop("KUBERNETES_SERVICE_HOST", None)
+        process = started([sys.executable, "-m", "terrace.controller"], environment, log)
+        try:
+            wait_for("a first line", lambda: log.read_text().endswith("\n"), STARTING_S)
+            process.send_signal(number)
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
     assert {line["component"] for line in lines_of(log)} == {"operator"}
 
 

@@ -76,7 +76,7 @@ def limited_memory(limit_bytes: int) -> Iterator[MemoryLimit]:
             swap.write_text("0")
         yield MemoryLimit(folder, is_v2)
     finally:
-        wait_for("the end of all in the group", lambda: _is_removed(folder), timeout=20)
+        wait_for("the end of all in the group", lambda: _is_removed(folder), timeout=60)
 
 
 def _is_removed(folder: Path) -> bool:
