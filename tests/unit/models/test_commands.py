@@ -81,7 +81,7 @@ async def test_a_fetch_that_is_killed_goes_on_with_what_it_had(pod: Path, tmp_pa
         # The repository's files, then the first two parts.
         hub.faults = [hub.answer, hub.answer, stall]
         child = await start(pod, "fetch", TERRACE_FETCH=environment)
-        await asyncio.wait_for(arrived.wait(), 30)
+        await asyncio.wait_for(arrived.wait(), 60)
         assert child.stdout is not None
         done = 0
         while done < len(first) + HALF:

@@ -65,19 +65,29 @@ DOCUMENTS = {
 @contextlib.asynccontextmanager
 async def raw_server(answer: bytes) -> AsyncIterator[str]:
     """Sends the same bytes to everybody and hangs up."""
+    serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer)
+                writer.close()
+                await writer.wait_closed()
+        finally:
+            writer.transport.abort()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.create_task(serve(reader, writer)))
+
+    server = await asyncio.start_server(begin, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -92,7 +102,7 @@ async def test_every_answer_ends_in_our_error(pod: Path, kind: str, name: str) -
         }[kind]
         spec = FetchSpec.model_validate({**values, "allowed_networks": LOOPBACK})
         limits = replace(QUICK, attempts=2, read_timeout_s=1)
-        found = failure(await asyncio.wait_for(get(spec, limits), 10))
+        found = failure(await asyncio.wait_for(get(spec, limits), 60))
         assert len(found.message) <= 1024
         assert "\r" not in found.message
 
@@ -106,6 +116,6 @@ async def test_every_document_ends_in_our_error(pod: Path, kind: str, name: str)
         spec = FetchSpec.model_validate(
             {"uri": uri, f"{kind}_endpoint": url, "allowed_networks": LOOPBACK}
         )
-        found = failure(await asyncio.wait_for(get(spec), 20))
+        found = failure(await asyncio.wait_for(get(spec), 60))
         assert found.reason in {"DownloadFailed", "UnsupportedFormat", "ChecksumMismatch"}
         assert found.permanent

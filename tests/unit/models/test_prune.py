@@ -144,14 +144,15 @@ async def test_fetches_and_prunes_at_once_never_fail(pod: Path, tmp_path: Path) 
                 freed += bool(outcome.freed_bytes)
 
         async def want(spec: FetchSpec) -> None:
-            for _ in range(15):
+            rounds = 0
+            while rounds < 15 or freed < 2:
+                rounds += 1
                 assert (await fetched(spec)).digest in known
 
         deleting = asyncio.create_task(delete())
         await asyncio.gather(*(want(spec) for spec in specs * 2))
         is_over.set()
         await deleting
-        assert freed > 1
 
 
 def test_the_longest_outcome_fits_a_termination_message() -> None:
