@@ -132,7 +132,7 @@ def tried(raw: bytes, *, is_weighed: bool) -> Outcome:
     """
     if is_weighed:
         tracemalloc.start()
-    started = time.process_time()
+    started = time.thread_time()
     result = "facts"
     try:
         # A sparse file may be as long as its header claims.
@@ -140,7 +140,7 @@ def tried(raw: bytes, *, is_weighed: bool) -> Outcome:
         facts_of(_parts(first), "0" * 64)
     except FetchError as error:
         result = error.reason
-    seconds = time.process_time() - started
+    seconds = time.thread_time() - started
     peak = tracemalloc.get_traced_memory()[1] if is_weighed else 0
     tracemalloc.stop()
     return Outcome(result, seconds, peak)

@@ -24,7 +24,7 @@ class Script:
 
     def read(self) -> tuple[DeviceSample, ...]:
         self.looks += 1
-        self.go_on.wait(30)
+        assert self.go_on.wait(60)
         if self.error:
             raise ReadError(self.error)
         return (DeviceSample("GPU-1", "H100", "nvidia", 0.5, throttled_by=("power-cap",)),)
@@ -35,7 +35,7 @@ def now() -> list[float]:
     return [100.0]
 
 
-def sampler(script: Script, now: list[float], patience_s: float = 10.0) -> DeviceSampler:
+def sampler(script: Script, now: list[float], patience_s: float = 60.0) -> DeviceSampler:
     return DeviceSampler(lambda: [script], lambda: now[0], patience_s)
 
 
@@ -91,6 +91,7 @@ async def test_a_driver_that_hangs_holds_no_scrape_up_and_is_asked_by_one_thread
     for _ in range(3):
         now[0] += FRESH_S
         await devices.refresh()
+    await until(lambda: script.looks > 0)
     assert (script.looks, devices.failures, devices.samples) == (1, 1, ())
     script.go_on.set()
     await until(lambda: bool(devices.samples))
