@@ -102,6 +102,7 @@ class ScriptedEngine:
     )
 
     report: EngineReport = field(default_factory=EngineReport)
+    tier_bytes: int = 0
 
     @property
     def info(self) -> ModelInfo:
@@ -117,6 +118,7 @@ class ScriptedEngine:
             build="fake-1",
             weights_bytes=1000,
             devices=(DeviceMemory(name="CPU", weights_bytes=1000),),
+            tier_bytes=self.tier_bytes,
         )
 
     async def start(self) -> None:

@@ -172,6 +172,8 @@ class ModelInfo:
     capabilities: Capabilities = field(default_factory=Capabilities)
     embedding_width: int = 0
     """Numbers of one embedding; 0: the model gives none."""
+    tier_bytes: int = 0
+    """Of the memory for the tiers, what the engine held when it sent this."""
 
 
 @dataclass(frozen=True, slots=True)

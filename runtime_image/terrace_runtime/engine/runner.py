@@ -123,7 +123,7 @@ class EngineRunner:
         )
         core = self._make_core()
         self._intake = _thread_with_stack(lambda: self._take_in(core), _INTAKE_STACK_BYTES)
-        self._emit(Ready(_model_info(self._backend, self._config)))
+        self._emit(Ready(_model_info(self._backend, self._config, self._tiers)))
         return core
 
     def _make_core(self) -> Core:
@@ -247,7 +247,7 @@ def _thread_with_stack(target: Callable[[], None], stack_bytes: int) -> threadin
     return thread
 
 
-def _model_info(backend: Backend, config: RuntimeConfig) -> ModelInfo:
+def _model_info(backend: Backend, config: RuntimeConfig, tiers: Tiers) -> ModelInfo:
     info = backend.info
     return ModelInfo(
         context_tokens=config.context_tokens,
@@ -265,4 +265,5 @@ def _model_info(backend: Backend, config: RuntimeConfig) -> ModelInfo:
         devices=info.devices,
         capabilities=info.capabilities,
         embedding_width=info.embedding_width,
+        tier_bytes=0 if tiers.store is None else tiers.store.touched_bytes,
     )

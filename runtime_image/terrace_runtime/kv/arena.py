@@ -48,6 +48,11 @@ class Arena:
         """Buffers whose first use would be slow."""
         return self._end_untouched - self._first_untouched
 
+    @property
+    def touched_bytes(self) -> int:
+        """Memory that its buffers take by now."""
+        return self._buffers.nbytes - self.num_untouched * self._buffers.shape[1]
+
     def take(self) -> int:
         """A free buffer's number, a touched one if there is any; IndexError: all are out."""
         if self._free:

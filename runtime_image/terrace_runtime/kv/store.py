@@ -80,6 +80,11 @@ class KvStore:
         self._num_spills = self._num_host_hits = self._num_disk_hits = 0
         self._clock = clock
 
+    @property
+    def touched_bytes(self) -> int:
+        """Memory that blocks take by now, whether one lies there or not."""
+        return self._arena.touched_bytes
+
     # Looking --------------------------------------------------------------------------------------
 
     def has(self, key: bytes) -> bool:

@@ -51,7 +51,10 @@ def warnings(
     memory: MemoryState,
     held_bytes: int,
 ) -> tuple[str, ...]:
-    """What does not fit, with the way out. ``held_bytes``: anonymous memory once loaded, or 0."""
+    """What does not fit, with the way out.
+
+    ``held_bytes``: anonymous memory once loaded, without that of the tiers, or 0.
+    """
     found = (
         _threads(config, machine, cpu),
         _memory(config, smallest(memory.limit_bytes, machine.memory_bytes or None), held_bytes),

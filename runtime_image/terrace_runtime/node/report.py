@@ -50,7 +50,7 @@ class NodeWatch:
         self._held_bytes = 0
 
     def loaded(self, held_bytes: int) -> None:
-        """The model is loaded and the replica holds so much anonymous memory: judge anew."""
+        """The model is loaded and takes so much anonymous memory, tiers aside: judge anew."""
         self._held_bytes = held_bytes
         self._looked_at = float("-inf")
 

@@ -55,6 +55,7 @@ EVENTS: list[Event] = [
                 DeviceMemory(name="CPU"),
             ),
             capabilities=Capabilities(model_class="encoder", can_embed=True, pooling="mean"),
+            tier_bytes=5,
         )
     ),
     Stepped(

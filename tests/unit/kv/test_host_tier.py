@@ -76,6 +76,7 @@ def test_a_tier_too_small_for_a_block_holds_none() -> None:
 def test_the_arena_is_touched_ahead_of_use() -> None:
     arena = Arena(15, 1 << 20)
     wait_for("all is touched", lambda: arena.num_untouched == 0, every=0.01)
+    assert arena.touched_bytes == 16 << 20
     numbers = {arena.take() for _ in range(15)}
     assert len(numbers) == 15
     assert arena.buffer(numbers.pop()).nbytes == 1 << 20
