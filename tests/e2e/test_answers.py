@@ -7,14 +7,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import openai
-import pytest
 
 from support.chain import ROOT
 
 if TYPE_CHECKING:
     from support.chain import Chain
 
-pytestmark = pytest.mark.timeout(300)
 DEMO = ROOT / "runtime_image/terrace_runtime/demo"
 VERIFIED: list[dict[str, Any]] = json.loads((DEMO / "verified.json").read_text(encoding="utf-8"))
 

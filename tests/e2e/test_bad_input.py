@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from support.chain import Chain
 
-pytestmark = pytest.mark.timeout(300)
 CHAT = ROOT / "runtime_image/terrace_runtime/demo/chat.gguf"
 SHA256 = hashlib.sha256(CHAT.read_bytes()).hexdigest()
 FILL = f"""

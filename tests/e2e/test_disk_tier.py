@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from support.chain import Chain
 
-pytestmark = pytest.mark.timeout(300)
 DEMO = ROOT / "runtime_image/terrace_runtime/demo"
 EXAMPLE = ROOT / "examples/02-disk-heavy"
 VERIFIED: list[dict[str, Any]] = json.loads((DEMO / "verified.json").read_text(encoding="utf-8"))

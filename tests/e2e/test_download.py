@@ -8,8 +8,6 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from support.chain import ROOT, model
 from support.waiting import wait_for
 
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
     from support.chain import Chain
 
-pytestmark = pytest.mark.timeout(300)
 DATA = (ROOT / "runtime_image/terrace_runtime/demo/chat.gguf").read_bytes()
 SHA256 = hashlib.sha256(DATA).hexdigest()
 HALF = len(DATA) // 2

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
-import pytest
 import yaml
 
 from support.chain import ROOT, model
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from support.chain import Chain
 
-pytestmark = pytest.mark.timeout(300)
 EXAMPLE = ROOT / "examples/03-draft-and-adapter"
 QUESTION = [{"role": "user", "content": "What is a pod?"}]
 KEY = "poets-key"

@@ -9,14 +9,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 from support.chain import ROOT
 
 if TYPE_CHECKING:
     from support.chain import Chain
 
-pytestmark = pytest.mark.timeout(300)
 CLIENTS = ROOT / "examples/12-clients"
 
 

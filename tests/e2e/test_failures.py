@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from support.chain import Chain
 
-pytestmark = pytest.mark.timeout(300)
 LONG: list[Any] = [{"role": "user", "content": "Tell me a story about a llama named Inti."}]
 
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import yaml
 
 from support.chain import ROOT, model
@@ -18,7 +17,6 @@ from support.waiting import wait_for
 if TYPE_CHECKING:
     from support.chain import Chain
 
-pytestmark = pytest.mark.timeout(300)
 DEMO = ROOT / "runtime_image/terrace_runtime/demo/chat.gguf"
 TOKEN = "hf_very-secret-token"
 

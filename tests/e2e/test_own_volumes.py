@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from support.chain import ROOT, model
 from support.in_a_thread import in_a_thread
 from support.origins import Hub
@@ -16,7 +14,6 @@ from support.waiting import wait_for
 if TYPE_CHECKING:
     from support.chain import Chain
 
-pytestmark = pytest.mark.timeout(300)
 EXAMPLE = ROOT / "examples/13-volume-per-replica"
 DEMO = ROOT / "runtime_image/terrace_runtime/demo/chat.gguf"
 HUB_FILE = "hf://owner/repo/c.gguf"

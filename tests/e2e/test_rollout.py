@@ -7,7 +7,6 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 import openai
-import pytest
 
 from support.chain import model
 from support.waiting import wait_for
@@ -15,7 +14,6 @@ from support.waiting import wait_for
 if TYPE_CHECKING:
     from support.chain import Chain
 
-pytestmark = pytest.mark.timeout(300)
 POD = [{"role": "user", "content": "What is a pod?"}]
 
 

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from support.chain import model
 from support.waiting import wait_for
 from terrace.api.quantity import parse_bytes
@@ -57,7 +55,6 @@ def add_pool(chain: Chain) -> None:
     )
 
 
-@pytest.mark.timeout(300)
 def test_a_replica_over_its_limit_gets_a_larger_plan_and_others_of_the_file_too(
     chain: Chain,
 ) -> None:
@@ -87,7 +84,6 @@ def test_a_replica_over_its_limit_gets_a_larger_plan_and_others_of_the_file_too(
         chain.delete("ipool", "hungry")
 
 
-@pytest.mark.timeout(300)
 def test_a_replica_that_no_plan_holds_is_killed_twice_and_no_more(chain: Chain) -> None:
     limit = wait_for("the demo's plan", lambda: limit_of(chain, "demo"), timeout=60)
     make_hungry(chain, limit + 512 * MIB)

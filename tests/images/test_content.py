@@ -14,7 +14,6 @@ import pytest
 if TYPE_CHECKING:
     from support.images import Image
 
-pytestmark = pytest.mark.timeout(300)
 USER = 65532
 LARGEST_MB = {"operator": 60, "gateway": 65, "runtime": 85}
 """Compressed. Measured 53, 58 and 77: more than a few MB on top is a mistake."""
