@@ -69,12 +69,16 @@ class Replica:
         return (self.pod / "log").read_text()
 
     def engine_pid(self) -> int:
+        return wait_for("an engine child", self._engine_pid, every=0.01)
+
+    def _engine_pid(self) -> int:
+        assert self.process.poll() is None, self.log()
         # By the parent of each: the children of a thread that ends just then are under no thread.
         for child in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.Error):
                 if "engine" in child.cmdline():
                     return child.pid
-        raise AssertionError("no engine child")
+        return 0
 
 
 @contextlib.contextmanager
@@ -93,7 +97,9 @@ def serving(
         )
     replica = Replica(process, pod, 0)
     try:
-        replica.port = wait_for("a listening line", lambda: listening_port(replica), every=0.02)
+        replica.port = wait_for(
+            "a listening line", lambda: listening_port(replica), 200, every=0.02
+        )
         yield replica
     finally:
         process.kill()
