@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from terrace.controller.kinds import Kind
 
 Manifest = dict[str, Any]
-WAIT_S = 60.0
+WAIT_S = 120.0
 """For a busy machine; what is waited for takes a second or two on a quiet one."""
 
 

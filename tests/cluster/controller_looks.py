@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cluster.controller_world import World
 
 
-FAST_LEASE: dict[str, Any] = {"lease_s": 8, "renew_s": 7, "retry_s": 0.3}
+FAST_LEASE: dict[str, Any] = {"lease_s": 12, "renew_s": 11, "retry_s": 0.3}
 """Its holder may be kept from the processor for seconds, and does not lose it."""
 
 

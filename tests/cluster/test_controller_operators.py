@@ -10,6 +10,8 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from cluster.controller_api import eventually
 from cluster.controller_fixtures import api, kubelet, operator, operators, world  # noqa: F401 -- fixtures
 from cluster.controller_looks import FAST_LEASE, answers, get, holder, lease, metric, settle
@@ -47,6 +49,7 @@ STAGES: dict[str, Callable[[World], Any]] = {
 }
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_operator_is_taken_over_at_every_stage(world: World) -> None:
     """kill -9 after each stage is seen; two models' worth of stages in one life."""
     operator = world.operators.start()
