@@ -98,6 +98,16 @@ class CellMover(ABC):
         """Forget a restore that is under way."""
         restore.close()
 
+    def _open(self, restore: Restore) -> bool:
+        """Begin to read what is still there of ``restore``; False: it is done, for nothing is."""
+        reading = self._store.open(restore.keys, restore.sequence.id)
+        # Since it was found, saving the cells of another slot may have evicted its last blocks.
+        restore.reading, restore.keys = reading, restore.keys[: reading.num_blocks]
+        if restore.keys:
+            return True
+        restore.close()
+        return False
+
     def _missing(self, keys: Seq[bytes]) -> list[int]:
         return [index for index, key in enumerate(keys) if not self._store.has(key)]
 
@@ -188,18 +198,19 @@ class SplitMover(CellMover):
     def advance(self, restore: Restore, budget_bytes: int) -> bool:
         if self._busy not in (None, restore):
             return False
-        total = len(restore.keys) * self._block_tokens
         if self._busy is None:
             if self._staged == restore.keys:
                 self._store.use(restore.keys)
-                return self._set(restore, total)
-            self._begin(restore, total)
+                return self._set(restore)
+            if not self._begin(restore):
+                return True
+        total = len(restore.keys) * self._block_tokens
         self._take(restore, len(restore.keys), budget_bytes, 0, total)
         assert restore.reading is not None
         if restore.num_joined == len(restore.keys):
             restore.close()
             self._staged = restore.keys
-            return self._set(restore, total)
+            return self._set(restore)
         if restore.reading.is_failed:
             # What came before the lost block is good; in a shorter state its rows lie elsewhere.
             keys = restore.keys[: restore.num_joined]
@@ -214,14 +225,17 @@ class SplitMover(CellMover):
         if self._busy is restore:
             self._busy = None
 
-    def _begin(self, restore: Restore, total: int) -> None:
+    def _begin(self, restore: Restore) -> bool:
+        if not self._open(restore):
+            return False
         self._busy = restore
         self._staged, self._copied = [], None
-        restore.reading = self._store.open(restore.keys, restore.sequence.id)
-        self._layout.begin(self._staging, total)
+        self._layout.begin(self._staging, len(restore.keys) * self._block_tokens)
+        return True
 
-    def _set(self, restore: Restore, total: int) -> bool:
+    def _set(self, restore: Restore) -> bool:
         self._busy = None
+        total = len(restore.keys) * self._block_tokens
         state = self._staging[: self._layout.state_bytes(total)]
         if self._backend.state_set(restore.slot, state):
             restore.num_tokens = total
@@ -264,8 +278,9 @@ class UnifiedMover(CellMover):
 
     @override
     def advance(self, restore: Restore, budget_bytes: int) -> bool:
-        if restore.reading is None:
-            restore.reading = self._store.open(restore.keys, restore.sequence.id)
+        if restore.reading is None and not self._open(restore):
+            return True
+        assert restore.reading is not None
         while budget_bytes > 0:
             first = restore.num_tokens // self._block_tokens
             until = min(first + UNIFIED_BLOCKS, len(restore.keys))

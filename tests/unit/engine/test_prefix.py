@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ENDLESS = 10**9
 PREFIX = "the llama climbs a terrace and tells of pods " * 4
 """180 tokens of the fake backend: 22 blocks of 8."""
+BLOCK_BYTES = 64
+"""Of the fake backend's cells for 8 tokens."""
 LAYOUTS = pytest.mark.parametrize("layout", ["split", "unified"])
 
 
@@ -278,3 +280,23 @@ def test_the_report_counts_what_was_looked_up_found_and_missed() -> None:
     assert report.queried_tokens == 2 * len(PREFIX) + len("firstsecond")
     assert report.misses == 23 + 1, "all blocks of the first, and the one where the second differs"
     assert {tier.name: tier.hit_tokens for tier in report.tiers}["device"] >= len(PREFIX)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("num_kept", [44, 50, 66])
+def test_blocks_that_make_room_for_others_before_they_are_restored_are_computed_again(
+    layout: str, num_kept: int
+) -> None:
+    settings = config(layout, parallel=2, kv={"host_bytes": num_kept * BLOCK_BYTES})
+    engine = driver(settings)
+    requests = [text_request(f"r{n}", f"{n}{PREFIX}", max_tokens=3) for n in range(4)]
+    for two in (requests[:2], requests[2:]):
+        engine.submit(*two)
+        engine.run()
+    again = [text_request(f"again{n}", f"{n}{PREFIX}", max_tokens=3) for n in range(2)]
+    engine.submit(*again)
+    # Both are found in the host tier in one step, and each clears a slot, whose cells go there.
+    engine.run()
+    assert engine.core.report(0).cache.restores
+    for request in again:
+        assert engine.answers[request.id].facts == expected(request, settings)
