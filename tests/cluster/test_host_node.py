@@ -132,13 +132,14 @@ def test_logs_are_followed_to_the_end(node: Node) -> None:
 
 
 def test_exec_attach_and_port_forward_say_why_they_cannot(node: Node) -> None:
-    node.apply(pod("plain", container("exec sleep 60")))
+    node.apply(pod("plain", container("exec sleep infinity")))
     node.wait_ready("plain")
     for words in (["exec", "plain", "--", "ls"], ["port-forward", "plain", ":80"]):
         command = node.cluster.kubectl_command(*words)
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode != 0
         assert "not supported on the host node" in done.stderr
+    node.cluster.kubectl("delete", "pod", "plain")
 
 
 def test_a_claim_is_provisioned_and_keeps_its_data_when_the_pod_goes(node: Node) -> None:
@@ -250,7 +251,7 @@ def _waiting(node: Node, name: str) -> Json:
 
 def stateful_set(name: str) -> Json:
     labels = {"app": name}
-    one = container('echo "pid $$$$"; exec sleep 600')
+    one = container('echo "pid $$$$"; exec sleep infinity')
     template = {"metadata": {"labels": labels}, "spec": pod("", one)["spec"]}
     return {
         "apiVersion": "apps/v1",
@@ -304,12 +305,12 @@ def _writes_since(node: Node, moment: float) -> list[str]:
 
 
 def test_pods_outlive_a_restart_of_the_api_server(node: Node) -> None:
-    node.apply(pod("steady", container("exec sleep 600")))
+    node.apply(pod("steady", container("exec sleep infinity")))
     node.wait_ready("steady")
     before = node.get("pod", "steady")["status"]["containerStatuses"][0]["containerID"]
     node.kill("kube-apiserver")
     node.cluster.up()
-    node.apply(pod("later", container("exec sleep 600")))
+    node.apply(pod("later", container("exec sleep infinity")))
     node.wait_ready("later")
     after = node.get("pod", "steady")["status"]["containerStatuses"][0]
     assert (after["containerID"], after["restartCount"]) == (before, 0)
