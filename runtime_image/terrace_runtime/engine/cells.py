@@ -6,7 +6,8 @@ thread; a restore goes on a slice per step, so that other streams' tokens stay e
 
 Split cells: llama.cpp hands out and takes in a sequence as a whole, so blocks are cut from and
 joined to a state of the whole sequence. Unified cells: a scratch sequence shares any range of cells
-with a slot, so a few blocks at a time suffice. Next: ``prefix.py``.
+with a slot, so a few blocks at a time suffice. Next: ``prefix.py``; ``checkpoint_cells.py`` is for
+models without blocks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from terrace_runtime.backend import Backend
     from terrace_runtime.engine.sequence import Sequence
     from terrace_runtime.kv.blob import StateLayout
-    from terrace_runtime.kv.checkpoints import CheckpointStore
     from terrace_runtime.kv.reading import Reading
     from terrace_runtime.kv.store import KvStore
 
@@ -312,40 +312,3 @@ class UnifiedMover(CellMover):
 def _buffer(num_bytes: int) -> NDArray[np.uint8]:
     """Memory whose pages are taken when they are used first."""
     return np.frombuffer(reserve(num_bytes), np.uint8)
-
-
-class CheckpointMover(CellMover):
-    """Whole states at chosen positions, for models whose cells cannot be cut into blocks."""
-
-    def __init__(self, backend: Backend, checkpoints: CheckpointStore, block_tokens: int) -> None:
-        # It stages nothing: a state goes straight into and out of its own buffer.
-        self._backend = backend
-        self._checkpoints = checkpoints
-        self._block_tokens = block_tokens
-
-    @override
-    def save(self, slot: int, keys: Seq[bytes]) -> None:
-        """Keep the state when the slot holds exactly these blocks."""
-        num_tokens = len(keys) * self._block_tokens
-        if keys and self._backend.seq_pos_max(slot) + 1 == num_tokens:
-            self._checkpoints.save(
-                keys[-1],
-                num_tokens,
-                self._backend.state_size(slot),
-                lambda buffer: self._backend.state_get(slot, buffer),
-            )
-
-    @override
-    def copy(self, source: int, target: int, num_tokens: int) -> bool:
-        return False
-
-    @override
-    def advance(self, restore: Restore, budget_bytes: int) -> bool:
-        key = restore.keys[-1]
-        if not self._checkpoints.has(key):
-            return True
-        if self._backend.state_set(restore.slot, self._checkpoints.load(key)):
-            restore.num_tokens = len(restore.keys) * self._block_tokens
-        else:
-            self._checkpoints.drop(key)
-        return True

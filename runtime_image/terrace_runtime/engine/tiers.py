@@ -16,7 +16,8 @@ import numpy as np
 
 from terrace_runtime.backend import DECODE_OK, BackendError
 from terrace_runtime.contract import CacheReport, TierReport, pod_path
-from terrace_runtime.engine.cells import CheckpointMover, SplitMover, UnifiedMover
+from terrace_runtime.engine.cells import SplitMover, UnifiedMover
+from terrace_runtime.engine.checkpoint_cells import CheckpointMover
 from terrace_runtime.kv.blob import StateLayout
 from terrace_runtime.kv.checkpoints import CheckpointStore
 from terrace_runtime.kv.disk import DiskTier
