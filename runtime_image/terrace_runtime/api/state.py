@@ -68,8 +68,7 @@ class ServerState:
     async def start(self) -> None:
         """Load the model and get ready; raises EngineError."""
         await self.engine.start()
-        # Memory for the tiers is touched from now on, and the plan says how much that will be.
-        self.node.loaded(max(0, self.memory.sample() - self.engine.info.tier_bytes))
+        self.node.loaded(self.memory.sample(), self.engine.info.tier_bytes)
         self._renderer = self._make_renderer(self.engine.info)
         # A template that does not compile leaves /v1/completions usable, so the replica serves.
         self.template_note = await self._renderer.start()

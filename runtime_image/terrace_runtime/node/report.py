@@ -49,9 +49,12 @@ class NodeWatch:
         self._report = NodeReport()
         self._held_bytes = 0
 
-    def loaded(self, held_bytes: int) -> None:
-        """The model is loaded and takes so much anonymous memory, tiers aside: judge anew."""
-        self._held_bytes = held_bytes
+    def loaded(self, held_bytes: int, tier_bytes: int) -> None:
+        """The model is loaded and we hold so much anonymous memory: judge anew.
+
+        ``tier_bytes`` of it are the tiers': the plan says how much that will be.
+        """
+        self._held_bytes = max(0, held_bytes - tier_bytes)
         self._looked_at = float("-inf")
 
     @property

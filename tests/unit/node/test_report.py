@@ -44,10 +44,19 @@ def test_a_look_is_kept_for_a_second(tmp_path: Path) -> None:
 def test_what_a_loaded_replica_holds_is_judged_at_once(tmp_path: Path) -> None:
     watch = NodeWatch(config(kv=KvTiers(host_bytes=900 << 20)), pod_on_v2(tmp_path), lambda: 1.0)
     before = watch.report.warnings
-    watch.loaded(200 << 20)
+    watch.loaded(200 << 20, tier_bytes=0)
     (warning,) = watch.report.warnings
     assert before == ()
     assert "the replica holds 200.0 MiB" in warning
+
+
+def test_memory_that_tiers_hold_already_is_not_added_to_what_they_will(tmp_path: Path) -> None:
+    watch = NodeWatch(config(kv=KvTiers(host_bytes=900 << 20)), pod_on_v2(tmp_path), lambda: 1.0)
+    watch.loaded(400 << 20, tier_bytes=200 << 20)
+    (warning,) = watch.report.warnings
+    assert "the replica holds 200.0 MiB" in warning
+    watch.loaded(300 << 20, tier_bytes=200 << 20)
+    assert watch.report.warnings == ()
 
 
 def test_a_plan_too_large_for_the_limit_is_refused(tmp_path: Path) -> None:

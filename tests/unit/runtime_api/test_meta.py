@@ -15,7 +15,6 @@ from joserfc.jwk import OctKey, OKPKey
 from support.runtime_http import ScriptedEngine, Site, config, raw, running
 from terrace_runtime.api.memory import MemoryMeter
 from terrace_runtime.contract import IDENTITY_HEADER, RuntimeReport
-from terrace_runtime.node.report import NodeWatch
 
 BODY = orjson.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hi"}]})
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -174,14 +173,3 @@ async def test_the_report_shows_the_memory_of_each_device() -> None:
     async with running(ScriptedEngine(), config()) as site:
         told = RuntimeReport.model_validate_json((await raw(site.port, "GET", "/v1/runtime")).body)
     assert [(one.name, one.weights_bytes) for one in told.memory.devices] == [("CPU", 1000)]
-
-
-async def test_memory_that_tiers_hold_already_is_not_added_to_what_they_will(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    held: list[int] = []
-    monkeypatch.setattr(MemoryMeter, "sample", lambda _: 500)
-    monkeypatch.setattr(NodeWatch, "loaded", lambda _, num_bytes: held.append(num_bytes))
-    async with running(ScriptedEngine(tier_bytes=200)):
-        pass
-    assert held == [300]
