@@ -162,15 +162,23 @@ async def test_a_refused_status_is_written_again(
     await pods.stop_all(0.0)
 
 
-async def test_the_last_status_of_a_busy_pod_is_written(
+async def running_until_told(
     api: NodeApi, client: NodeClient, tmp_path: Path
-) -> None:
+) -> tuple[NodePods, str, asyncio.Task[None]]:
+    """A node, a pod of it that runs until ``tmp_path / "end"`` is there, and who follows it."""
     pods = node_pods(client, tmp_path)
     manifest = pod(container(f"while ! test -e {tmp_path}/end; do sleep 0.02; done"))
     name = manifest["metadata"]["name"]
     api.put(f"{PODS}/{name}", manifest)
     following = asyncio.create_task(pods.follow("n"))
     await until(lambda: "Running" in [one["phase"] for one in statuses(api, name)])
+    return pods, name, following
+
+
+async def test_the_last_status_of_a_busy_pod_is_written(
+    api: NodeApi, client: NodeClient, tmp_path: Path
+) -> None:
+    pods, name, following = await running_until_told(api, client, tmp_path)
     api.faults["PATCH"] = [409, 409, 409]  # Others write to it as well: each of them was faster.
     (tmp_path / "end").touch()
     await until(lambda: [one["phase"] for one in statuses(api, name)][-1:] == ["Succeeded"])
@@ -181,12 +189,7 @@ async def test_the_last_status_of_a_busy_pod_is_written(
 async def test_a_status_is_not_forced_on_another_pod_of_the_name(
     api: NodeApi, client: NodeClient, tmp_path: Path
 ) -> None:
-    pods = node_pods(client, tmp_path)
-    manifest = pod(container(f"while ! test -e {tmp_path}/end; do sleep 0.02; done"))
-    name = manifest["metadata"]["name"]
-    api.put(f"{PODS}/{name}", manifest)
-    following = asyncio.create_task(pods.follow("n"))
-    await until(lambda: "Running" in [one["phase"] for one in statuses(api, name)])
+    pods, name, following = await running_until_told(api, client, tmp_path)
     api.objects[f"{PODS}/{name}"]["metadata"]["uid"] = "another"
     api.faults["PATCH"] = [409] * 100
     (tmp_path / "end").touch()
