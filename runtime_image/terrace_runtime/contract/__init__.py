@@ -1,8 +1,8 @@
 """What the operator side and the runtime say to each other: values, names and nothing else.
 
 Owns: RuntimeConfig (operator -> runtime, a file), FetchSpec and FetchOutcome (operator <-> Job),
-ModelFacts, FetchProgress, RuntimeReport (runtime -> operator), Identity (gateway -> runtime),
-header, metric and path names, exit codes. Does not own: any behaviour beyond validation.
+ModelFacts, ProjectorFacts, FetchProgress, RuntimeReport (runtime -> operator), Identity (gateway ->
+runtime), header, metric and path names, exit codes. Does not own: any behaviour beyond validation.
 Of ``terrace_runtime`` the operator side may import this package and ``logs``. Imports stdlib and
 pydantic only. Next: ``__main__`` reads RuntimeConfig; ``terrace.controller.manifests`` writes it.
 """
@@ -25,6 +25,7 @@ from terrace_runtime.contract.facts import (
     FileRole,
     LayerRun,
     ModelFacts,
+    ProjectorFacts,
     PruneOutcome,
     PruneSpec,
     Widths,
@@ -233,6 +234,7 @@ __all__ = [
     "NumaReport",
     "Offload",
     "PressureReport",
+    "ProjectorFacts",
     "PruneOutcome",
     "PruneSpec",
     "RuntimeConfig",

@@ -141,6 +141,8 @@ class RuntimeConfig(Value):
     be faster; on: wherever it can, the CPU too. docs/adr/0019 says why not by default."""
     adapters: tuple[Adapter, ...] = Field(default=(), max_length=16)
     """LoRA adapters."""
+    projector_path: str = Field(default="", max_length=1024)
+    """GGUF of the multimodal projector, as an absolute container path; empty: no images."""
     max_waiting: int = Field(default=64, ge=0, le=100_000)
     """Requests queued before 429."""
     max_wait_s: float = Field(default=120, gt=0, le=86_400)
@@ -172,7 +174,8 @@ class RuntimeConfig(Value):
     def file_paths(self) -> tuple[str, ...]:
         """Every file that a replica opens, as container paths: the model first."""
         draft = (self.speculation.draft_path,) if self.speculation.draft_path else ()
-        return (self.model_path, *draft, *(adapter.path for adapter in self.adapters))
+        projector = (self.projector_path,) if self.projector_path else ()
+        return (self.model_path, *projector, *draft, *(adapter.path for adapter in self.adapters))
 
     @property
     def max_outputs(self) -> int:

@@ -1,7 +1,8 @@
 """What a fetch is told, what it found out about the model file, and how far it is.
 
-Owns: ModelFacts, FetchSpec, FetchOutcome, FetchProgress, PruneSpec and PruneOutcome. Does not
-own: reading a file (``terrace_runtime.models``). Next: ``config.py``, what a plan made of these is.
+Owns: ModelFacts, ProjectorFacts, FetchSpec, FetchOutcome, FetchProgress, PruneSpec and
+PruneOutcome. Does not own: reading a file (``terrace_runtime.models``). Next: ``config.py``, what a
+plan made of these is.
 """
 
 from __future__ import annotations
@@ -103,7 +104,37 @@ class ModelFacts(Value):
         return sum(run.count for run in self.layers)
 
 
-FileRole = Literal["model", "draft", "adapter"]
+class ProjectorFacts(Value):
+    """What planning needs to know of a multimodal projector, from its header."""
+
+    version: Literal["v1"] = "v1"
+    digest: Digest
+    file_bytes: int = Field(ge=1)
+    projector_type: str = Field(max_length=64)
+    """As the file says: ``mlp``, ``gemma3``, ``idefics3``."""
+    name: str = Field(default="", max_length=128)
+    quantization: str = Field(default="", max_length=32)
+    """The weight type that holds most bytes, e.g. ``F16``."""
+    parameters: int = Field(ge=0)
+    weight_bytes: int = Field(ge=0)
+    """All tensors, as they are loaded."""
+    image_size: int = Field(ge=1)
+    """Pixels of a side of the square that one piece of an image is scaled to."""
+    patch_size: int = Field(ge=1)
+    """Pixels of a patch's side; a piece has (image_size / patch_size)^2 patches."""
+    max_patches: int = Field(ge=1)
+    """Patches of the largest piece that is encoded at once."""
+    embedding_length: int = Field(ge=1)
+    """Width of the image encoder."""
+    feed_forward_length: int = Field(default=0, ge=0)
+    heads: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    """Transformer blocks of the image encoder."""
+    output_length: int = Field(ge=1)
+    """Values of one image row: must be the model's embedding_length."""
+
+
+FileRole = Literal["model", "projector", "draft", "adapter"]
 """What a file is for: a draft is a whole model, an adapter has no facts of its own."""
 
 
@@ -160,7 +191,7 @@ class FileFacts(Value):
 
 
 class FetchOutcome(Value):
-    """The fetch Job's termination message: one of ``facts``, ``file`` and ``failure``."""
+    """The fetch Job's termination message: ``facts``, ``projector``, ``file`` or ``failure``."""
 
     version: Literal["v1"] = "v1"
     path: str = Field(default="", max_length=1024)
@@ -168,6 +199,7 @@ class FetchOutcome(Value):
     facts: ModelFacts | None = None
     file: FileFacts | None = None
     """Of an adapter."""
+    projector: ProjectorFacts | None = None
     failure: FetchFailure | None = None
 
 
