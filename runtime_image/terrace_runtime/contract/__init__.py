@@ -30,6 +30,7 @@ from terrace_runtime.contract.facts import (
     PruneSpec,
     Widths,
 )
+from terrace_runtime.contract.images import IMAGE_ROWS_BYTES, MAX_DECODING, MAX_IMAGE_PIXELS
 from terrace_runtime.contract.names import (
     CACHED_TIER_HEADER,
     CACHED_TOKENS_HEADER,
@@ -148,7 +149,10 @@ __all__ = [
     "EXIT_PERMANENT",
     "FETCH_CONTAINER",
     "IDENTITY_HEADER",
+    "IMAGE_ROWS_BYTES",
     "KV_DIR",
+    "MAX_DECODING",
+    "MAX_IMAGE_PIXELS",
     "MAX_PRUNED",
     "MAX_TERMINATION_BYTES",
     "METRIC_ACCEPTED",

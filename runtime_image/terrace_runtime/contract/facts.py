@@ -124,6 +124,8 @@ class ProjectorFacts(Value):
     """Pixels of a patch's side; a piece has (image_size / patch_size)^2 patches."""
     max_patches: int = Field(ge=1)
     """Patches of the largest piece that is encoded at once."""
+    max_pieces: int = Field(default=1, ge=1)
+    """Pieces that the largest image is cut into, its overview among them."""
     embedding_length: int = Field(ge=1)
     """Width of the image encoder."""
     feed_forward_length: int = Field(default=0, ge=0)
