@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from terrace_runtime.backend.projector import EmbeddingInput
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -240,8 +242,11 @@ class Drafter(Protocol):
         """Drop all that ``slot`` holds."""
 
 
-class Backend(Protocol):
-    """A loaded model and its KV cache. One thread owns it; only ``tokenize`` is thread-safe."""
+class Backend(EmbeddingInput, Protocol):
+    """A loaded model and its KV cache.
+
+    One thread owns it; only ``tokenize`` and what ``projector`` offers are thread-safe.
+    """
 
     @property
     def info(self) -> BackendInfo:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import signal
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
@@ -28,6 +27,8 @@ from terrace_runtime.backend import (
     SamplerSettings,
 )
 from terrace_runtime.backend.fake_choices import FakeDrafter, FakeSampler, FakeShortlist
+from terrace_runtime.backend.fake_language import next_byte
+from terrace_runtime.backend.fake_projector import FakeEmbeddingInput, FakeProjector
 from terrace_runtime.backend.fake_state import decode_state, encode_state
 from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.vocabulary import by_length
@@ -49,7 +50,6 @@ _CONTROLS = {
 }
 _PIECES = (*(bytes([value]) for value in range(256)), *(b"" for _ in _CONTROLS))
 _CONTROL = re.compile("(" + "|".join(map(re.escape, _CONTROLS)) + ")")
-_WORDS = tuple("the llama climbs a terrace and tells of pods ñandú 雪 🦙 ".encode())
 _EOS_ODDS = 40
 """One token in this many ends the answer."""
 TEMPLATE = (
@@ -82,7 +82,7 @@ class Fault:
 
 
 @dataclass
-class FakeBackend(Backend):
+class FakeBackend(FakeEmbeddingInput, Backend):
     """See the port. ``faults`` maps the number of a decode (from 0) to what goes wrong in it."""
 
     faults: Mapping[int, Fault] = field(default_factory=dict)
@@ -93,6 +93,8 @@ class FakeBackend(Backend):
     eos_odds: int = _EOS_ODDS
     draft_errors: int = 3
     """One guess of the draft model in so many is wrong."""
+    images: FakeProjector | None = None
+    """The projector; None: a causal one where the configuration names a file."""
     load_error: str = ""
     load_signal: int = 0
     """Sent to our own process while loading, as a build for another CPU does with SIGILL."""
@@ -147,6 +149,7 @@ class FakeBackend(Backend):
         self._slots = config.parallel
         self._grammars = Grammars(self.info, self._tokens_of)
         self._batch = Batch(config.batch_tokens)
+        self._projector = (self.images or FakeProjector()) if config.projector_path else None
         self._drafter = FakeDrafter(self) if config.speculation.mode == "draft" else None
         self._shortlist = FakeShortlist(self) if config.device_sampling == "on" else None
         whole = config.parallel * config.context_tokens
@@ -180,8 +183,16 @@ class FakeBackend(Backend):
 
     @override
     def decode(self) -> int:
+        batch = self._batch
+        columns = (batch.sequences, batch.positions, batch.tokens, batch.outputs)
+        return self._decode(*(column[: batch.size].tolist() for column in columns))
+
+    @override
+    def _decode(
+        self, slots: list[int], positions: list[int], tokens: list[int], outputs: list[int]
+    ) -> int:
         # Trial steps, which measure what steps cost, hold nothing but token 0.
-        is_trial = not self._batch.tokens[: self._batch.size].any()
+        is_trial = not any(tokens)
         fault = Fault() if is_trial else self.faults.get(self.decodes, Fault())
         self.decodes += not is_trial
         if fault.wait is not None:
@@ -190,15 +201,11 @@ class FakeBackend(Backend):
             raise BackendError(fault.error)
         if fault.code != DECODE_OK:
             return fault.code
-        batch = self._batch
-        size = batch.size
-        slots = batch.sequences[:size].tolist()
-        positions = batch.positions[:size].tolist()
         if not self._is_valid(slots, positions):
             return -1
-        if size + self.num_cells > self._room:
+        if len(slots) + self.num_cells > self._room:
             return DECODE_NO_ROOM
-        self._evaluate(slots, batch.tokens[:size].tolist(), batch.outputs[:size].tolist())
+        self._evaluate(slots, tokens, outputs)
         return DECODE_OK
 
     @property
@@ -237,15 +244,7 @@ class FakeBackend(Backend):
 
     def next_token(self, history: list[int]) -> int:
         """A pure function of the whole history; completes a UTF-8 character once it is begun."""
-        digest = crc32(np.asarray(history, np.int32).tobytes())
-        last = history[-1] ^ self._salt
-        followers = [b for a, b in pairwise(_WORDS) if a == last]
-        if last > 127 and last < 256 and followers:  # noqa: PLR2004 - the bytes above ASCII
-            return followers[digest % len(followers)]
-        if digest % self.eos_odds == 0:
-            return EOS
-        starts = [b for b in _WORDS if b < 128 or b >= 192]  # noqa: PLR2004 - not continuations
-        return starts[(digest >> 8) % len(starts)]
+        return next_byte(history, history[-1] ^ self._salt, EOS, self.eos_odds)
 
     @override
     def encode(self, tokens: Sequence[int]) -> None:
