@@ -30,7 +30,17 @@ from terrace_runtime.contract.facts import (
     PruneSpec,
     Widths,
 )
-from terrace_runtime.contract.images import IMAGE_ROWS_BYTES, MAX_DECODING, MAX_IMAGE_PIXELS
+from terrace_runtime.contract.images import (
+    HELD_PIXEL_BYTES,
+    IMAGE_ROWS_BYTES,
+    IMAGE_SIDE,
+    MAX_DECODING,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    MAX_IMAGES,
+    MAX_REQUEST_IMAGE_BYTES,
+    MAX_REQUEST_PIXELS,
+)
 from terrace_runtime.contract.names import (
     CACHED_TIER_HEADER,
     CACHED_TOKENS_HEADER,
@@ -148,12 +158,18 @@ __all__ = [
     "EXIT_MODEL_MISSING",
     "EXIT_PERMANENT",
     "FETCH_CONTAINER",
+    "HELD_PIXEL_BYTES",
     "IDENTITY_HEADER",
     "IMAGE_ROWS_BYTES",
+    "IMAGE_SIDE",
     "KV_DIR",
     "MAX_DECODING",
+    "MAX_IMAGES",
+    "MAX_IMAGE_BYTES",
     "MAX_IMAGE_PIXELS",
     "MAX_PRUNED",
+    "MAX_REQUEST_IMAGE_BYTES",
+    "MAX_REQUEST_PIXELS",
     "MAX_TERMINATION_BYTES",
     "METRIC_ACCEPTED",
     "METRIC_BATCH_TOKENS",

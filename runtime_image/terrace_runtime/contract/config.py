@@ -143,6 +143,8 @@ class RuntimeConfig(Value):
     """LoRA adapters."""
     projector_path: str = Field(default="", max_length=1024)
     """GGUF of the multimodal projector, as an absolute container path; empty: no images."""
+    projector_digest: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """SHA-256 of that file; KV blocks of images are found by it."""
     max_waiting: int = Field(default=64, ge=0, le=100_000)
     """Requests queued before 429."""
     max_wait_s: float = Field(default=120, gt=0, le=86_400)
