@@ -17,6 +17,7 @@ from terrace_runtime.contract.config import (
 )
 from terrace_runtime.contract.facts import (
     MAX_PRUNED,
+    AnyFacts,
     FetchFailure,
     FetchOutcome,
     FetchProgress,
@@ -231,6 +232,7 @@ __all__ = [
     "TERMINATION_LOG",
     "TERMINATION_LOG_ENV",
     "Adapter",
+    "AnyFacts",
     "CacheReport",
     "Capabilities",
     "ContainerMemory",

@@ -192,6 +192,10 @@ class FileFacts(Value):
     """Of the model that it fits, as its header says."""
 
 
+AnyFacts = ModelFacts | ProjectorFacts | FileFacts
+"""What there is to know of a file, by its role."""
+
+
 class FetchOutcome(Value):
     """The fetch Job's termination message: ``facts``, ``projector``, ``file`` or ``failure``."""
 

@@ -99,7 +99,8 @@ class ModelCache(CacheFolder):
         scheme = spec.uri.partition("://")[0].lower()
         endpoint = {"hf": spec.hf_endpoint, "s3": spec.s3_endpoint, "oci": spec.oci_endpoint}
         names += [endpoint.get(scheme, "")] if endpoint.get(scheme) else []
-        names += ["adapter"] if spec.role == "adapter" else []
+        # A source that names no file means another one for another role.
+        names += [spec.role] if spec.role in {"adapter", "projector"} else []
         self.key = hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def entry(self) -> Entry | None:

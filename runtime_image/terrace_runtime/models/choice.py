@@ -39,14 +39,17 @@ _FORMATS: Final = (
     ("MLX", (".npz",)),
 )
 _SHOWN: Final = 8
+_PROJECTOR: Final = re.compile(r"(^|[-_./])mmproj", re.IGNORECASE)
 _ASIDE: Final = re.compile(r"(^|[-_./])(mmproj|imatrix)", re.IGNORECASE)
 """Files beside a model that are none."""
 
 
 def choose(source: HubSource, names: Sequence[str], role: FileRole) -> tuple[str, ...]:
-    """Names of the parts of the one model that ``source`` asks for; raises FetchError."""
+    """Names of the parts of the one file that ``source`` asks for; raises FetchError."""
     if source.file:
-        return _named(source, names)
+        return _named(source, names, role)
+    if role == "projector":
+        return (_projector(source, names),)
     firsts = [name for name in names if _is_candidate(name)]
     if not firsts:
         _refuse_formats(source.repo, names)
@@ -61,9 +64,38 @@ def choose(source: HubSource, names: Sequence[str], role: FileRole) -> tuple[str
     return _parts(source.repo, chosen[0], names)
 
 
-def _named(source: HubSource, names: Sequence[str]) -> tuple[str, ...]:
+def _projector(source: HubSource, names: Sequence[str]) -> str:
+    """The projector beside a model: the one with the model's tag, or the only one that is there.
+
+    Unlike models, it is not preferred by how it is quantised: several of them ask to be named.
+    """
+    found = _projectors(names)
+    if not found:
+        raise FetchError(
+            "NotFound",
+            f"{source.repo} holds no projector (a GGUF file with mmproj in its name); name the "
+            f"file as hf://OWNER/REPO/FILE. It holds {_some(sorted(names)) or 'nothing'}",
+        )
+    tagged = _tagged(found, source.quant) if source.quant else []
+    if len(tagged) == 1 or len(found) == 1:
+        return (tagged if len(tagged) == 1 else found)[0]
+    of_it = f", {len(tagged) or 'none'} with the tag {source.quant}" if source.quant else ""
+    raise FetchError(
+        "NotFound",
+        f"{source.repo} holds {len(found)} projectors{of_it}; name one as hf://{source.repo}/FILE: "
+        f"{_some(sorted(tagged or found))}",
+    )
+
+
+def _projectors(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name.lower().endswith(".gguf") and _PROJECTOR.search(name)]
+
+
+def _named(source: HubSource, names: Sequence[str], role: FileRole) -> tuple[str, ...]:
     if source.file not in names:
         found = [name for name in names if _is_candidate(name)]
+        if role == "projector":
+            found = _projectors(names) or found
         if not found:
             _refuse_formats(source.repo, names)
         _list(source.repo, f"no file {source.file[:200]}", found)

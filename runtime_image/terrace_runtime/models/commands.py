@@ -67,7 +67,7 @@ def run_inspect(
     question = Question(source, role, with_digest, allowed_networks, os.environ)
     _tell_retries(_known(question.secrets))
     outcome = asyncio.run(inspect_source(question))
-    facts = outcome.facts or outcome.file
+    facts = outcome.facts or outcome.projector or outcome.file
     if facts is not None:
         sys.stdout.write(facts.model_dump_json(indent=2) + "\n")
         return 0

@@ -85,7 +85,7 @@ def _facts(header: Header, digest: str, parts: int) -> ModelFacts:
 def _refuse_other_kinds(keys: Keys) -> None:
     kind = keys.text("general.type")
     if keys.architecture == "clip" or kind == "mmproj":
-        what = "a multimodal projector"
+        what = "a multimodal projector (name it under spec.projector)"
     elif kind == "adapter":
         what = "a LoRA adapter (name it under spec.adapters)"
     elif kind == "imatrix":

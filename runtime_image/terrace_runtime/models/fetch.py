@@ -29,7 +29,7 @@ from terrace_runtime.models.work import Work, known_outcome, outcome_of, proof_o
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from terrace_runtime.contract import FileFacts, ModelFacts
+    from terrace_runtime.contract import AnyFacts
     from terrace_runtime.models.sources import RemoteSource
 
 
@@ -56,7 +56,7 @@ async def fetch(work: Work) -> FetchOutcome:
         return FetchOutcome(failure=error.failure(secrets.hide))
 
 
-def _in_place(source: MountedSource, work: Work) -> ModelFacts | FileFacts:
+def _in_place(source: MountedSource, work: Work) -> AnyFacts:
     """Facts of a file that is mounted; nothing is copied."""
     root = pod_path(MODEL_SOURCE_DIR).resolve()
     paths = [_inside(root, part, source.place) for part in part_paths(source.path)]

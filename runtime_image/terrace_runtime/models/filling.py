@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from terrace_runtime.contract import FetchOutcome, FileFacts, ModelFacts
+    from terrace_runtime.contract import AnyFacts, FetchOutcome
     from terrace_runtime.models.cache import ModelCache
     from terrace_runtime.models.progress import ProgressReporter
     from terrace_runtime.models.unfinished import Unfinished
@@ -94,9 +94,7 @@ class Filling:
             raise error from None
         return await self._commit(parts, facts)
 
-    async def _commit(
-        self, parts: Sequence[Unfinished], facts: ModelFacts | FileFacts
-    ) -> FetchOutcome:
+    async def _commit(self, parts: Sequence[Unfinished], facts: AnyFacts) -> FetchOutcome:
         """Put the content in its place, under the lock by which it is deleted."""
         key = content_key(facts.digest)
         while key != self._key:
@@ -120,7 +118,7 @@ class Filling:
             return self._recorded(facts)
         return None
 
-    def _recorded(self, facts: ModelFacts | FileFacts) -> FetchOutcome:
+    def _recorded(self, facts: AnyFacts) -> FetchOutcome:
         self._cache.record(facts.digest, self._proof.digests)
         return outcome_of(container_path(facts.digest, self._count), facts)
 

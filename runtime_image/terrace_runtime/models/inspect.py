@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from terrace_runtime.contract import FileFacts, FileRole
+    from terrace_runtime.contract import AnyFacts, FileRole
 
 WALL_SECONDS: Final = 120.0
 _CHUNK: Final = 2**20
@@ -65,10 +65,10 @@ def read_facts(
 
 def read_headers(
     files: Sequence[HeaderFile], role: FileRole, wall_s: float = WALL_SECONDS
-) -> ModelFacts | FileFacts:
+) -> AnyFacts:
     """One bounded pass over the headers of all parts, in a child; the digest is all zeros.
 
-    Raises FetchError. The file of an adapter has FileFacts.
+    Raises FetchError. A projector has ProjectorFacts, an adapter FileFacts.
     """
     names = [f"{file.size}:{os.fspath(file.path)}" for file in files]
     command = [sys.executable, "-m", "terrace_runtime.models.inspect_child", role, *names]
@@ -95,7 +95,8 @@ def read_headers(
         raise FetchError(
             outcome.failure.reason, outcome.failure.message, permanent=outcome.failure.permanent
         )
-    facts = outcome.file if role == "adapter" else outcome.facts
+    found = {"adapter": outcome.file, "projector": outcome.projector}
+    facts = found.get(role, outcome.facts)
     assert facts is not None
     return facts
 

@@ -20,9 +20,12 @@ from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.facts import facts_of
 from terrace_runtime.models.gguf_header import read_header
 from terrace_runtime.models.lora import adapter_facts
+from terrace_runtime.models.projector import projector_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from terrace_runtime.models.gguf_header import Header
 
 ADDRESS_BYTES: Final = 1 << 30
 CPU_SECONDS: Final = 60
@@ -59,11 +62,17 @@ def _outcome(role: str, names: Sequence[str]) -> FetchOutcome:
             failure = FetchError("InvalidModel", f"{path} cannot be read: {error.strerror}")
             return FetchOutcome(failure=failure.failure())
     try:
-        if role == "adapter":
-            return FetchOutcome(file=adapter_facts(headers, _NO_DIGEST))
-        return FetchOutcome(facts=facts_of(headers, _NO_DIGEST))
+        return _read(role, headers)
     except FetchError as error:
         return FetchOutcome(failure=error.failure())
+
+
+def _read(role: str, headers: Sequence[Header]) -> FetchOutcome:
+    if role == "adapter":
+        return FetchOutcome(file=adapter_facts(headers, _NO_DIGEST))
+    if role == "projector":
+        return FetchOutcome(projector=projector_facts(headers, _NO_DIGEST))
+    return FetchOutcome(facts=facts_of(headers, _NO_DIGEST))
 
 
 if __name__ == "__main__":

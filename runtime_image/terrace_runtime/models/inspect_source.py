@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from terrace_runtime.contract import FetchOutcome, FetchSpec, ModelFacts
+from terrace_runtime.contract import FetchOutcome, FetchSpec
 from terrace_runtime.models.addresses import AddressRule
 from terrace_runtime.models.content import check_magic
 from terrace_runtime.models.errors import FetchError
@@ -23,11 +23,12 @@ from terrace_runtime.models.secrets import Secrets
 from terrace_runtime.models.sources import DemoSource, MountedSource, parse_source
 from terrace_runtime.models.split import part_paths
 from terrace_runtime.models.web import DownloadLimits, open_web
+from terrace_runtime.models.work import outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from terrace_runtime.contract import FileFacts, FileRole
+    from terrace_runtime.contract import AnyFacts, FileRole
 
 DEMO_DIR: Final = Path(__file__).parent.parent / "demo"
 _NO_DIGEST: Final = "0" * 64
@@ -71,7 +72,7 @@ async def inspect_source(question: Question) -> FetchOutcome:
     try:
         secrets = question.secrets()
         if "://" not in question.what:
-            return _outcome(await asyncio.to_thread(_local, Path(question.what), question))
+            return outcome_of("", await asyncio.to_thread(_local, Path(question.what), question))
         spec = _spec(question)
         source = parse_source(spec)
         if isinstance(source, MountedSource):
@@ -79,15 +80,15 @@ async def inspect_source(question: Question) -> FetchOutcome:
             return FetchOutcome(failure=failure.failure())
         if isinstance(source, DemoSource):
             path = DEMO_DIR / f"{source.name}.gguf"
-            return _outcome(await asyncio.to_thread(_local, path, question))
+            return outcome_of("", await asyncio.to_thread(_local, path, question))
         async with open_web(AddressRule(spec.allowed_networks), _QUICK) as web:
             remote = await resolve(source, spec, web, secrets)
-            return _outcome(await remote_facts(remote, spec.role, web))
+            return outcome_of("", await remote_facts(remote, spec.role, web))
     except FetchError as error:
         return FetchOutcome(failure=error.failure(secrets.hide))
 
 
-def _local(path: Path, question: Question) -> ModelFacts | FileFacts:
+def _local(path: Path, question: Question) -> AnyFacts:
     paths = [Path(name) for name in part_paths(str(path))]
     try:
         with paths[0].open("rb") as file:
@@ -101,10 +102,6 @@ def _local(path: Path, question: Question) -> ModelFacts | FileFacts:
     except OSError as error:
         raise FetchError("InvalidModel", f"{path} cannot be read: {error.strerror}") from None
     return facts.model_copy(update={"digest": digest})
-
-
-def _outcome(facts: ModelFacts | FileFacts) -> FetchOutcome:
-    return FetchOutcome(facts=facts) if isinstance(facts, ModelFacts) else FetchOutcome(file=facts)
 
 
 def _spec(question: Question) -> FetchSpec:

@@ -25,6 +25,8 @@ def adapter_facts(headers: Sequence[Header], digest: str) -> FileFacts:
         _refuse("split into parts; merge them with llama-gguf-split --merge")
     if keys.text("general.type") != "adapter":
         kind = keys.text("general.type") or "model"
+        if keys.architecture == "clip":
+            _refuse("a multimodal projector and not a LoRA adapter; name it under spec.projector")
         what = "a whole model" if kind == "model" else f"of the type {kind[:32]!r}"
         _refuse(f"{what} and not a LoRA adapter; serve it as spec.source of its own model")
     if keys.text("adapter.type") != "lora":

@@ -40,6 +40,9 @@ _MODELS: Final = frozenset(
     }
 )
 _ADAPTERS: Final = frozenset({_LORA, "application/vnd.ollama.image.adapter"})
+_PROJECTORS: Final = frozenset(
+    {"application/vnd.docker.ai.mmproj", "application/vnd.ollama.image.projector"}
+)
 _TITLES: Final = ("org.opencontainers.image.title", "org.cncf.model.filepath")
 _ASIDE: Final = re.compile(r"(^|[-_./])mmproj", re.IGNORECASE)
 _MAX_LAYERS: Final = 4096
@@ -112,10 +115,7 @@ async def _manifest(web: Web, access: RegistryAccess, base: str, reference: str)
 
 def _model_layers(manifest: _Manifest, role: FileRole) -> list[_Descriptor]:
     """The layers of one model in order of their parts; raises FetchError for several models."""
-    typed = _ADAPTERS if role == "adapter" else _MODELS
-    found = [layer for layer in manifest.layers if layer.media_type in typed]
-    if not found:
-        found = [layer for layer in manifest.layers if _is_titled_gguf(layer)]
+    found = _candidates(manifest, role)
     if len(found) <= 1:
         return found
     titles = {layer.title: layer for layer in found}
@@ -124,7 +124,7 @@ def _model_layers(manifest: _Manifest, role: FileRole) -> list[_Descriptor]:
         wanted = part_paths(first[0])
         if len(wanted) == len(found) and all(title in titles for title in wanted):
             return [titles[title] for title in wanted]
-    if titles.keys() == {""} and role != "adapter":
+    if titles.keys() == {""} and role not in {"adapter", "projector"}:
         return found  # Parts in the order they were pushed; their headers say whether it is so.
     raise FetchError(
         "NotFound",
@@ -134,14 +134,30 @@ def _model_layers(manifest: _Manifest, role: FileRole) -> list[_Descriptor]:
     )
 
 
+def _candidates(manifest: _Manifest, role: FileRole) -> list[_Descriptor]:
+    """The layers of the type that ``role`` asks for, else GGUF files of a fitting name."""
+    wanted = {"adapter": _ADAPTERS, "projector": _PROJECTORS}.get(role, _MODELS)
+    typed = [layer for layer in manifest.layers if layer.media_type in wanted]
+    if wanted is _MODELS:
+        # Pushed as plain GGUF files, a model and its projector differ by their names alone.
+        typed = [layer for layer in typed if not _ASIDE.search(layer.title)]
+    is_aside = role == "projector"
+    return typed or [
+        layer
+        for layer in manifest.layers
+        if _is_titled_gguf(layer) and bool(_ASIDE.search(layer.title)) == is_aside
+    ]
+
+
 def _is_titled_gguf(layer: _Descriptor) -> bool:
     is_archive = layer.media_type.endswith(("tar", "gzip", "zstd"))
-    return layer.title.endswith(".gguf") and not is_archive and not _ASIDE.search(layer.title)
+    return layer.title.endswith(".gguf") and not is_archive
 
 
 def _no_model(manifest: _Manifest, role: FileRole) -> str:
     kinds = sorted({layer.title or layer.media_type for layer in manifest.layers})
-    what = "LoRA adapter" if role == "adapter" else "GGUF model"
+    whats = {"adapter": "LoRA adapter", "projector": "multimodal projector (mmproj)"}
+    what = whats.get(role, "GGUF model")
     found = ", ".join(kind[:80] for kind in kinds[:_SHOWN]) or "no layers"
     return (
         f"the artifact holds no layer that is a {what}; it holds {found}. Push one with "

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from terrace_runtime.contract import FileFacts, FileRole, ModelFacts
+from terrace_runtime.contract import AnyFacts, FileRole
 from terrace_runtime.models.content import check_magic
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.inspect import HeaderFile, file_digest, read_headers
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from terrace_runtime.models.progress import ProgressReporter
     from terrace_runtime.models.unfinished import Unfinished
 
-ReadHeaders = Callable[[Sequence[Path], FileRole], ModelFacts | FileFacts]
+ReadHeaders = Callable[[Sequence[Path], FileRole], AnyFacts]
 
 
 @dataclass
@@ -43,14 +43,12 @@ class Proof:
         return [part for part, found, told in wanted if told not in {None, found}]
 
 
-def read_all_headers(paths: Sequence[Path], role: FileRole) -> ModelFacts | FileFacts:
+def read_all_headers(paths: Sequence[Path], role: FileRole) -> AnyFacts:
     """Facts of the parts at ``paths``, read in a child with limits."""
     return read_headers([HeaderFile(path) for path in paths], role)
 
 
-def facts_of_files(
-    paths: Sequence[Path], proof: Proof, reporter: ProgressReporter
-) -> ModelFacts | FileFacts:
+def facts_of_files(paths: Sequence[Path], proof: Proof, reporter: ProgressReporter) -> AnyFacts:
     """Facts with the digest of all parts; raises FetchError for files that are not as they must."""
     proof.digests = []
     try:

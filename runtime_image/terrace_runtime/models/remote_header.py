@@ -20,7 +20,7 @@ from terrace_runtime.models.inspect import HeaderFile, read_headers
 from terrace_runtime.models.web import PARTIAL, RANGE_NOT_SATISFIABLE, read_up_to, tries
 
 if TYPE_CHECKING:
-    from terrace_runtime.contract import FileFacts, FileRole, ModelFacts
+    from terrace_runtime.contract import AnyFacts, FileRole
     from terrace_runtime.models.remote import Remote, RemoteFile
     from terrace_runtime.models.web import Web
 
@@ -42,7 +42,7 @@ class Windows:
 
 async def remote_facts(
     remote: Remote, role: FileRole, web: Web, windows: Windows = Windows()
-) -> ModelFacts | FileFacts:
+) -> AnyFacts:
     """Facts of all parts together; the digest is the source's own or all zeros."""
     with tempfile.TemporaryDirectory(prefix="terrace-header-") as folder:
         heads = [_Head(file, Path(folder) / str(index)) for index, file in enumerate(remote.files)]

@@ -9,14 +9,14 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from terrace_runtime.contract import FetchOutcome, ModelFacts
+from terrace_runtime.contract import FetchOutcome, ModelFacts, ProjectorFacts
 from terrace_runtime.models.cache import container_path
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.proof import Proof, ReadHeaders, read_all_headers
 from terrace_runtime.models.web import DownloadLimits
 
 if TYPE_CHECKING:
-    from terrace_runtime.contract import FetchSpec, FileFacts
+    from terrace_runtime.contract import AnyFacts, FetchSpec
     from terrace_runtime.models.cache import ModelCache
     from terrace_runtime.models.progress import ProgressReporter
     from terrace_runtime.models.remote import Remote
@@ -57,8 +57,10 @@ def proof_of(work: Work, count: int, remote: Remote | None = None) -> Proof:
     return Proof(work.spec.role, work.spec.sha256, wanted, work.read_headers)
 
 
-def outcome_of(path: str, facts: ModelFacts | FileFacts) -> FetchOutcome:
+def outcome_of(path: str, facts: AnyFacts) -> FetchOutcome:
     """A success; ``path`` as replicas see it."""
     if isinstance(facts, ModelFacts):
         return FetchOutcome(path=path, facts=facts)
+    if isinstance(facts, ProjectorFacts):
+        return FetchOutcome(path=path, projector=facts)
     return FetchOutcome(path=path, file=facts)

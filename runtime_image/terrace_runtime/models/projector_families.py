@@ -1,0 +1,82 @@
+"""The kinds of projectors that Terrace takes, and what their headers leave unsaid. Data alone.
+
+Owns: the table, after ``tools/mtmd/clip.cpp`` of llama.cpp 0c1e570 (``load_hparams``,
+``clip_n_mmproj_embd``). Next: ``projector``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from terrace_runtime.models.metadata import names_of
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of projector. Keys are named without ``clip.vision.``."""
+
+    outputs: tuple[tuple[str, int], ...]
+    """Tensors that make the rows, and which dimension of one is a row's width; the first found."""
+    merge_key: str = ""
+    """How many patches a side become one row; ``merge`` where the key is absent."""
+    merge: int = 1
+    most_rows: int = 0
+    """Pieces have any shape with up to so many rows; 0: a piece is a square of image_size."""
+    longest_key: str = ""
+    """Pieces have any shape with sides up to this."""
+    has_most_pixels: bool = False
+    """Pieces have any shape with up to image_max_pixels."""
+    takes_larger_patches: bool = False
+    """Patches are joined before they are encoded, not after."""
+    aligns_slices: bool = False
+    most_pieces: int = 1
+    tiles_key: str = ""
+    """Most pieces without the overview; ``most_pieces`` where the key is absent."""
+    tiles_longest_key: str = ""
+    """Images are cut into squares of image_size, after their longer side was scaled to this."""
+    has_grid: bool = False
+    """image_grid_pinpoints says into which grids an image may be cut."""
+
+
+_MM_2 = (("mm.2.weight", 1),)
+_INPUT_PROJECTION = "mm.input_projection.weight"
+_FC = (("mm.model.fc.weight", 1),)
+
+FAMILIES: Final[dict[str, Family]] = {
+    # LLaVA 1.5 and 1.6, MobileVLM, GLM-Edge.
+    "mlp": Family((("mm.3.bias", 0), *_MM_2, ("mm.0.weight", 1)), has_grid=True),
+    "ldp": Family((("mm.model.mb_block.1.block.2.1.bias", 0),), has_grid=True),
+    "ldpv2": Family((("mm.model.peg.0.bias", 0),), has_grid=True),
+    "adapter": Family((("adapter.linear.dense_4h_to_h.weight", 1),), has_grid=True),
+    # MiniCPM-V.
+    "resampler": Family((("resampler.proj.weight", 0),), aligns_slices=True, most_pieces=10),
+    "minicpmv4_6": Family((("mm.down.weight", 1),), aligns_slices=True, most_pieces=10),
+    "gemma3": Family(((_INPUT_PROJECTION, 0),)),
+    "gemma4v": Family(
+        ((_INPUT_PROJECTION, 1),), merge_key="projector.scale_factor", merge=3, most_rows=1120
+    ),
+    "gemma4uv": Family(
+        ((_INPUT_PROJECTION, 1),),
+        merge_key="projector.scale_factor",
+        merge=3,
+        most_rows=1120,
+        takes_larger_patches=True,
+    ),
+    # SmolVLM and Idefics 3.
+    "idefics3": Family(_FC, tiles_longest_key="preproc_image_size"),
+    "internvl": Family(
+        (("mm.model.mlp.3.weight", 1),), tiles_key="preproc_max_tiles", most_pieces=13
+    ),
+    "llama4": Family(_FC, most_pieces=17),
+    "pixtral": Family(_MM_2, merge_key="spatial_merge_size", most_rows=1024),
+    "lightonocr": Family(_MM_2, longest_key="preproc_image_size"),
+    "lfm2": Family(_MM_2, merge_key="projector.scale_factor", most_rows=256, most_pieces=11),
+    "kimivl": Family(_MM_2, merge_key="projector.scale_factor", most_rows=1024),
+    "phi4": Family(_MM_2, has_most_pixels=True),
+}
+MROPE: Final = names_of(
+    "qwen2vl_merger qwen2.5vl_merger qwen2.5o qwen3vl_merger ling3vl glm4v glm5v paddleocr "
+    "hunyuanvl dots3note_v mimovl"
+)
+"""Made for models whose image rows have positions in two dimensions (``mtmd_decode_use_mrope``)."""
