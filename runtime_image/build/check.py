@@ -1,4 +1,4 @@
-"""Decodes one batch with a freshly built llama_cpp, in a process of its own that may die of it.
+"""Decodes one batch with a freshly built llama_cpp and opens libmtmd, in a process that may die.
 
 Usage: python check.py SITE MODEL. SITE is a folder that holds the package ``llama_cpp``, MODEL a
 small GGUF. Prints llama.cpp's system line and exits 0, or says on stderr what went wrong. Does not
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -47,11 +48,27 @@ def decode_one_batch(model_path: Path) -> str:
     return str(llama_cpp.llama_print_system_info().decode().strip())
 
 
+def open_mtmd() -> None:
+    """Open the library of projectors; it must be bound to the libllama that is open already."""
+    try:
+        from llama_cpp import mtmd_cpp  # noqa: PLC0415 - as in decode_one_batch
+    except (ImportError, OSError) as error:
+        sys.exit(f"the wheel has no libmtmd, which projectors need (LLAVA_BUILD=ON): {error}")
+    if not mtmd_cpp.mtmd_context_params_default().media_marker:
+        sys.exit("libmtmd does not answer as its header says")
+    maps = Path("/proc/self/maps")
+    opened = set(re.findall(r"\S+/libllama\S*", maps.read_text())) if maps.exists() else set()
+    if len(opened) > 1:
+        sys.exit(f"libmtmd brings a llama.cpp of its own: {', '.join(sorted(opened))}")
+
+
 def main() -> None:
     """Take SITE and MODEL from the command line."""
     site, model_path = map(Path, sys.argv[1:3])
     sys.path.insert(0, str(site))
-    print(decode_one_batch(model_path))
+    system = decode_one_batch(model_path)
+    open_mtmd()
+    print(system)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 _LIBRARIES = "llama_cpp/lib/"
 _KERNELS = re.compile(r"^bin/(libggml-[a-z0-9_-]+\.so)$")
 _LIBRARY = re.compile(r"^llama_cpp/lib/(libllama|libggml|libggml-base|libmtmd)\.so[\d.]*$")
-_LOADED = {"libllama.so", "libggml.so.0", "libggml-base.so.0", "libggml.so"}
+_LOADED = {"libllama.so", "libggml.so.0", "libggml-base.so.0", "libggml.so", "libmtmd.so"}
 """The binding opens ``libllama.so``, which is bound to the two with a number. It opens
-``libggml.so`` as well: a second registry in the process, which nobody asks anything."""
+``libggml.so`` as well: a second registry in the process, which nobody asks anything.
+``libmtmd.so`` is bound to ``libllama.so.0``, which is how the one that is open calls itself."""
 
 
 def slim_wheel(wheel: Path, libraries: Iterable[Path] = ()) -> None:

@@ -26,6 +26,7 @@ KEPT = (
     "llama_cpp/lib/libggml.so",
     "llama_cpp/lib/libggml.so.0",
     "llama_cpp/lib/libggml-base.so.0",
+    "llama_cpp/lib/libmtmd.so",
     f"{DISTRIBUTION}/METADATA",
 )
 DROPPED = (
@@ -35,6 +36,7 @@ DROPPED = (
     "bin/convert_hf_to_gguf.py",
     "llama_cpp/lib/libllama.so.0",
     "llama_cpp/lib/libllama.so.0.5.0",
+    "llama_cpp/lib/libmtmd.so.0",
     "llama_cpp/lib/libggml-base.so",
     "llama_cpp/lib/libggml-base.so.0.25.3",
 )
