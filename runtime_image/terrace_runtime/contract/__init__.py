@@ -33,6 +33,7 @@ from terrace_runtime.contract.facts import (
 )
 from terrace_runtime.contract.images import (
     HELD_PIXEL_BYTES,
+    IMAGE_ENCODE_BUCKETS,
     IMAGE_ROWS_BYTES,
     IMAGE_SIDE,
     MAX_DECODING,
@@ -133,6 +134,7 @@ from terrace_runtime.contract.report import (
     DeviceMemory,
     EngineReport,
     Identity,
+    ImageReport,
     MemoryReport,
     RuntimeReport,
     SequenceReport,
@@ -161,6 +163,7 @@ __all__ = [
     "FETCH_CONTAINER",
     "HELD_PIXEL_BYTES",
     "IDENTITY_HEADER",
+    "IMAGE_ENCODE_BUCKETS",
     "IMAGE_ROWS_BYTES",
     "IMAGE_SIDE",
     "KV_DIR",
@@ -247,6 +250,7 @@ __all__ = [
     "FileFacts",
     "FileRole",
     "Identity",
+    "ImageReport",
     "KvTiers",
     "KvType",
     "LayerRun",

@@ -24,3 +24,5 @@ HELD_PIXEL_BYTES = 128 * 2**20
 """Most bytes of pixels that the requests under way in a replica hold together; more get 429."""
 IMAGE_ROWS_BYTES = 64 * 2**20
 """Most bytes of encoded images (float32 rows) that a replica keeps for requests to come."""
+IMAGE_ENCODE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds; upper ends of the counts in ImageReport, the last count is of those beyond."""

@@ -46,6 +46,8 @@ class MemoryReport(Value):
     weights_bytes: int | None = None
     kv_bytes: int | None = None
     compute_bytes: int | None = None
+    projector_bytes: int | None = None
+    """Weights and largest graph of the projector; 0: there is none."""
     anonymous_peak_bytes: int | None = None
     """Highest RssAnon + RssShmem of the pod's processes so far."""
     devices: tuple[DeviceMemory, ...] = Field(default=(), max_length=32)
@@ -101,6 +103,25 @@ class SequenceReport(Value):
     adapter: str = ""
 
 
+class ImageReport(Value):
+    """Pieces of images that became embedding rows, since start."""
+
+    encoded: int = 0
+    """Pieces that the projector encoded."""
+    kept: int = 0
+    """Pieces whose rows were still kept from an earlier request."""
+    reused: int = 0
+    """Pieces whose KV cells were found, so that no rows were needed."""
+    failed: int = 0
+    """Pieces that could not be encoded."""
+    rows_bytes: int = 0
+    """Bytes of the rows that are kept now, at most IMAGE_ROWS_BYTES."""
+    encode_seconds: float = 0.0
+    """All encodings together."""
+    encode_counts: tuple[int, ...] = Field(default=(), max_length=32)
+    """Encodings by how long they took: up to each of IMAGE_ENCODE_BUCKETS, not cumulative."""
+
+
 class SpeculationReport(Value):
     """What guessing ahead brought since start."""
 
@@ -117,6 +138,7 @@ class EngineReport(Value):
 
     cache: CacheReport = CacheReport()
     speculation: SpeculationReport = SpeculationReport()
+    images: ImageReport = ImageReport()
     sequences: tuple[SequenceReport, ...] = Field(default=(), max_length=256)
     step_seconds: dict[str, float] = Field(default_factory=dict)
     """Measured seconds of a step by its number of decoding sequences."""
@@ -139,6 +161,8 @@ class Capabilities(Value):
     """The build found a device other than the CPU."""
     device_candidates: int = 0
     """Likeliest tokens that the device finds of each row, where requests need no more; 0: none."""
+    takes_images: bool = False
+    """Prompts may hold images: it has a projector."""
 
 
 class RuntimeReport(Value):
