@@ -26,8 +26,8 @@ class Limits:
     """Requests under way at once; the next one gets 429."""
     max_connections: int = 4096
     """Client connections, idle ones too; the next one is closed."""
-    max_body_bytes: int = 8 * MIB
-    """Bytes of one request body; more gets 413."""
+    max_body_bytes: int = 32 * MIB
+    """Bytes of one request body, images in it among them; more gets 413."""
     max_held_bytes: int = 128 * MIB
     """Bytes of all bodies that wait to be sent to a replica; more gets 429."""
     max_header_bytes: int = 32 * 1024

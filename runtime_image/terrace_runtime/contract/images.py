@@ -10,7 +10,7 @@ MAX_IMAGES = 16
 """Most images of one request."""
 MAX_IMAGE_BYTES = 10 * 2**20
 """Most bytes of one image as a file: what base64 decodes to."""
-MAX_REQUEST_IMAGE_BYTES = 20 * 2**20
+MAX_REQUEST_IMAGE_BYTES = 16 * 2**20
 """The same of all images of a request together."""
 MAX_IMAGE_PIXELS = 16 * 2**20
 """Most pixels of one image, width times height: more is refused before it is decoded."""
