@@ -28,6 +28,7 @@ from terrace_runtime.engine.request import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
+    from terrace_runtime.api.content_parts import Turn
     from terrace_runtime.api.state import ServerState
     from terrace_runtime.engine.client import RequestOutputs
     from terrace_runtime.engine.request import PromptPart, Request
@@ -175,12 +176,12 @@ class PlainRenderer(Renderer):
         return ""
 
     @override
-    async def render(self, turns: list[dict[str, str]]) -> tuple[PromptPart, ...]:
+    async def render(self, turns: list[Turn]) -> tuple[PromptPart | int, ...]:
         lines = [
-            f"<|im_start|>{turn['role']}\n{self._guard.mark(turn['content'])}<|im_end|>\n"
+            f"<|im_start|>{turn.role}\n{''.join(turn.marked(self._guard, '1'))}<|im_end|>\n"
             for turn in turns
         ]
-        return split("".join(lines) + "<|im_start|>assistant\n")
+        return split("".join(lines) + "<|im_start|>assistant\n", "1")
 
     @override
     async def close(self) -> None:

@@ -42,7 +42,9 @@ def create_app(
     app.state.server = ServerState(engine, config, registry or CollectorRegistry(), make_renderer)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    max_bytes, total_bytes = body_bounds(config.context_tokens)
+    max_bytes, total_bytes = body_bounds(
+        config.context_tokens, takes_images=bool(config.projector_path)
+    )
     app.add_middleware(BodyLimit, max_bytes=max_bytes, total_bytes=total_bytes)
     app.add_middleware(RequestLog)
     app.include_router(routes_generate.router)

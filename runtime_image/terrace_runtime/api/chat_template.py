@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 from typing_extensions import override
 
+from terrace_runtime.api.content_parts import check_images
 from terrace_runtime.api.errors import ApiError, unavailable
 from terrace_runtime.api.text_guard import TextGuard, split
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
 
+    from terrace_runtime.api.content_parts import Turn
     from terrace_runtime.engine.request import ModelInfo, PromptPart
 
 CHATML: Final = (
@@ -41,8 +44,11 @@ class Renderer(Protocol):
     async def start(self) -> str:
         """Get ready; returns what is wrong with the template, empty when nothing is."""
 
-    async def render(self, turns: list[dict[str, str]]) -> tuple[PromptPart, ...]:
-        """The prompt of a conversation; raises ApiError when the template refuses or fails."""
+    async def render(self, turns: list[Turn]) -> tuple[PromptPart | int, ...]:
+        """The prompt of a conversation; numbers stand for its images, each once and in order.
+
+        Raises ApiError when the template refuses or fails.
+        """
 
     async def close(self) -> None:
         """Stop; safe to call twice."""
@@ -80,8 +86,9 @@ class TemplateRenderer(Renderer):
         return ""
 
     @override
-    async def render(self, turns: list[dict[str, str]]) -> tuple[PromptPart, ...]:
-        marked = [{**turn, "content": self._guard.mark(turn["content"])} for turn in turns]
+    async def render(self, turns: list[Turn]) -> tuple[PromptPart | int, ...]:
+        nonce = str(secrets.randbits(128))
+        marked = [(turn.role, turn.marked(self._guard, nonce)) for turn in turns]
         # A client that leaves must not cut an exchange in half: the next one would read its rest.
         work = asyncio.create_task(self._render(orjson.dumps(marked) + b"\n"))
         work.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -92,7 +99,9 @@ class TemplateRenderer(Renderer):
             )
         if "error" in answer:
             raise _broken(str(answer["message"]))
-        return split(answer["text"])
+        parts = split(answer["text"], nonce)
+        check_images(parts, turns)
+        return parts
 
     async def _render(self, line: bytes) -> dict[str, Any]:
         try:

@@ -79,6 +79,8 @@ class Generation:
         try:
             for request in self._requests:
                 self._streams.append(self._state.engine.submit(request))
+            # Prompts may hold pixels; only names and bounds are asked for from here on.
+            self._requests = [replace(request, prompt=()) for request in self._requests]
         except (QueueFullError, InvalidRequestError, EngineError) as error:
             refusal = self._refusal(error)
             await self._end(refusal.outcome)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from terrace_runtime.api.errors import ApiError
+from terrace_runtime.contract import MAX_REQUEST_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +19,10 @@ _BODY_FLOOR_BYTES: Final = 256 * 1024
 _BYTES_PER_TOKEN: Final = 64
 """Far more than any text has; escapes in JSON take up to six bytes for one."""
 _TOTAL_FLOOR_BYTES: Final = 4 * 2**20
+_IMAGES_BYTES: Final = MAX_REQUEST_IMAGE_BYTES * 4 // 3 + 2**20
+"""Of a request's images in base64, and room for how JSON writes it."""
+
+_FORGET: Final = "terrace.forget_body"
 
 
 class BodyLimit:
@@ -39,33 +44,48 @@ class BodyLimit:
             return
         declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"")
         if declared.isdigit() and int(declared) > self._max_bytes:
-            if int(declared) <= MAX_BODY_BYTES:
+            if int(declared) <= self._max_bytes + MAX_BODY_BYTES:
                 await _discard(receive)
             await _too_large(self._max_bytes).response()(scope, receive, send)
             return
-        seen = 0
+        held = 0
 
         async def receive_bounded() -> Message:
-            nonlocal seen
+            nonlocal held
             message = await receive()
             size = len(message.get("body", b""))
-            seen += size
+            held += size
             self._open_bytes += size
-            if seen > self._max_bytes:
+            if held > self._max_bytes:
                 raise _too_large(self._max_bytes)
             if self._open_bytes > self._total_bytes:
                 raise _too_much(self._total_bytes)
             return message
 
+        def forget(num_bytes: int) -> None:
+            nonlocal held
+            gone = min(num_bytes, held)
+            held -= gone
+            self._open_bytes -= gone
+
         try:
+            scope[_FORGET] = forget
             await self._app(scope, receive_bounded, send)
         finally:
-            self._open_bytes -= seen
+            self._open_bytes -= held
 
 
-def body_bounds(context_tokens: int) -> tuple[int, int]:
+def forget_body(scope: Scope, num_bytes: int) -> None:
+    """So many bytes of a request's body have become something else and are held no more."""
+    if _FORGET in scope:
+        scope[_FORGET](num_bytes)
+
+
+def body_bounds(context_tokens: int, *, takes_images: bool = False) -> tuple[int, int]:
     """Most bytes of one body, and of all open ones: what a prompt of the context can need."""
     one = min(MAX_BODY_BYTES, _BODY_FLOOR_BYTES + _BYTES_PER_TOKEN * context_tokens)
+    if takes_images:
+        return one + _IMAGES_BYTES, 2 * (one + _IMAGES_BYTES)
     return one, max(one, _TOTAL_FLOOR_BYTES)
 
 

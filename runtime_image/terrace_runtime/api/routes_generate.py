@@ -1,7 +1,7 @@
 """``POST /v1/chat/completions`` and ``POST /v1/completions``.
 
-Owns: from a body to engine requests. Does not own: parsing (``schemas``), templates, running
-(``generation``) or sending (``answer``).
+Owns: from a body to engine requests. Does not own: parsing (``schemas``), templates, decoding
+images (``image_decoder``), running (``generation``) or sending (``answer``).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from starlette.responses import Response
 from terrace_runtime.api.answer import Answer
 from terrace_runtime.api.errors import ApiError
 from terrace_runtime.api.generation import Generation, copies, max_tokens
+from terrace_runtime.api.middleware import forget_body
 from terrace_runtime.api.schemas import ChatBody, CompletionBody, parse
 from terrace_runtime.api.wire import ChatWire, CompletionWire
-from terrace_runtime.engine.request import PromptPart
+from terrace_runtime.engine.request import ImagePart, PromptPart
 from terrace_runtime.engine.request import Request as EngineRequest
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ async def chat(http: Request) -> Response:
         state.check_ready()
         body = parse(ChatBody, await read_body(http))
         tenant, priority = state.admit(http, body.model)
-        prompt = await state.renderer.render(body.turns())
+        prompt = await _prompt(http, body)
         wanted = body.max_completion_tokens or body.max_tokens
         answer_id = f"chatcmpl-{uuid.uuid4().hex}"
         request = EngineRequest(
@@ -111,6 +112,21 @@ async def completions(http: Request) -> Response:
     return Answer(generation, wire, stream=bool(body.stream))
 
 
+async def _prompt(http: Request, body: ChatBody) -> tuple[PromptPart | ImagePart, ...]:
+    """The conversation as the model reads it, with its images where they stood."""
+    state: ServerState = http.app.state.server
+    found = body.conversation()
+    if found.images:
+        state.check_takes_images(found.images[0].where)
+    rendered = await state.renderer.render(found.turns)
+    if not found.images:
+        return tuple(part for part in rendered if isinstance(part, PromptPart))
+    images = await state.images.decode(found.images, body.n or 1)
+    # The engine counts their pixels from here on.
+    forget_body(http.scope, sum(len(image.url) for image in found.images))
+    return tuple(images[part] if isinstance(part, int) else part for part in rendered)
+
+
 class Counted:
     """Counts requests that are refused before the engine sees them."""
 
@@ -131,7 +147,8 @@ async def read_body(http: Request) -> bytes:
     """The whole body; raises ApiError when it does not come in time."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await http.body()
+            # Not http.body(), which would keep the bytes until the answer has ended.
+            return b"".join([chunk async for chunk in http.stream()])
     except TimeoutError:
         raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} s") from None
     except ClientDisconnect:

@@ -92,7 +92,14 @@ def _state(http: Request) -> ServerState:
 
 
 def _model(state: ServerState, name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": state.created, "owned_by": "terrace"}
+    takes_images = bool(state.config.projector_path)
+    return {
+        "id": name,
+        "object": "model",
+        "created": state.created,
+        "owned_by": "terrace",
+        "input_modalities": ["text", "image"] if takes_images else ["text"],
+    }
 
 
 def _json(value: dict[str, Any]) -> Response:

@@ -6,11 +6,12 @@ request does (``routes_*``). Unknown harmless fields are ignored, as OpenAI's cl
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypeVar, cast
+from typing import Annotated, Final, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import override
 
+from terrace_runtime.api.content_parts import Conversation, Message, conversation
 from terrace_runtime.api.errors import ApiError
 from terrace_runtime.api.sampling_fields import SamplingFields
 from terrace_runtime.engine.sampling import MAX_LOGPROBS
@@ -18,7 +19,6 @@ from terrace_runtime.engine.sampling import MAX_LOGPROBS
 MAX_CHOICES: Final = 8
 MAX_PROMPTS: Final = 16
 MAX_MESSAGES: Final = 4096
-MAX_PARTS: Final = 256
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
 MAX_TOKENS: Final = 16_777_216
@@ -93,27 +93,6 @@ class _Body(SamplingFields):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
-class ContentPart(BaseModel):
-    """A piece of a message; only text is supported."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    type: str = Field(max_length=64)
-    text: str | None = None
-
-
-class Message(BaseModel):
-    """One turn of the conversation."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: (
-        str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None
-    ) = None
-    tool_calls: list[Any] | None = None
-
-
 class ChatBody(_Body):
     """``POST /v1/chat/completions``."""
 
@@ -130,9 +109,9 @@ class ChatBody(_Body):
             raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
         return None
 
-    def turns(self) -> list[dict[str, str]]:
-        """The messages as chat templates take them; raises ApiError for unsupported ones."""
-        return [_turn(index, message) for index, message in enumerate(self.messages)]
+    def conversation(self) -> Conversation:
+        """The messages and their images; raises ApiError for unsupported ones."""
+        return conversation(self.messages)
 
 
 class CompletionBody(_Body):
@@ -217,34 +196,3 @@ def _place(loc: tuple[int | str, ...]) -> list[str]:
 
 
 _TAGS: Final = frozenset({"str", "int", "float", "bool", "constrained-str", "none"})
-
-
-def _turn(index: int, message: Message) -> dict[str, str]:
-    where = f"messages[{index}]"
-    # The result of a tool is text that the template renders; calling tools is what is missing.
-    if message.role == "function" or message.tool_calls:
-        raise ApiError(
-            400, f"{where}: tools are not supported yet", param=where, code="unsupported_parameter"
-        )
-    if message.content is None and message.role != "assistant":
-        raise ApiError(400, f"{where}.content is missing", param=f"{where}.content")
-    content = message.content or ""
-    if not isinstance(content, str):
-        content = "".join(
-            _part_text(f"{where}.content[{i}]", part) for i, part in enumerate(content)
-        )
-    role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": content}
-
-
-def _part_text(where: str, part: ContentPart) -> str:
-    if part.type not in ("text", "input_text", "output_text"):
-        raise ApiError(
-            400,
-            f"{where}.type {part.type!r} is not supported yet; text is",
-            param=f"{where}.type",
-            code="unsupported_parameter",
-        )
-    if part.text is None:
-        raise ApiError(400, f"{where}.text is missing", param=f"{where}.text")
-    return part.text

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from terrace_runtime.api.access_log import note, tenant_mark
 from terrace_runtime.api.errors import ApiError, unavailable
 from terrace_runtime.api.identity import PRIORITIES, IdentityVerifier
+from terrace_runtime.api.image_decoder import ImageDecoder
 from terrace_runtime.api.memory import MemoryMeter
 from terrace_runtime.contract import IDENTITY_HEADER, Capabilities, MemoryReport, RuntimeReport
 from terrace_runtime.device_telemetry.metrics import DeviceMetrics
@@ -60,6 +61,7 @@ class ServerState:
         self.phase: Phase = "loading"
         self.created = int(clock())
         self.template_note = ""
+        self.images = ImageDecoder()
         self._identities = IdentityVerifier(config.trust_key, clock)
         self._make_renderer = make_renderer
         self._renderer: Renderer | None = None
@@ -86,6 +88,7 @@ class ServerState:
         """Stop engine and children; safe to call twice."""
         if self._renderer is not None:
             await self._renderer.close()
+        await self.images.close()
         await self.engine.close()
 
     @property
@@ -114,6 +117,16 @@ class ServerState:
             raise unavailable("the model is loading", "loading", retry_after_s=5)
         if self.phase == "draining":
             raise unavailable("this replica is shutting down", "draining", retry_after_s=1)
+
+    def check_takes_images(self, where: str) -> None:
+        """Raise 400 when the model has no projector; ``where`` is the field of an image."""
+        if not self.engine.info.capabilities.takes_images:
+            raise ApiError(
+                400,
+                f"{where}: this model takes no images; its InferenceModel names no spec.projector",
+                param=where,
+                code="images_not_supported",
+            )
 
     def admit(self, http: HttpRequest, model: str) -> tuple[str, int]:
         """Tenant and priority of a request; raises ApiError 401 or 404 (unknown model)."""

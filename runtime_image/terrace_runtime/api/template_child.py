@@ -4,6 +4,9 @@ Owns: compiling once, rendering per line of JSON on stdin, bounds on memory, pro
 output. Does not own: the wall clock, which only the parent can hold (``chat_template``). The
 environment is the one of Hugging Face transformers: sandboxed, trimmed blocks, loop controls,
 ``raise_exception``, ``strftime_now``, ``tojson`` without HTML escapes, ``{% generation %}``.
+
+Most templates take a message's content as one text, some only as a list of parts: which of them
+this one is, a trial tells.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 ADDRESS_BYTES: Final = 768 * 2**20
 RENDER_CPU_SECONDS: Final = 10
 MAX_OUTPUT_CHARS: Final = 8 * 2**20
+_TRIAL: Final = "terrace7351"
 
 
 class _Generation(Extension):
@@ -45,19 +49,39 @@ def main() -> None:
     _limit(resource.RLIMIT_CORE, 0)
     setting = json.loads(sys.stdin.readline())
     template: jinja2.Template | None = None
+    wants_parts = False
     _grant_time()
     try:
         template = _environment().from_string(setting["template"])
+        wants_parts = _wants_parts(template, setting)
         _answer({"ok": True})
     except Exception as error:  # noqa: BLE001 - a template can raise anything
         _answer({"error": "broken", "message": _describe(error)})
     for line in sys.stdin:
         _grant_time()
-        _answer(_render(template, setting, json.loads(line)))
+        turns = json.loads(line)
+        messages = [{"role": role, "content": _content(it, wants_parts)} for role, it in turns]
+        _answer(_render(template, setting, messages))
+
+
+def _content(pieces: list[str], wants_parts: bool) -> str | list[dict[str, str]]:  # noqa: FBT001
+    """A message's pieces as the template wants them; marks of images are text, as in llama.cpp."""
+    if wants_parts:
+        return [{"type": "text", "text": piece} for piece in pieces]
+    return "".join(pieces)
+
+
+def _wants_parts(template: jinja2.Template, setting: dict[str, Any]) -> bool:
+    """A text gets lost as one, and is there as a part."""
+    shown = []
+    for wants_parts in (False, True):
+        messages = [{"role": "user", "content": _content([_TRIAL], wants_parts)}]
+        shown.append(_TRIAL in _render(template, setting, messages).get("text", ""))
+    return shown == [False, True]
 
 
 def _render(
-    template: jinja2.Template | None, setting: dict[str, Any], messages: list[dict[str, str]]
+    template: jinja2.Template | None, setting: dict[str, Any], messages: list[dict[str, Any]]
 ) -> dict[str, Any]:
     if template is None:
         return {"error": "broken", "message": "the template does not compile"}

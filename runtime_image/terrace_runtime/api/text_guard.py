@@ -1,8 +1,8 @@
 """Keeps what clients write from being read as control tokens of the conversation. Pure.
 
-Owns: marking client text before a template is rendered, and cutting the rendered prompt at the
-marks. Does not own: rendering (``chat_template``). Marks are Unicode noncharacters, which never
-occur in text that is exchanged; they are taken out of client text first.
+Owns: marking client text and the places of images before a template is rendered, and cutting the
+rendered prompt at the marks. Does not own: rendering (``chat_template``). Marks are Unicode
+noncharacters, which never occur in text that is exchanged; they are taken out of client text first.
 
 Only control tokens that a client really wrote are marked, so an ordinary prompt is tokenized as
 one piece. Each is also cut between all its characters, so that a template which slices or splits
@@ -20,8 +20,9 @@ from terrace_runtime.engine.request import PromptPart
 OPEN: Final = "\ufdd0"
 CLOSE: Final = "\ufdd1"
 CUT: Final = "\ufdd2"
-_MARKS: Final = re.compile(f"[{OPEN}{CLOSE}{CUT}]")
-_PIECES: Final = re.compile(f"([{OPEN}{CLOSE}{CUT}])")
+IMAGE: Final = "\ufdd3"
+_MARKS: Final = re.compile(f"[{OPEN}{CLOSE}{CUT}{IMAGE}]")
+_PIECES: Final = re.compile(f"([{OPEN}{CLOSE}{CUT}]|{IMAGE}[0-9]+[.][0-9]+{IMAGE})")
 
 
 class TextGuard:
@@ -46,20 +47,31 @@ class TextGuard:
         return f"{start}{marked}{end}"
 
 
-def split(rendered: str) -> tuple[PromptPart, ...]:
-    """A rendered prompt as parts: what stood between marks is not special, the rest is."""
-    parts: list[PromptPart] = []
+def image_mark(nonce: str, index: int) -> str:
+    """Where image ``index`` of a request goes; ``nonce`` (digits) is the request's own secret."""
+    return f"{IMAGE}{nonce}.{index}{IMAGE}"
+
+
+def split(rendered: str, nonce: str = "") -> tuple[PromptPart | int, ...]:
+    """A rendered prompt as parts: what stood between marks is not special, the rest is.
+
+    A number is the image of that index, where a mark of this ``nonce`` stood.
+    """
+    parts: list[PromptPart | int] = []
     is_special = True
     for piece in _PIECES.split(rendered):
+        last = parts[-1] if parts else None
         if piece == OPEN:
             is_special = False
         elif piece == CLOSE:
             is_special = True
         elif piece == CUT or not piece:
             continue
-        elif parts and not is_special and not parts[-1].special:
+        elif piece[0] == IMAGE and nonce and piece.startswith(f"{IMAGE}{nonce}."):
+            parts.append(int(piece[len(nonce) + 2 : -1]))
+        elif isinstance(last, PromptPart) and not is_special and not last.special:
             # The characters of one control token: plain text again.
-            parts[-1] = PromptPart(parts[-1].text + piece)
+            parts[-1] = PromptPart(last.text + piece)
         else:
             parts.append(PromptPart(piece, special=is_special))
     return tuple(parts)

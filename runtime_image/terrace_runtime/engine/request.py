@@ -1,8 +1,8 @@
 """The values that cross the engine's port: what is asked and what comes back.
 
-Owns: Request, SamplingParams, RequestOutput, FinishReason, ModelInfo, EngineStats and the errors a
-submit can raise. Does not own: the OpenAI wire (``api``) or sequences (``engine``). All values are
-plain and JSON-able, for they cross a process boundary. Next: ``client.py`` carries them.
+Owns: Request and its parts, SamplingParams, RequestOutput, FinishReason, ModelInfo, EngineStats and
+the errors a submit can raise. Does not own: the OpenAI wire (``api``) or sequences (``engine``).
+All values are plain, for they cross a process boundary. Next: ``client.py`` carries them.
 """
 
 from __future__ import annotations
@@ -84,11 +84,20 @@ class PromptPart:
 
 
 @dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image between pieces of text: decoded pixels, three bytes (RGB) each, row by row."""
+
+    rgb: bytes = field(repr=False)
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One generation. Exactly one of ``prompt`` and ``prompt_tokens`` is not empty."""
 
     id: str
-    prompt: tuple[PromptPart, ...] = ()
+    prompt: tuple[PromptPart | ImagePart, ...] = ()
     prompt_tokens: tuple[int, ...] = ()
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
@@ -107,6 +116,16 @@ class Request:
     """Let the vocabulary's own rule add its BOS token; chat templates write theirs themselves."""
     embed: bool = False
     """Asks for the prompt's embedding; nothing is generated."""
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """Of the prompt, in order."""
+        return tuple(part for part in self.prompt if isinstance(part, ImagePart))
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Memory of its images."""
+        return sum(len(image.rgb) for image in self.images)
 
 
 @dataclass(frozen=True, slots=True)

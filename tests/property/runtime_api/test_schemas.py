@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from terrace_runtime.api.content_parts import Turn
 from terrace_runtime.api.errors import ApiError
 from terrace_runtime.api.generation import max_tokens
 from terrace_runtime.api.schemas import ChatBody, CompletionBody, parse
@@ -45,7 +46,7 @@ def test_a_chat_body_is_bounded_or_refused(body: dict[str, Any]) -> None:
     base = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
     try:
         found = parse(ChatBody, orjson.dumps(base | body))
-        turns = found.turns()
+        turns = found.conversation().turns
     except ApiError as error:
         refusal = error
     else:
@@ -55,9 +56,9 @@ def test_a_chat_body_is_bounded_or_refused(body: dict[str, Any]) -> None:
     assert str(refusal)
 
 
-def check_bounds(found: ChatBody, turns: list[dict[str, str]]) -> None:
+def check_bounds(found: ChatBody, turns: list[Turn]) -> None:
     assert 1 <= len(turns) <= 4096
-    assert all(isinstance(turn["content"], str) for turn in turns)
+    assert all(isinstance(one, str) for turn in turns for one in turn.content)
     assert 1 <= (found.n or 1) <= 8
     assert len(found.stops) <= 16
     assert 1 <= (max_tokens(found.max_tokens, CONFIG) or 1) <= 100

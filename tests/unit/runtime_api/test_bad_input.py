@@ -82,7 +82,7 @@ CHAT_FIELDS: list[tuple[str, Any, str]] = [
     (
         "messages",
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///x"}}]}],
-        "messages[0].content[0].type",
+        "messages[0].content[0].image_url.url",
     ),
     ("messages", [{"role": "function", "content": "x", "name": "f"}], "messages[0]"),
     ("messages", [{"role": "assistant", "tool_calls": [{}]}], "messages[0]"),

@@ -12,13 +12,14 @@ import pytest
 
 from support.runtime_http import SPECIAL
 from terrace_runtime.api.chat_template import TemplateRenderer
+from terrace_runtime.api.content_parts import Turn
 from terrace_runtime.api.errors import ApiError
 from terrace_runtime.engine.request import ModelInfo, PromptPart
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-TURNS = [{"role": "user", "content": "Hi"}]
+TURNS = [Turn("user", ("Hi",))]
 
 
 @contextlib.asynccontextmanager
@@ -40,9 +41,10 @@ async def renderer(template: str, render_s: float = 60.0) -> AsyncIterator[Templ
         await found.close()
 
 
-async def text(template: str, turns: list[dict[str, str]] = TURNS) -> str:
+async def text(template: str, turns: list[Turn] = TURNS) -> str:
     async with renderer(template) as found:
-        return "".join(part.text for part in await found.render(turns))
+        parts = await found.render(turns)
+        return "".join(part.text for part in parts if isinstance(part, PromptPart))
 
 
 async def failure(template: str) -> ApiError:
@@ -124,7 +126,7 @@ async def test_a_template_without_end_is_killed_and_the_next_request_is_served()
         assert await found.start() == ""
         began = time.monotonic()
         with pytest.raises(ApiError, match="longer than"):
-            await found.render([{"role": "user", "content": "loop"}])
+            await found.render([Turn("user", ("loop",))])
         assert time.monotonic() - began < 30, "the loop would take minutes"
         found._render_s = 60.0
         assert await found.render(TURNS) == (PromptPart("ok", special=True),)
@@ -138,11 +140,11 @@ async def test_a_client_that_leaves_while_its_template_renders_disturbs_nobody()
     )
     async with renderer(slow) as found:
         await found.start()
-        leaving = asyncio.create_task(found.render([{"role": "user", "content": "slow"}]))
+        leaving = asyncio.create_task(found.render([Turn("user", ("slow",))]))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         leaving.cancel()
-        turns = [[{"role": "user", "content": f"c{i}"}] for i in range(20)]
+        turns = [[Turn("user", (f"c{i}",))] for i in range(20)]
         answers = await asyncio.gather(*(found.render(turn) for turn in turns))
     assert [parts[0].text for parts in answers] == [f"c{i}" for i in range(20)]
 
