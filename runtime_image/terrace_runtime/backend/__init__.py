@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
-
 from terrace_runtime.backend.projector import EmbeddingInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
+    from terrace_runtime.backend.batch import Batch
     from terrace_runtime.backend.shortlist import Shortlist
     from terrace_runtime.contract import Capabilities, DeviceMemory, RuntimeConfig
 
@@ -135,59 +135,6 @@ class SamplerSettings:
     def is_greedy(self) -> bool:
         """The likeliest token by the model alone is taken; a grammar may forbid it."""
         return self.temperature <= 0 and not self.changes_logits and not self.has_xtc
-
-
-class Batch:
-    """Rows of one decode in numpy arrays that are made once and filled again each step."""
-
-    __slots__ = ("capacity", "num_outputs", "outputs", "positions", "sequences", "size", "tokens")
-
-    def __init__(self, capacity: int) -> None:
-        """Room for ``capacity`` tokens."""
-        self.capacity = capacity
-        self.size = 0
-        self.num_outputs = 0
-        self.tokens: NDArray[np.int32] = np.zeros(capacity, np.int32)
-        self.positions: NDArray[np.int32] = np.zeros(capacity, np.int32)
-        self.sequences: NDArray[np.int32] = np.zeros(capacity, np.int32)
-        self.outputs: NDArray[np.int8] = np.zeros(capacity, np.int8)
-
-    def clear(self) -> None:
-        """Forget all rows."""
-        self.size = 0
-        self.num_outputs = 0
-
-    def extend(self, tokens: Sequence[int], slot: int, position: int, *, outputs: int) -> int:
-        """Append ``tokens`` of one sequence from ``position`` on; returns the last one's row.
-
-        ``outputs`` asks for logits of so many of the last tokens.
-        """
-        start = self.size
-        stop = start + len(tokens)
-        assert start < stop <= self.capacity, "the batch planner exceeded the batch"
-        self.tokens[start:stop] = tokens
-        self.positions[start:stop] = range(position, position + len(tokens))
-        self.sequences[start:stop] = slot
-        self.outputs[start:stop] = 0
-        if outputs:
-            self.outputs[stop - outputs : stop] = 1
-            self.num_outputs += outputs
-        self.size = stop
-        return stop - 1
-
-    def extend_single(
-        self, tokens: Sequence[int], slots: Sequence[int], positions: Sequence[int]
-    ) -> None:
-        """Append one token of each of several sequences, all with logits."""
-        start = self.size
-        stop = start + len(tokens)
-        assert stop <= self.capacity, "the batch planner exceeded the batch"
-        self.tokens[start:stop] = tokens
-        self.sequences[start:stop] = slots
-        self.positions[start:stop] = positions
-        self.outputs[start:stop] = 1
-        self.num_outputs += stop - start
-        self.size = stop
 
 
 class SamplerChain(Protocol):
@@ -316,6 +263,17 @@ class Backend(EmbeddingInput, Protocol):
     @property
     def scratch(self) -> int | None:
         """A sequence id beyond the slots for moving blocks in and out; None with split KV."""
+
+    @property
+    def is_unified(self) -> bool:
+        """Sequences share one pool of cells; False: each has its own (split KV)."""
+
+    def reopen(self, *, unified: bool) -> None:
+        """Give up all cells and have empty ones of the other layout, for RuntimeConfig.kv_auto.
+
+        Samplers, adapters' choice and the draft model stay. Raises BackendError where there is no
+        memory: then there are no cells until a ``reopen`` succeeds.
+        """
 
     def state_size(self, slot: int) -> int:
         """Bytes that ``state_get`` would write for what ``slot`` holds now."""

@@ -39,6 +39,8 @@ class Adapters:
         self._lib = lib
         self._settings = {one.name: one for one in adapters}
         self._loaded: dict[str, Any] = {}
+        self.current = ""
+        """The one in use."""
 
     def load(self, model: Any, architecture: str, log: LoadLog) -> None:
         """Before any context is opened, which reserves for them; raises BackendError."""
@@ -60,6 +62,7 @@ class Adapters:
         """See ``Backend.use_adapter``."""
         if name and name not in self._loaded:
             raise BackendError(f"there is no adapter {name}")
+        self.current = name
         chosen = [self._loaded[name]] if name else []
         handles = (ctypes.c_void_p * 1)(*[ctypes.cast(one, ctypes.c_void_p) for one in chosen])
         scales = (ctypes.c_float * 1)(self._settings[name].scale if name else 0.0)

@@ -65,6 +65,8 @@ class SamplerCalls:
     ) -> None:
         """``lib`` is llama_cpp's low-level module; ``function`` makes a fast one of it by name."""
         self.shortlist = shortlist
+        self.context: Any = None
+        """Whose logits are meant; another one after ``Backend.reopen``."""
         chain, row = ctypes.c_void_p, ctypes.c_int32
         self.lib = lib
         self.vocabulary = vocabulary
@@ -77,9 +79,9 @@ class SamplerCalls:
         self._dry: OrderedDict[tuple[object, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def logits(self, context: Any, row: int) -> NDArray[np.float32]:
+    def logits(self, row: int) -> NDArray[np.float32]:
         """A view of the logits of batch row ``row``."""
-        address = self._logits_of(context, row)
+        address = self._logits_of(self.context, row)
         if not address:
             raise BackendError(f"llama.cpp has no logits for row {row} of the last batch")
         row_view: NDArray[np.float32] = np.frombuffer(
@@ -144,11 +146,10 @@ class LlamaSampler(TokenChooser):
     """A C chain in the order of this file's docstring."""
 
     def __init__(
-        self, calls: SamplerCalls, context: Any, settings: SamplerSettings, prompt: Sequence[int]
+        self, calls: SamplerCalls, settings: SamplerSettings, prompt: Sequence[int]
     ) -> None:
         """``prompt`` is what repeat_penalty and DRY have seen already."""
         self._calls = calls
-        self._context = context
         self._is_argmax = settings.is_greedy
         self._has_bias = bool(settings.logit_bias)
         self._num_top = _short_list_of(settings, calls.vocabulary.size)
@@ -162,7 +163,7 @@ class LlamaSampler(TokenChooser):
     @override
     def sample(self, row: int) -> int:
         if not self._num_top and not self._is_shortened:
-            return int(self._calls.sample(self._chain, self._context, row))
+            return int(self._calls.sample(self._chain, self._calls.context, row))
         token = self.draw(row)
         self.accept(token)
         return token
@@ -174,7 +175,7 @@ class LlamaSampler(TokenChooser):
             assert self._calls.shortlist is not None
             few, theirs = self._calls.shortlist.row(row)
             return self._calls.choose(self._chain, theirs, few)
-        logits = self._calls.logits(self._context, row)
+        logits = self._calls.logits(row)
         if self._is_argmax:
             best = logits.argmax() if allowed is None else allowed[logits[allowed].argmax()]
             return int(best)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from terrace_runtime.backend.offload import KV_TYPES
+from terrace_runtime.contract import AUTO_UNIFIED_UBATCH
 
 if TYPE_CHECKING:
     from terrace_runtime.contract import RuntimeConfig
@@ -21,6 +22,15 @@ _PAD = 256
 def num_slots(config: RuntimeConfig) -> int:
     """Sequence ids: one per slot and, with unified KV, the scratch one."""
     return config.parallel + (1 if config.kv_unified else 0)
+
+
+def other_layout(config: RuntimeConfig, *, unified: bool) -> RuntimeConfig:
+    """``config`` as it is opened while the replica serves (``kv_auto``)."""
+    ubatch = config.ubatch_tokens
+    # An image whose rows attend to each other needs a whole evaluation.
+    if unified and not config.projector_path:
+        ubatch = min(ubatch, AUTO_UNIFIED_UBATCH)
+    return config.model_copy(update={"kv_unified": unified, "ubatch_tokens": ubatch})
 
 
 def context_params(lib: Any, config: RuntimeConfig, threads: int) -> Any:

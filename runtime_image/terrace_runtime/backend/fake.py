@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
@@ -22,14 +22,14 @@ from terrace_runtime.backend import (
     Backend,
     BackendError,
     BackendInfo,
-    Batch,
     SamplerChain,
     SamplerSettings,
 )
+from terrace_runtime.backend.batch import Batch
+from terrace_runtime.backend.fake_cells import Cell, FakeCells
 from terrace_runtime.backend.fake_choices import FakeDrafter, FakeSampler, FakeShortlist
 from terrace_runtime.backend.fake_language import next_byte
 from terrace_runtime.backend.fake_projector import FakeEmbeddingInput, FakeProjector
-from terrace_runtime.backend.fake_state import decode_state, encode_state
 from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.vocabulary import by_length
 from terrace_runtime.contract import Capabilities
@@ -59,16 +59,6 @@ TEMPLATE = (
 )
 
 
-class _Cell:
-    """One token's keys and values; sequences that share it hold the same object."""
-
-    __slots__ = ("position", "token")
-
-    def __init__(self, token: int, position: int) -> None:
-        self.token = token
-        self.position = position
-
-
 @dataclass(frozen=True)
 class Fault:
     """What one decode does instead of, or besides, working."""
@@ -82,14 +72,12 @@ class Fault:
 
 
 @dataclass
-class FakeBackend(FakeEmbeddingInput, Backend):
+class FakeBackend(FakeCells, FakeEmbeddingInput, Backend):
     """See the port. ``faults`` maps the number of a decode (from 0) to what goes wrong in it."""
 
     faults: Mapping[int, Fault] = field(default_factory=dict)
     kv_cells: int | None = None
     """Cells in all; None: parallel x context, as many as the engine can ever use."""
-    reuse: Literal["blocks", "checkpoints", "none"] = "blocks"
-    """``checkpoints``: a sequence can only be dropped or restored as a whole."""
     eos_odds: int = _EOS_ODDS
     draft_errors: int = 3
     """One guess of the draft model in so many is wrong."""
@@ -104,12 +92,9 @@ class FakeBackend(FakeEmbeddingInput, Backend):
         self.ubatches = 0
         """Evaluations that llama.cpp would need: one more at every break in the slots' order."""
         self.closed = False
-        self.state_copies = 0
-        """How often a state was read or written."""
         self._salt = 0
         """Mixed into every cell computed: an adapter makes other keys and values of a token."""
         self._shortlist: FakeShortlist | None = None
-        self._cells: dict[int, list[_Cell]] = {}
         self._rows: list[tuple[int, ...]] = []
 
     @property
@@ -154,6 +139,7 @@ class FakeBackend(FakeEmbeddingInput, Backend):
         self._shortlist = FakeShortlist(self) if config.device_sampling == "on" else None
         whole = config.parallel * config.context_tokens
         self._room = self.kv_cells or (config.kv_unified and config.kv_cells) or whole
+        self._is_unified = config.kv_unified
         shape = (config.max_outputs, len(_PIECES))
         self._logits: NDArray[np.float32] = np.zeros(shape, np.float32)
 
@@ -208,15 +194,6 @@ class FakeBackend(FakeEmbeddingInput, Backend):
         self._evaluate(slots, tokens, outputs)
         return DECODE_OK
 
-    @property
-    def num_cells(self) -> int:
-        """Cells in use; one that several sequences share counts once."""
-        return len({id(cell) for cells in self._cells.values() for cell in cells})
-
-    def tokens_of(self, slot: int) -> list[int]:
-        """What the cells of ``slot`` hold: token ids, where no adapter computed them."""
-        return [cell.token for cell in self._cells.get(slot, ())]
-
     def _is_valid(self, slots: list[int], positions: list[int]) -> bool:
         """llama.cpp's own rules: known sequence ids, each position one after the one before."""
         expected = {slot: len(tokens) for slot, tokens in self._cells.items()}
@@ -232,7 +209,7 @@ class FakeBackend(FakeEmbeddingInput, Backend):
         self._row_of: dict[int, int] = {}
         for index, (slot, token, output) in enumerate(zip(slots, tokens, outputs, strict=True)):
             cells = self._cells.setdefault(slot, [])
-            cells.append(_Cell(token ^ self._salt, len(cells)))
+            cells.append(Cell(token ^ self._salt, len(cells)))
             if output:
                 self._logits[row] = 0
                 self._logits[row, self.next_token([cell.token for cell in cells])] = 1
@@ -274,64 +251,6 @@ class FakeBackend(FakeEmbeddingInput, Backend):
         """Logits of batch row ``index``."""
         row: NDArray[np.float32] = self._logits[self._row_of[index]]
         return row
-
-    @override
-    def seq_rm(self, slot: int, start: int = 0) -> bool:
-        cells = self._cells.setdefault(slot, [])
-        if self.reuse != "blocks" and 0 < start < len(cells):
-            return False
-        del cells[start:]
-        return True
-
-    @override
-    def seq_cp(self, source: int, target: int, start: int, stop: int) -> None:
-        if self.scratch is None:
-            raise BackendError("split KV cannot share cells between sequences")
-        held = self._cells.setdefault(target, [])
-        assert len(held) == start or target == self.scratch, "a gap in the target's positions"
-        cells = self._cells.get(source, [])
-        held.extend(cell for cell in cells if start <= cell.position < stop)
-
-    @property
-    @override
-    def scratch(self) -> int | None:
-        return self._config.parallel if self._config.kv_unified else None
-
-    @override
-    def state_size(self, slot: int) -> int:
-        return len(self._state(slot))
-
-    @override
-    def state_get(self, slot: int, buffer: NDArray[np.uint8]) -> int:
-        self.state_copies += 1
-        state = self._state(slot)
-        if len(state) > buffer.nbytes:
-            return 0
-        buffer[: len(state)] = np.frombuffer(state, np.uint8)
-        return len(state)
-
-    @override
-    def state_set(self, slot: int, state: NDArray[np.uint8]) -> bool:
-        self.state_copies += 1
-        self._cells[slot] = []
-        cells = decode_state(state.tobytes(), self._num_streams)
-        if cells is None or len(cells) + self.num_cells > self._room:
-            return False
-        self._cells[slot] = [_Cell(token, position) for position, token in cells]
-        return True
-
-    @property
-    def _num_streams(self) -> int:
-        return 1 if self._config.kv_unified else self._config.parallel
-
-    def _state(self, slot: int) -> bytes:
-        stream = 0 if self._config.kv_unified else slot
-        cells = [(cell.position, cell.token) for cell in self._cells.get(slot, ())]
-        return encode_state(slot, stream, self._num_streams, cells)
-
-    @override
-    def seq_pos_max(self, slot: int) -> int:
-        return len(self._cells.get(slot, ())) - 1
 
     @override
     def use_adapter(self, name: str) -> None:

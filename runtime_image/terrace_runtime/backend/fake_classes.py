@@ -13,7 +13,8 @@ from zlib import crc32
 import numpy as np
 from typing_extensions import override
 
-from terrace_runtime.backend import BackendError, BackendInfo, Batch
+from terrace_runtime.backend import BackendError, BackendInfo
+from terrace_runtime.backend.batch import Batch
 from terrace_runtime.backend.embedding import EMBEDDING_SEQUENCES
 from terrace_runtime.backend.fake import BOS, FakeBackend
 from terrace_runtime.contract import Capabilities

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from terrace_runtime.backend import Batch
+    from terrace_runtime.backend.batch import Batch
     from terrace_runtime.contract import RuntimeConfig
 
 PATCH: Final = 16

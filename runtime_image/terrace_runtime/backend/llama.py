@@ -1,14 +1,12 @@
 """llama.cpp behind the Backend port; the only file of Terrace that imports llama_cpp.
 
-Owns: loading, the context's settings, decode, logits, sequences, and the checks that keep an abort
-(GGML_ASSERT ends the process) from being reachable. Does not own: what to decode. Measured facts
-are in docs/adr/0003. Next: ``vocabulary.py`` reads texts, ``loadlog.py`` the sizes of buffers.
+Owns: loading, decode, logits, and the checks that keep an abort (GGML_ASSERT ends the process) from
+being reachable. Does not own: what to decode; cells (``llama_cells.py``). Measured facts are in
+docs/adr/0003. Next: ``vocabulary.py`` reads texts, ``loadlog.py`` the sizes of buffers.
 """
 
 from __future__ import annotations
 
-import ctypes
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as lib
@@ -17,19 +15,17 @@ from typing_extensions import override
 
 from terrace_runtime.backend import (
     DECODE_OK,
-    Backend,
     BackendError,
     BackendInfo,
-    Batch,
     Drafter,
     SamplerChain,
     SamplerSettings,
 )
 from terrace_runtime.backend.adapters import Adapters
-from terrace_runtime.backend.binding import LLAMA_COMMIT, Functions, check_binding
+from terrace_runtime.backend.binding import LLAMA_COMMIT, Functions, check_binding, watch_aborts
 from terrace_runtime.backend.capabilities import kind_of, probe
 from terrace_runtime.backend.chain import LlamaSampler, SamplerCalls
-from terrace_runtime.backend.context import context_params
+from terrace_runtime.backend.context import context_params, other_layout
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.devices import Devices
 from terrace_runtime.backend.dispatch import start
@@ -40,7 +36,10 @@ from terrace_runtime.backend.embedding import (
     fit_context,
     read_embedding,
 )
+from terrace_runtime.backend.embeddings import EmbeddingRows
 from terrace_runtime.backend.grammar import Grammars
+from terrace_runtime.backend.llama_cells import LlamaCells
+from terrace_runtime.backend.llama_images import LlamaImages
 from terrace_runtime.backend.loadlog import LoadLog, LogTap
 from terrace_runtime.backend.offload import ModelShape, Placement, check_attention, check_context
 from terrace_runtime.backend.rows import LogitRows, RawBatch
@@ -50,24 +49,25 @@ from terrace_runtime.contract import RuntimeConfig, pod_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from terrace_runtime.backend.batch import Batch
 
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ of the pinned build."""
 _WARM_UP_TOKENS = 32
 _C = Functions(lib)
 _LOG = LogTap(lib)
-_ABORT_CALLBACKS: list[Any] = []
-"""Never emptied: C holds the address of the last one."""
 
 
-class LlamaBackend(Backend):
+class LlamaBackend(LlamaCells, LlamaImages):
     """One model in one context; see the port for the contract of each method."""
 
     def __init__(self) -> None:
+        super().__init__(lib, _C)
         self._model: Any = None
-        self._context: Any = None
         self._samplers: SamplerCalls | None = None
         self._drafter: LlamaDrafter | None = None
         self._shortlist: LlamaShortlist | None = None
@@ -108,19 +108,20 @@ class LlamaBackend(Backend):
         log = LoadLog()
         _LOG.install(log)
         start(lib)
-        threads = usable_threads(config.threads)
+        self._config, self._threads = config, (threads := usable_threads(config.threads))
         try:
             self._load_model(path, config, log)
-            self._open_context(config, threads, log)
-            self._logits = LogitRows(_C.get_logits, self._max_outputs, self._vocabulary.size)
+            self._open_context(config, log)
             self._warm_up()
             self._load_drafter(config, threads)
+            self._open_projector(lib, config, self._model, threads, _LOG)
             if self._kind.model_class == "decoder" and not self._kind.pooling:
                 shortlist = LlamaShortlist(lib, _C.find, self._context, config.parallel)
                 if is_worth_trying(config, self._devices, self._vocabulary.size):
                     self._shortlist = shortlist.tried_out(self, config)
             self._info = self._read_info(threads, log)
             self._samplers = SamplerCalls(lib, _C.find, self._vocabulary, self._shortlist)
+            self._samplers.context = self._context
             self._grammars = Grammars(self._info, self._tokens_of)
             self._grammars.warm_up()
         except BackendError:
@@ -146,18 +147,35 @@ class LlamaBackend(Backend):
         self._adapters.load(self._model, shape.architecture, log)
         self._vocabulary = Vocabulary(lib, lib.llama_model_get_vocab(self._model))
 
-    def _open_context(self, config: RuntimeConfig, threads: int, log: LoadLog) -> None:
-        params = context_params(lib, config, threads)
+    def _open_context(self, config: RuntimeConfig, log: LoadLog) -> None:
+        params = context_params(lib, config, self._threads)
         has_scratch = fit_context(params, config, self._kind, lib.llama_model_n_head(self._model))
-        self._num_slots = params.n_seq_max
-        self._scratch = self._num_slots - 1 if has_scratch else None
-        self._max_outputs = params.n_outputs_max or params.n_batch
-        self._context = lib.llama_init_from_model(self._model, params)
-        if not self._context:
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
             why = log.complaint or "it gave no reason; is the memory limit too low?"
             raise BackendError(f"llama.cpp cannot open a context: {why}")
-        self._memory = lib.llama_get_memory(self._context)
+        self._hold(context, params, has_scratch=has_scratch)
         self._raw = RawBatch(lib, max(config.batch_tokens, params.n_batch))
+        self._max_outputs = params.n_outputs_max or params.n_batch
+        self._logits = LogitRows(_C.get_logits, self._max_outputs, self._vocabulary.size)
+        if self._kind.model_class == "decoder" and not self._kind.pooling:
+            self._rows = EmbeddingRows(lib, _C.decode, context)
+        self._embeddings = EmbeddingRows(lib, _C.decode, context)
+
+    @override
+    def reopen(self, *, unified: bool) -> None:
+        # Two contexts at once would need twice the cells' memory.
+        self._free_context()
+        log, model_log = LoadLog(), _LOG.sink
+        _LOG.install(log)
+        try:
+            self._open_context(other_layout(self._config, unified=unified), log)
+        finally:
+            _LOG.install(model_log)
+        assert self._samplers is not None
+        self._samplers.context = self._context
+        if self._adapters.current:
+            self._adapters.use(self._context, self._adapters.current)
 
     def _load_drafter(self, config: RuntimeConfig, threads: int) -> None:
         if config.speculation.mode != "draft":
@@ -173,6 +191,7 @@ class LlamaBackend(Backend):
         controls = vocabulary.controls()
         template = lib.llama_model_chat_template(self._model, None)
         draft = LoadLog() if self._drafter is None else self._drafter.log
+        image_weights, image_buffers = self._projector_bytes()
         return BackendInfo(
             vocabulary=vocabulary.size,
             threads=threads,
@@ -193,9 +212,9 @@ class LlamaBackend(Backend):
             decoder_start=int(lib.llama_model_decoder_start_token(self._model)),
             embedding_width=embedding_width(lib, self._model, self._kind),
             tail=vocabulary.tail(),
-            weights_bytes=_together(log.weights_bytes, draft.weights_bytes),
+            weights_bytes=_together(log.weights_bytes, draft.weights_bytes, image_weights),
             kv_bytes=_together(log.kv_bytes, draft.kv_bytes),
-            compute_bytes=_together(log.compute_bytes, draft.compute_bytes),
+            compute_bytes=_together(log.compute_bytes, draft.compute_bytes, image_buffers),
             devices=self._devices.report(log),
             adapter_switch_s=self._adapters.warm_up(self),
         )
@@ -265,80 +284,34 @@ class LlamaBackend(Backend):
     @override
     def sampler(self, settings: SamplerSettings, prompt: Sequence[int]) -> SamplerChain:
         assert self._samplers is not None
-        chain = LlamaSampler(self._samplers, self._context, settings, prompt)
+        chain = LlamaSampler(self._samplers, settings, prompt)
         return self._grammars.hold(chain, settings.grammar)
-
-    @override
-    def seq_rm(self, slot: int, start: int = 0) -> bool:
-        self._check_slot(slot)
-        # Encoders keep nothing between two batches.
-        return not self._memory or bool(lib.llama_memory_seq_rm(self._memory, slot, start, -1))
-
-    @override
-    def seq_pos_max(self, slot: int) -> int:
-        self._check_slot(slot)
-        return int(lib.llama_memory_seq_pos_max(self._memory, slot))
-
-    @override
-    def seq_cp(self, source: int, target: int, start: int, stop: int) -> None:
-        self._check_slot(source)
-        self._check_slot(target)
-        if self.scratch is None:
-            raise BackendError("split KV cannot share cells between sequences")
-        lib.llama_memory_seq_cp(self._memory, source, target, start, stop)
-
-    @property
-    @override
-    def scratch(self) -> int | None:
-        return self._scratch
-
-    @override
-    def state_size(self, slot: int) -> int:
-        self._check_slot(slot)
-        return int(lib.llama_state_seq_get_size_ext(self._context, slot, 0))
-
-    @override
-    def state_get(self, slot: int, buffer: NDArray[np.uint8]) -> int:
-        self._check_slot(slot)
-        return int(_C.state_get(self._context, buffer.ctypes.data, buffer.nbytes, slot, 0))
-
-    @override
-    def state_set(self, slot: int, state: NDArray[np.uint8]) -> bool:
-        self._check_slot(slot)
-        return bool(_C.state_set(self._context, state.ctypes.data, state.nbytes, slot, 0))
 
     @override
     def use_adapter(self, name: str) -> None:
         self._adapters.use(self._context, name)
 
-    def _check_slot(self, slot: int) -> None:
-        if not 0 <= slot < self._num_slots:
-            raise BackendError(f"sequence id {slot} is not in 0..{self._num_slots - 1}")
-
     @override
     def on_abort(self, callback: Callable[[str], None]) -> None:
-        base = ctypes.CDLL(str(Path(lib.__file__).parent / "lib" / "libggml-base.so.0"))
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
-        held = kind(lambda message: callback((message or b"").decode("utf-8", "replace")))
-        _ABORT_CALLBACKS.append(held)
-        base.ggml_set_abort_callback(held)
+        watch_aborts(lib, lambda words: callback(f"{self._doing}{words}"))
 
     @override
     def close(self) -> None:
+        if self._projector is not None:
+            self._projector.close()
         if self._drafter is not None:
             self._drafter.close()
         if self._samplers is not None:
             self._samplers.close()
-        if self._context:
-            lib.llama_free(self._context)
+        self._free_context()
         if self._shortlist is not None:
             self._shortlist.free()
         if self._model:
             self._adapters.close()
             lib.llama_model_free(self._model)
-        self._context = self._model = None
+        self._model = None
 
 
-def _together(model_bytes: int | None, draft_bytes: int | None) -> int | None:
-    """Memory of the model and of its draft; None where the backend does not tell."""
-    return model_bytes if model_bytes is None else model_bytes + (draft_bytes or 0)
+def _together(model_bytes: int | None, *others: int | None) -> int | None:
+    """Memory of the model, its draft and projector; None where the backend does not tell."""
+    return model_bytes if model_bytes is None else model_bytes + sum(one or 0 for one in others)

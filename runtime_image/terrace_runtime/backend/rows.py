@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from terrace_runtime.backend import BackendError, Batch
+from terrace_runtime.backend import BackendError
+from terrace_runtime.backend.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,6 +8,7 @@ pydantic only. Next: ``__main__`` reads RuntimeConfig; ``terrace.controller.mani
 """
 
 from terrace_runtime.contract.config import (
+    AUTO_UNIFIED_UBATCH,
     Adapter,
     KvTiers,
     Offload,
@@ -148,6 +149,7 @@ from terrace_runtime.contract.values import (
 )
 
 __all__ = [
+    "AUTO_UNIFIED_UBATCH",
     "CACHED_TIER_HEADER",
     "CACHED_TOKENS_HEADER",
     "CONFIG_DIR",

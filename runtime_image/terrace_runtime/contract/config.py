@@ -6,7 +6,7 @@ Owns: RuntimeConfig, its parts and their bounds. Does not own: what the settings
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -93,6 +93,11 @@ class Offload(Value):
     mlocked. paged: mapped, never repacked, so that weights may exceed the memory limit."""
 
 
+AUTO_UNIFIED_UBATCH: Final = 128
+"""Most tokens of a graph evaluation in cells that became unified while serving: each token's mask
+spans the cells of all sequences, so a smaller step keeps the plan's memory."""
+
+
 class RuntimeConfig(Value):
     """Everything a replica is told; written by the operator, read once at start."""
 
@@ -128,6 +133,8 @@ class RuntimeConfig(Value):
     """Number format of the KV cells' values."""
     kv_unified: bool = False
     """True: sequences share cells. False: each has its own."""
+    kv_auto: bool = False
+    """The layout follows what requests share; ``kv_unified`` is the one to begin with."""
     kv_cells: int = Field(default=0, ge=0)
     """Unified KV: cells shared by all sequences; 0: enough for every sequence's whole context."""
     kv: KvTiers = KvTiers()
