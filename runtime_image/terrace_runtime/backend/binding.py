@@ -8,17 +8,25 @@ objects of our own. Does not own: any call (``llama.py``, which hands the bindin
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Final
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from terrace_runtime.backend import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PINNED_VERSION: Final = "0.3.36"
 LLAMA_COMMIT: Final = "0c1e57098"
 _STRUCT_BYTES: Final = {"llama_model_params": 80, "llama_context_params": 160, "llama_batch": 56}
+_MTMD_BYTES: Final = {"mtmd_context_params": 96, "mtmd_input_text": 24, "mtmd_input_part": 16}
 _WRONG_BUILD: Final = (
     f"Terrace needs llama-cpp-python=={PINNED_VERSION}; reinstall it with "
     f"`pip install --force-reinstall llama-cpp-python=={PINNED_VERSION}`"
 )
+_ABORT_CALLBACKS: list[Any] = []
+"""Never emptied: C holds the address of the last one."""
 
 
 class Functions:
@@ -48,15 +56,41 @@ class Functions:
         return function
 
 
+def mtmd_binding(lib: Any) -> Any:
+    """The binding of libmtmd beside ``lib``; raises BackendError when this build lacks it."""
+    try:
+        mtmd = import_module(f"{lib.__package__}.mtmd_cpp")
+    except (ImportError, OSError) as error:
+        raise BackendError(
+            f"projector_path: this build of llama-cpp-python has no libmtmd ({error}): build it"
+            " with LLAVA_BUILD=ON, as `make init` does, or serve without a projector"
+        ) from error
+    _check_structs(mtmd, _MTMD_BYTES)
+    return mtmd
+
+
+def watch_aborts(lib: Any, callback: Callable[[str], None]) -> None:
+    """Have ``callback`` called with the last words of an abort, before the process dies."""
+    base = ctypes.CDLL(str(Path(lib.__file__).parent / "lib" / "libggml-base.so.0"))
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+    held = kind(lambda message: callback((message or b"").decode("utf-8", "replace")))
+    _ABORT_CALLBACKS.append(held)
+    base.ggml_set_abort_callback(held)
+
+
 def check_binding(lib: Any) -> None:
     """Refuse a llama-cpp-python whose structs are not the ones that we fill.
 
     They change in almost every release, and a wrong layout is not an error but a wrong setting.
     """
-    for name, size in _STRUCT_BYTES.items():
-        found = ctypes.sizeof(getattr(lib, name))
-        if found != size:
-            raise BackendError(f"{name} has {found} bytes, not {size}: {_WRONG_BUILD}")
+    _check_structs(lib, _STRUCT_BYTES)
     defaults = lib.llama_context_default_params()
     if (defaults.n_batch, defaults.n_seq_max, defaults.type_k) != (2048, 1, lib.GGML_TYPE_F16):
         raise BackendError(f"llama.cpp's context defaults are not the known ones: {_WRONG_BUILD}")
+
+
+def _check_structs(module: Any, sizes: dict[str, int]) -> None:
+    for name, size in sizes.items():
+        found = ctypes.sizeof(getattr(module, name))
+        if found != size:
+            raise BackendError(f"{name} has {found} bytes, not {size}: {_WRONG_BUILD}")

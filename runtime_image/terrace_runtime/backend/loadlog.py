@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict, deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terrace_runtime.backend.llamalog import LlamaLines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MIB = 1024 * 1024
 _BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|LoRA|compute|output) buffer size\s*=\s*([0-9.]+) MiB")
@@ -99,19 +102,19 @@ class LoadLog:
 
 
 class LogTap:
-    """The process-wide log callback of llama.cpp; kept for ever, for C holds its address."""
+    """The process-wide log callback of a library; kept for ever, for C holds its address."""
 
-    def __init__(self, lib: Any) -> None:
-        """``lib`` is llama_cpp's low-level module."""
+    def __init__(self, lib: Any, set_callback: Callable[[Any, None], None] | None = None) -> None:
+        """``lib`` is llama_cpp's low-level module; ``set_callback``: another library than llama."""
         self.sink = LoadLog()
         self._lines = LlamaLines()
-        self._lib = lib
+        self._set_callback = set_callback or lib.llama_log_set
         self._callback = lib.llama_log_callback(self._receive)
 
     def install(self, sink: LoadLog) -> None:
         """Have every further line added to ``sink``."""
         self.sink = sink
-        self._lib.llama_log_set(self._callback, None)
+        self._set_callback(self._callback, None)
 
     def _receive(self, level: int, text: bytes | None, _user: object) -> None:
         words = (text or b"").decode("utf-8", "replace")

@@ -1,0 +1,137 @@
+"""Writes projectors with random weights, under 100 KB each and read by libmtmd.
+
+Owns: the shapes and names that libmtmd expects (tools/mtmd/clip.cpp at 0c1e57098). Their rows fit
+the text models of ``tiny_models``; what they see means nothing, that it changes with every patch is
+what tests need.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import numpy as np
+
+from support.tiny_models import WIDTH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+IMAGE, PATCH = 32, 8
+ROWS = (IMAGE // PATCH) ** 2
+_WIDTH, _HEADS, _FEED_FORWARD, _LAYERS = 32, 2, 64, 2
+
+
+class _Projector:
+    """One GGUF in the making; every number is drawn from the same seed."""
+
+    def __init__(self, path: Path, kind: str, keys: Mapping[str, Any]) -> None:
+        self.writer = writer = gguf.GGUFWriter(path, "clip")
+        self._numbers = np.random.default_rng(11)
+        writer.add_type("mmproj")
+        writer.add_name(f"tiny {kind}")
+        values = {
+            "clip.has_vision_encoder": True,
+            "clip.projector_type": kind,
+            "clip.use_gelu": True,
+            "clip.vision.image_size": IMAGE,
+            "clip.vision.patch_size": PATCH,
+            "clip.vision.embedding_length": _WIDTH,
+            "clip.vision.feed_forward_length": _FEED_FORWARD,
+            "clip.vision.block_count": _LAYERS,
+            "clip.vision.attention.head_count": _HEADS,
+            "clip.vision.attention.layer_norm_epsilon": 1e-6,
+            "clip.vision.projection_dim": WIDTH,
+            "clip.vision.image_mean": [0.5, 0.5, 0.5],
+            "clip.vision.image_std": [0.5, 0.5, 0.5],
+            **keys,
+        }
+        for key, value in values.items():
+            _add(writer, key, value)
+
+    def matrix(self, name: str, *shape: int, scale: float = 1.0) -> None:
+        columns = int(np.prod(shape[1:]))
+        weights = self._numbers.standard_normal(shape) * scale * columns**-0.5
+        self.add(f"{name}.weight", weights)
+
+    def norm(self, name: str) -> None:
+        self.add(f"{name}.weight", np.ones(_WIDTH))
+        self.add(f"{name}.bias", np.zeros(_WIDTH))
+
+    def add(self, name: str, numbers: NDArray[Any]) -> None:
+        self.writer.add_tensor(name, numbers.astype(np.float32))
+
+    def encoder(self) -> None:
+        """A vision transformer."""
+        self.matrix("v.patch_embd", _WIDTH, 3, PATCH, PATCH)
+        self.matrix("v.position_embd", ROWS, _WIDTH, scale=3.0)
+        for layer in range(_LAYERS):
+            at = f"v.blk.{layer}."
+            self.norm(f"{at}ln1")
+            self.norm(f"{at}ln2")
+            for part in ("attn_q", "attn_k", "attn_v", "attn_out"):
+                self.matrix(f"{at}{part}", _WIDTH, _WIDTH)
+            self.matrix(f"{at}ffn_up", _FEED_FORWARD, _WIDTH)
+            self.matrix(f"{at}ffn_down", _WIDTH, _FEED_FORWARD)
+        self.norm("v.post_ln")
+
+    def write(self) -> None:
+        self.writer.write_header_to_file()
+        self.writer.write_kv_data_to_file()
+        self.writer.write_tensors_to_file()
+        self.writer.close()
+
+
+def llava(path: Path, width: int = WIDTH, keys: Mapping[str, Any] | None = None) -> Path:
+    """Causal rows, one per patch, nothing around them; ``width`` is that of the text model."""
+    projector = _Projector(path, "mlp", keys or {})
+    projector.encoder()
+    for index, columns in ((0, _WIDTH), (2, width)):
+        projector.matrix(f"mm.{index}", width, columns, scale=4.0)
+        projector.add(f"mm.{index}.bias", np.zeros(width))
+    projector.write()
+    return path
+
+
+def sliced(path: Path, side: int = 2) -> Path:
+    """As ``llava``, and images are cut into up to ``side`` x ``side`` pieces after an overview."""
+    grid = [x for wide in range(1, side + 1) for high in range(1, side + 1) for x in (wide, high)]
+    return llava(path, keys={"clip.vision.image_grid_pinpoints": [IMAGE * one for one in grid[2:]]})
+
+
+def gemma3(path: Path, keys: Mapping[str, Any] | None = None) -> Path:
+    """Rows that attend to each other, between marks that are text to a tiny vocabulary."""
+    projector = _Projector(
+        path, "gemma3", {"clip.vision.projector.scale_factor": 2, **(keys or {})}
+    )
+    projector.encoder()
+    projector.matrix("mm.input_projection", _WIDTH, WIDTH, scale=4.0)
+    projector.add("mm.soft_emb_norm.weight", np.ones(_WIDTH))
+    projector.write()
+    return path
+
+
+def idefics3(path: Path) -> Path:
+    """Its marks are single tokens, which a tiny vocabulary lacks."""
+    keys = {"clip.vision.projector.scale_factor": 2, "clip.vision.preproc_image_size": 2 * IMAGE}
+    projector = _Projector(path, "idefics3", keys)
+    projector.encoder()
+    projector.matrix("mm.model.fc", WIDTH, 4 * _WIDTH, scale=4.0)
+    projector.write()
+    return path
+
+
+def _add(writer: Any, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_array(key, value)
