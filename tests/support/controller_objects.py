@@ -17,6 +17,7 @@ from terrace_runtime.contract import (
     FileFacts,
     LayerRun,
     ModelFacts,
+    ProjectorFacts,
 )
 
 DIGEST = "d" * 64
@@ -50,6 +51,28 @@ def facts(
         chat_template=True,
         weight_types=weight_types,
     )
+
+
+def projector_facts(**changes: Any) -> ProjectorFacts:
+    """Facts of a small projector for the model of ``facts``."""
+    values: dict[str, Any] = {
+        "digest": "b" * 64,
+        "file_bytes": 3_000_000,
+        "projector_type": "idefics3",
+        "name": "demo",
+        "quantization": "F16",
+        "parameters": 1_400_000,
+        "weight_bytes": 2_900_000,
+        "image_size": 224,
+        "patch_size": 16,
+        "max_patches": 197,
+        "embedding_length": 192,
+        "feed_forward_length": 768,
+        "heads": 3,
+        "layers": 4,
+        "output_length": 256,
+    }
+    return ProjectorFacts.model_validate(values | changes)
 
 
 def offload_plan(**values: Any) -> OffloadPlan:
@@ -92,6 +115,8 @@ def fetched_for(spec: FetchSpec) -> FetchOutcome:
     if spec.role == "adapter":
         return fetched_file(digest)
     path = f"/models/blobs/{digest}.gguf"
+    if spec.role == "projector":
+        return FetchOutcome(path=path, projector=projector_facts(digest=digest))
     return (
         fetched() if spec.role == "model" else FetchOutcome(path=path, facts=facts(digest=digest))
     )

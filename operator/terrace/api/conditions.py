@@ -52,6 +52,7 @@ class Reason(StrEnum):
     NO_NODE_FITS = "NoNodeFits"
     CONTEXT_TOO_LONG = "ContextTooLong"
     UNSUPPORTED_KV_TYPE = "UnsupportedKvType"
+    INVALID_PROJECTOR = "InvalidProjector"
     INVALID_OFFLOAD = "InvalidOffload"
     NO_DEVICE = "NoDevice"
     UNSUPPORTED_ACCELERATOR = "UnsupportedAccelerator"

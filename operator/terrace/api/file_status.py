@@ -116,6 +116,53 @@ class ModelStatus(StatusValue):
     """Values per token inside a layer, which decide the size of a step."""
 
 
+class ProjectorStatus(StatusValue):
+    """Facts of the projector, read from its header."""
+
+    path: str = ""
+    """Path of the file in the fetch Job."""
+    claim: str = ""
+    """The PersistentVolumeClaim it lies on."""
+    uri: str = ""
+    """Where it came from."""
+    version: str = "v1"
+    """Version of these facts."""
+    digest: str
+    """SHA-256 of the file."""
+    file_bytes: int
+    """Size of the file."""
+    projector_type: str
+    """Kind of projector, as llama.cpp names it."""
+    name: str = ""
+    """Name that the file gives itself."""
+    quantization: str = ""
+    """Weight type that holds most bytes."""
+    parameters: int
+    """Number of parameters."""
+    weight_bytes: int
+    """Bytes of its weights."""
+    image_size: int
+    """Side of an image's piece in pixels."""
+    patch_size: int
+    """Side of a patch in pixels."""
+    max_patches: int
+    """Patches of the largest piece."""
+    max_pieces: int = 1
+    """Pieces of the largest image."""
+    embedding_length: int
+    """Width of the image encoder."""
+    feed_forward_length: int = 0
+    """Width of its feed-forward layers."""
+    heads: int
+    """Its attention heads."""
+    layers: int
+    """Its layers."""
+    output_length: int
+    """Width of an image row, which is the model's."""
+    rows_at_once: int = 0
+    """Image rows that one step must take together."""
+
+
 class AdapterStatus(StatusValue):
     """A fetched LoRA adapter."""
 
@@ -137,7 +184,7 @@ class DownloadStatus(StatusValue):
     """The running download."""
 
     file: str = ""
-    """Which file, as "the draft" or "adapter NAME"; empty: the model's own."""
+    """Which file, as "the projector" or "adapter NAME"; empty: the model's own."""
     stage: Literal["download", "verify", "inspect"]
     """What is being done."""
     done_bytes: int

@@ -53,12 +53,9 @@ _SECRET = rule(
 )
 
 
-class File(ApiValue):
-    """Where a file comes from."""
-
-    model_config = ConfigDict(json_schema_extra=rules(_PLAIN_HTTP, _SECRET))
-
-    uri: str = Field(
+_Uri = Annotated[
+    str,
+    Field(
         pattern=(
             r"^(demo://[a-z0-9-]+|pvc://[a-z0-9.-]+/.+|hf://[^/]+/.+|s3://[^/]+/.+|oci://[^/]+/.+"
             r"|https?://[^/]+/.+)$"
@@ -68,12 +65,17 @@ class File(ApiValue):
             "must be demo://NAME, hf://OWNER/REPO[/FILE], s3://BUCKET/KEY, oci://REGISTRY/NAME, "
             "pvc://CLAIM/PATH, https://HOST/PATH or http://HOST/PATH"
         ),
-    )
-    """The GGUF file: demo://chat (shipped in the runtime image), hf://OWNER/REPO/FILE or
-    hf://OWNER/REPO:Q4_K_M (@REVISION after REPO), s3://BUCKET/KEY, oci://REGISTRY/NAME:TAG,
-    oci://REGISTRY/NAME:TAG#PATH (a file in an image, mounted by the kubelet), pvc://CLAIM/PATH (a
-    claim in the same namespace, used in place), https://HOST/PATH, or http:// with sha256. Of a
-    file in parts, name the first."""
+    ),
+]
+
+
+class File(ApiValue):
+    """Where a file comes from."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_PLAIN_HTTP, _SECRET))
+
+    uri: _Uri
+    """The GGUF file, named as in spec.source.uri."""
     sha256: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
@@ -82,10 +84,7 @@ class File(ApiValue):
     )
     """SHA-256 of the file, lower-case hex. Checked after the download."""
     secret_ref: SecretRef | None = None
-    """What the source asks for, one key each: token (hf, https, oci), AWS_ACCESS_KEY_ID,
-    AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (s3), username and password or .dockerconfigjson
-    (oci); ca.crt, an authority of one's own. Only what fetches reads it. For a file in an image it
-    is an imagePullSecret."""
+    """What the source asks for, with the keys of spec.source.secretRef."""
 
     @model_validator(mode="after")
     def _plain_http_has_a_checksum(self) -> Self:
@@ -108,6 +107,18 @@ class Source(File):
             _SECRET,
         )
     )
+
+    uri: _Uri
+    """The GGUF file: demo://chat (shipped in the runtime image), hf://OWNER/REPO/FILE or
+    hf://OWNER/REPO:Q4_K_M (@REVISION after REPO), s3://BUCKET/KEY, oci://REGISTRY/NAME:TAG,
+    oci://REGISTRY/NAME:TAG#PATH (a file in an image, mounted by the kubelet), pvc://CLAIM/PATH (a
+    claim in the same namespace, used in place), https://HOST/PATH, or http:// with sha256. Of a
+    file in parts, name the first."""
+    secret_ref: SecretRef | None = None
+    """What the source asks for, one key each: token (hf, https, oci), AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (s3), username and password or .dockerconfigjson
+    (oci); ca.crt, an authority of one's own. Only what fetches reads it. For a file in an image it
+    is an imagePullSecret."""
 
 
 class Adapter(ApiValue):
@@ -184,6 +195,12 @@ class ModelSpec(ApiValue):
                 field=".speculation",
             ),
             rule(
+                "!has(self.projector) || self.projector.uri != self.source.uri"
+                " || !self.projector.uri.endsWith('.gguf')",
+                "spec.projector names the model's own file; name the mmproj file beside it",
+                field=".projector",
+            ),
+            rule(
                 "!has(self.adapters) || !has(self.servedNames)"
                 " || self.adapters.all(a, !(a.name in self.servedNames))",
                 "an adapter needs a name of its own, not one of spec.servedNames",
@@ -196,6 +213,9 @@ class ModelSpec(ApiValue):
     """The pool it runs in. A model can move: the file is fetched into the other pool's cache."""
     source: Source
     """Where the model file comes from. Immutable: a new file is a new InferenceModel."""
+    projector: File | None = None
+    """A multimodal projector (mmproj) of this model: requests may hold images. hf://OWNER/REPO:TAG
+    takes the one beside the model."""
     draft: File | None = None
     """A small model of the same vocabulary that guesses ahead, with speculation.mode Draft."""
     adapters: list[Adapter] = Field(

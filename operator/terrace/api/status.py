@@ -14,6 +14,7 @@ from terrace.api.file_status import (  # noqa: TC001 - pydantic reads annotation
     AdapterStatus,
     DownloadStatus,
     ModelStatus,
+    ProjectorStatus,
 )
 from terrace.api.markers import list_map
 from terrace.api.plan_status import PlanStatus  # noqa: TC001 - as above
@@ -123,6 +124,8 @@ class InferenceModelStatus(StatusValue):
     """The numbers that each replica runs with, and why."""
     model: ModelStatus | None = None
     """Facts of the model file."""
+    projector: ProjectorStatus | None = None
+    """Facts of the projector."""
     draft: ModelStatus | None = None
     """Facts of the draft model."""
     adapters: list[AdapterStatus] = Field(default_factory=list, json_schema_extra=list_map("name"))

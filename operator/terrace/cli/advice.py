@@ -78,6 +78,7 @@ def plan_options(spec: Mapping[str, Any]) -> str:
         "--kv-types": ",".join(str(kv_types.get(each, "f16")) for each in ("key", "value")),
         "--max-disk": offload.get("maxDisk"),
         "--spill-threshold": offload.get("spillThreshold"),
+        "--projector": _map(spec, "projector").get("uri"),
         "--draft": _map(spec, "draft").get("uri"),
     }
     if not kv_types:
@@ -98,6 +99,7 @@ _EDIT: Final = frozenset(
         Reason.CONTEXT_TOO_LONG,
         Reason.UNSUPPORTED_KV_TYPE,
         Reason.INVALID_OFFLOAD,
+        Reason.INVALID_PROJECTOR,
         Reason.INVALID_SPEC,
         Reason.NAME_CONFLICT,
         "Unauthorized",

@@ -23,7 +23,7 @@ class Place:
     compute_bytes: int = 0
     tiers_bytes: int = 0
     other_bytes: int = 0
-    """Programs, draft, adapters, what is kept free, and headroom."""
+    """Programs, projector, draft, adapters, what is kept free, and headroom."""
 
     @property
     def total_bytes(self) -> int:
@@ -63,7 +63,7 @@ def _host(plan: OffloadPlan) -> Place:
 def _resident_pages(plan: OffloadPlan) -> int:
     """Paged weights that stay in memory at least: the part of the request that nothing else is."""
     parts = plan.kv_bytes + plan.compute_bytes + plan.tiers_bytes + plan.base_bytes
-    extra = plan.draft_bytes + plan.adapter_bytes + plan.repacked_bytes
+    extra = plan.projector_bytes + plan.draft_bytes + plan.adapter_bytes + plan.repacked_bytes
     return max(0, min(_host_weights(plan), plan.memory_request_bytes - parts - extra))
 
 

@@ -15,8 +15,9 @@ from terrace.api.file_status import DownloadStatus, ModelStatus
 from terrace.cli.advice import About, command_for
 from terrace.cli.conditions import condition
 from terrace.cli.explain_replicas import warnings
-from terrace.cli.plan_table import model_words
+from terrace.cli.plan_table import model_words, projector_words
 from terrace.cli.walk import Scene, State, Step
+from terrace.controller.facts import persisted_projector
 from terrace.controller.kinds import JOB, is_controlled_by, uid_of
 from terrace.planner.nodes import format_bytes
 from terrace_runtime.contract import ModelFacts
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from terrace.controller.kinds import Manifest
     from terrace.controller.observe import Observed
+    from terrace_runtime.contract import ProjectorFacts
 
 _UNDER_WAY = (Reason.FETCHING, Reason.FETCH_PENDING)
 _PERCENT = 100
@@ -61,6 +63,8 @@ def facts_step(scene: Scene) -> Step:
         return Step("facts", State.WAITING, "read from the file's header once it is there")
     words = model_words(facts)
     details = []
+    if (projector := known_projector(scene)) is not None:
+        details.append(f"takes images: {projector_words(projector)}")
     if facts.chat_template is False and not facts.pooling:
         details.append("no chat template: /v1/chat/completions is refused, completions work")
     if facts.layers_are_merged:
@@ -69,7 +73,7 @@ def facts_step(scene: Scene) -> Step:
 
 
 def fetch_jobs(seen: Observed) -> list[Manifest]:
-    """The Jobs that fetch its files: the model's, its draft's, its adapters'."""
+    """The Jobs that fetch its files: the model's, and those of what it has beside."""
     return [child for (kind, _), child in seen.children.items() if kind == JOB]
 
 
@@ -84,6 +88,12 @@ def known_facts(scene: Scene, field: str = "model") -> ModelFacts | None:
         return ModelFacts.model_validate(values)
     except ValidationError:
         return None
+
+
+def known_projector(scene: Scene) -> ProjectorFacts | None:
+    """The facts in ``status.projector``; None where there are none to be read."""
+    found = persisted_projector((scene.seen.model.get("status") or {}).get("projector"))
+    return found.facts if found else None
 
 
 def progress_words(model: Manifest) -> str:

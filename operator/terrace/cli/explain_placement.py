@@ -19,7 +19,7 @@ from terrace.api.plan_status import PlanStatus
 from terrace.api.pool import PoolSpec
 from terrace.cli.advice import About, command_for
 from terrace.cli.conditions import condition
-from terrace.cli.explain_file import known_facts
+from terrace.cli.explain_file import known_facts, known_projector
 from terrace.cli.walk import Scene, State, Step
 from terrace.controller.parse import InvalidSpecError, parse_spec
 from terrace.controller.placing import running_set
@@ -62,6 +62,7 @@ def subject_of(scene: Scene) -> Subject | None:
     inputs = ModelInputs(
         facts,
         spec,
+        projector=known_projector(scene),
         draft=known_facts(scene, "draft"),
         adapter_bytes=sum(each.file_bytes for each in adapters),
         adapter_digests=tuple(each.digest for each in adapters),

@@ -14,13 +14,13 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydantic import ValidationError
 
 from terrace.cli.errors import InputError, NoAnswerError
 from terrace.local.interrupts import held_interrupts
-from terrace_runtime.contract import EXIT_PERMANENT, ModelFacts
+from terrace_runtime.contract import EXIT_PERMANENT, ModelFacts, ProjectorFacts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +33,7 @@ WALL_S: Final = 600.0
 _MAX_OUTPUT: Final = 1 << 20
 _MAX_ERROR: Final = 2000
 _NO_RUNTIME: Final = "No module named"
+Facts = TypeVar("Facts", ModelFacts, ProjectorFacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,24 @@ def read_facts(
     reading: Reading = Reading(),
     wall_s: float = WALL_S,
 ) -> ModelFacts:
-    """Facts of the file at ``source``, a path or an address.
+    """Facts of the model at ``source``, a path or an address.
 
     Raises InputError for a file that cannot be used and NoAnswerError where it was not reached.
     """
+    output = _header(source, option, role, reading, wall_s)
+    return _parsed(ModelFacts, output, f"{option} {source}")
+
+
+def read_projector(
+    source: str, option: str, reading: Reading = Reading(), wall_s: float = WALL_S
+) -> ProjectorFacts:
+    """Facts of the projector at ``source``; raises as ``read_facts`` does."""
+    output = _header(source, option, "projector", reading, wall_s)
+    return _parsed(ProjectorFacts, output, f"{option} {source}")
+
+
+def _header(source: str, option: str, role: FileRole, reading: Reading, wall_s: float) -> bytes:
+    """What the child says of a file's header."""
     _check_path(source, option)
     command = [sys.executable, "-P", "-m", "terrace_runtime", "inspect", "--role", role]
     command += ["--digest"] if reading.wants_digest and not source.startswith(REMOTE) else []
@@ -73,11 +88,15 @@ def read_facts(
         ) from None
     if code:
         raise _failure(code, errors, f"{option} {source}")
+    return output[:_MAX_OUTPUT]
+
+
+def _parsed(kind: type[Facts], output: bytes, what: str) -> Facts:
     try:
-        return ModelFacts.model_validate_json(output[:_MAX_OUTPUT])
+        return kind.model_validate_json(output)
     except ValidationError as error:
         raise NoAnswerError(
-            f"{option} {source}: the reader's answer is not understood; terrace and its runtime "
+            f"{what}: the reader's answer is not understood; terrace and its runtime "
             "are of different versions"
         ) from error
 

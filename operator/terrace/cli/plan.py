@@ -9,6 +9,7 @@ Owns: what is printed where, exit codes. Does not own: options (``plan_options.p
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,7 +18,7 @@ from rich.console import Console
 from terrace.api.names import MAX_NAME_LENGTH, Key
 from terrace.cli import plan_options as options  # noqa: TC001 - typer reads the annotations
 from terrace.cli.errors import EXIT_NO, InputError
-from terrace.cli.model_file import read_facts
+from terrace.cli.model_file import read_facts, read_projector
 from terrace.cli.node_shape import parse_shape
 from terrace.cli.plan_json import plan_document
 from terrace.cli.plan_options import PlanOutput
@@ -32,7 +33,7 @@ from terrace.cli.plan_spec import (
 )
 from terrace.cli.plan_table import plan_lines
 from terrace.cli.plan_yaml import as_yaml, manifests
-from terrace.cli.profiles import Row, Target, chosen_row, plan_profiles
+from terrace.cli.profiles import Beside, Row, Target, chosen_row, plan_profiles
 from terrace.cli.screen import show, waiting, width_of
 from terrace.cli.target import cluster_target, machine_target, reading_of, shape_target
 from terrace.planner.accelerators import BadTableError, built_in, read_table
@@ -59,6 +60,7 @@ def plan(
     kv_types: options.KvTypes = None,
     max_disk: options.MaxDisk = None,
     spill_threshold: options.SpillThreshold = None,
+    projector: options.Projector = None,
     draft: options.Draft = None,
     allow_network: options.AllowNetwork = None,
     wants_digest: options.WantsDigest = False,
@@ -91,6 +93,7 @@ def plan(
         kv_types=kv_types,
         max_disk=max_disk,
         spill_threshold=spill_threshold,
+        projector=projector,
         draft=draft,
     )
     kind = PlanOutput.JSON if is_json else output
@@ -102,18 +105,22 @@ def plan(
     reading = reading_of(target.pool, tuple(allow_network or ()), wants_digest=wants_digest)
     with waiting(f"Reading the header of {source}"):
         facts = read_facts(source, reading=reading)
-        draft_facts = None
+        beside = Beside()
+        if projector is not None:
+            beside = replace(beside, projector=read_projector(projector, "--projector", reading))
         if draft is not None:
-            draft_facts = read_facts(draft, "--draft", "draft", reading)
+            beside = replace(beside, draft=read_facts(draft, "--draft", "draft", reading))
     spec = model_spec(wanted, target.pool_key.name, facts.digest)
-    rows = plan_profiles(target.inputs(facts, spec, draft_facts), target)
+    rows = plan_profiles(target.inputs(facts, spec, beside), target)
     match kind:
         case PlanOutput.TABLE:
             console = Console(highlight=False)
             width = width_of(console)
-            show(console, plan_lines(facts, target, rows, width), width)
+            show(console, plan_lines(facts, target, rows, width, beside.projector), width)
         case PlanOutput.JSON:
-            typer.echo(json.dumps(plan_document(source, facts, target, rows), indent=2))
+            typer.echo(
+                json.dumps(plan_document(source, facts, target, rows, beside.projector), indent=2)
+            )
         case PlanOutput.YAML:
             _print_yaml(wanted, name, target, spec, rows, with_pool=with_pool)
     if not chosen_row(rows).fits:
@@ -186,8 +193,12 @@ def _print_yaml(
         f"Plan {plan.digest[:12]} on flavor {plan.flavor} of {target.title}",
         f"{plan.parallel} x {plan.context_tokens:,} tokens, memory limit {plan.memory_limit_bytes}",
     ]
-    if is_local(wanted.source) and wanted.uri is None:
-        comments.append(f"Put the file on the claim first: {source_uri(wanted.source)}")
+    files = (wanted.source if wanted.uri is None else None, wanted.projector, wanted.draft)
+    comments += [
+        f"Put the file on the claim first: {source_uri(file)}"
+        for file in files
+        if file is not None and is_local(file)
+    ]
     if not target.is_stored and not with_pool:
         comments.append(f"For a pool {target.pool_key.name} of such nodes: --with-pool prints it")
     key = Key(target.pool_key.namespace, name or model_name(wanted.source))

@@ -15,13 +15,17 @@ from terrace.planner.placement import Placement
 
 if TYPE_CHECKING:
     from terrace.cli.profiles import Row, Target
-    from terrace_runtime.contract import ModelFacts
+    from terrace_runtime.contract import ModelFacts, ProjectorFacts
 
 VERSION = "terrace.plan/v1"
 
 
 def plan_document(
-    source: str, facts: ModelFacts, target: Target, rows: tuple[Row, ...]
+    source: str,
+    facts: ModelFacts,
+    target: Target,
+    rows: tuple[Row, ...],
+    projector: ProjectorFacts | None = None,
 ) -> dict[str, Any]:
     """The whole answer."""
     return {
@@ -38,7 +42,22 @@ def plan_document(
             "fileBytes": facts.file_bytes,
             "digest": facts.digest,
         },
+        "projector": projector and _projector(projector),
         "profiles": [_profile(row) for row in rows],
+    }
+
+
+def _projector(facts: ProjectorFacts) -> dict[str, Any]:
+    return {
+        "type": facts.projector_type,
+        "name": facts.name,
+        "quantization": facts.quantization,
+        "parameters": facts.parameters,
+        "imageSize": facts.image_size,
+        "maxPieces": facts.max_pieces,
+        "outputLength": facts.output_length,
+        "fileBytes": facts.file_bytes,
+        "digest": facts.digest,
     }
 
 

@@ -101,6 +101,14 @@ SpillThreshold = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Host tier, such as 2Gi.", rich_help_panel=_WHAT),
 ]
+Projector = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="A multimodal projector (mmproj), for images in prompts.",
+        rich_help_panel=_WHAT,
+    ),
+]
 Draft = Annotated[
     str | None,
     typer.Option(metavar="SOURCE", help="A small model that guesses ahead.", rich_help_panel=_WHAT),

@@ -28,6 +28,7 @@ _OPTIONS = {
     "offload.maxDisk": "--max-disk",
     "offload.spillThreshold": "--spill-threshold",
     "source": "--uri",
+    "projector": "--projector",
     "draft": "--draft",
 }
 _LEAST = {"--max-disk": MIN_MAX_DISK, "--spill-threshold": MIN_SPILL}
@@ -48,6 +49,7 @@ class Wanted:
     kv_types: str | None = None
     max_disk: str | None = None
     spill_threshold: str | None = None
+    projector: str | None = None
     draft: str | None = None
 
 
@@ -69,6 +71,8 @@ def model_spec(wanted: Wanted, pool: str, digest: str = NO_DIGEST) -> ModelSpec:
             spillThreshold=wanted.spill_threshold,
         ),
     }
+    if wanted.projector is not None:
+        values["projector"] = {"uri": source_uri(wanted.projector)}
     if wanted.draft is not None:
         values["draft"] = {"uri": source_uri(wanted.draft)}
         values["speculation"] = {"mode": "Draft"}

@@ -16,7 +16,7 @@ from terrace.planner.placement import Placement
 
 if TYPE_CHECKING:
     from terrace.cli.profiles import Row, Target
-    from terrace_runtime.contract import ModelFacts
+    from terrace_runtime.contract import ModelFacts, ProjectorFacts
 
 TABLE_WIDTH = 80
 """Below, each profile is a paragraph."""
@@ -27,9 +27,18 @@ _MILLION, _BILLION, _TRILLION = 10**6, 10**9, 10**12
 _COLUMNS = ("WEIGHTS", "KV", "COMPUTE", "TIERS", "OTHER", "TOTAL")
 
 
-def plan_lines(facts: ModelFacts, target: Target, rows: tuple[Row, ...], width: int) -> list[Line]:
+def plan_lines(
+    facts: ModelFacts,
+    target: Target,
+    rows: tuple[Row, ...],
+    width: int,
+    projector: ProjectorFacts | None = None,
+) -> list[Line]:
     """The whole answer in ``width`` columns."""
-    lines = [Line(model_words(facts), "bold", indent=2), Line(target.title, indent=2)]
+    lines = [Line(model_words(facts), "bold", indent=2)]
+    if projector is not None:
+        lines.append(Line(f"projector: {projector_words(projector)}", indent=2))
+    lines.append(Line(target.title, indent=2))
     lines += [Line(f"note: {note}", "yellow", indent=6) for note in target.notes]
     lines.append(Line())
     if width >= TABLE_WIDTH:
@@ -55,6 +64,21 @@ def model_words(facts: ModelFacts) -> str:
         format_bytes(facts.file_bytes),
     ]
     named = f"{facts.name}: " if facts.name else ""
+    return named + ", ".join(kind)
+
+
+def projector_words(facts: ProjectorFacts) -> str:
+    """The projector in a line."""
+    named = f"{facts.name}: " if facts.name else ""
+    kind = [
+        facts.projector_type,
+        f"{count_words(facts.parameters)} parameters",
+        *([facts.quantization] if facts.quantization else []),
+        f"pieces of {facts.image_size} x {facts.image_size} pixels",
+        *([f"up to {facts.max_pieces} of an image"] if facts.max_pieces > 1 else []),
+        f"rows of {facts.output_length:,} values",
+        format_bytes(facts.file_bytes),
+    ]
     return named + ", ".join(kind)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from terrace.controller.cache import Cache
     from terrace.planner.inputs import Cluster, Correction
     from terrace.planner.rooms import NoPlacement
-    from terrace_runtime.contract import ModelFacts
+    from terrace_runtime.contract import ModelFacts, ProjectorFacts
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 
@@ -35,6 +35,14 @@ class Learned:
 
     cache: Cache
     installed: Installation
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Facts of the files beside the model's own."""
+
+    projector: ProjectorFacts | None = None
+    draft: ModelFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +61,19 @@ class Target:
     learned: Learned | None = None
     """None: nothing ran there yet."""
 
-    def inputs(self, facts: ModelFacts, spec: ModelSpec, draft: ModelFacts | None) -> ModelInputs:
+    def inputs(self, facts: ModelFacts, spec: ModelSpec, beside: Beside = Beside()) -> ModelInputs:
         """The model, with what replicas of its file took here beyond their plans."""
         corrections: Mapping[str, Correction] = {}
         if self.learned is not None:
             installed, cache = self.learned.installed, self.learned.cache
             corrections = installed.corrections(cache, facts.digest, spec, self.pool)
-        return ModelInputs(facts, spec, draft=draft, corrections=corrections)
+        return ModelInputs(
+            facts,
+            spec,
+            projector=beside.projector,
+            draft=beside.draft,
+            corrections=corrections,
+        )
 
 
 @dataclass(frozen=True, slots=True)

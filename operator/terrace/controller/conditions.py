@@ -16,7 +16,7 @@ from terrace.planner.rooms import NoPlacement
 from terrace_runtime.contract import RUNTIME_CONTAINER
 
 if TYPE_CHECKING:
-    from terrace.controller.facts import Fetch, KnownFile, KnownModel
+    from terrace.controller.facts import AnyFetch
     from terrace.controller.findings import Findings
     from terrace_runtime.contract import FetchFailure
 
@@ -24,6 +24,7 @@ T = ConditionType
 _FINAL_REFUSALS = {
     Reason.CONTEXT_TOO_LONG,
     Reason.INVALID_OFFLOAD,
+    Reason.INVALID_PROJECTOR,
     Reason.NO_DEVICE,
     Reason.UNSUPPORTED_ACCELERATOR,
     Reason.UNSUPPORTED_KV_TYPE,
@@ -72,7 +73,7 @@ def _failure(title: str, failure: FetchFailure) -> str:
     return f"{f'{title}: ' if title else ''}{failure.message}; {hint}"
 
 
-def _stage(found: Findings, title: str, fetch: Fetch[KnownModel] | Fetch[KnownFile]) -> str:
+def _stage(found: Findings, title: str, fetch: AnyFetch) -> str:
     """What fetching one file is at."""
     if fetch.running_pod is None:
         waiting = fetch.waiting or "the fetch Job has not started yet"

@@ -60,6 +60,7 @@ def turn_of(context: Context, seen: Observed, subject: Subject, found: Findings)
     model = ModelInputs(
         known.facts,
         subject.spec,
+        projector=extras.projector_facts,
         draft=extras.draft_facts,
         adapter_bytes=sum(file.file_bytes for file in extras.adapter_facts),
         adapter_digests=tuple(file.digest for file in extras.adapter_facts),

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from terrace.api.file_status import ModelStatus
+from terrace.api.file_status import ModelStatus, ProjectorStatus
 from terrace.controller import pods
 from terrace.controller.kinds import Manifest, is_controlled_by, uid_of
 from terrace.controller.model_volumes import EACH_REPLICAS, volume_claim
@@ -26,6 +26,7 @@ from terrace_runtime.contract import (
     FetchProgress,
     FileFacts,
     ModelFacts,
+    ProjectorFacts,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +49,15 @@ class KnownModel:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownProjector:
+    """A projector that is in place."""
+
+    facts: ProjectorFacts
+    path: str
+    claim: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class KnownFile:
     """A file without facts of a model that is in place: an adapter."""
 
@@ -56,7 +66,8 @@ class KnownFile:
     claim: str = ""
 
 
-Known = TypeVar("Known", bound=KnownModel | KnownFile)
+Known = TypeVar("Known", bound=KnownModel | KnownProjector | KnownFile)
+AnyFetch: TypeAlias = "Fetch[KnownModel] | Fetch[KnownProjector] | Fetch[KnownFile]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +150,11 @@ def known_model(outcome: FetchOutcome) -> KnownModel | None:
     return KnownModel(outcome.facts, outcome.path) if outcome.facts else None
 
 
+def known_projector(outcome: FetchOutcome) -> KnownProjector | None:
+    """The projector of a successful outcome."""
+    return KnownProjector(outcome.projector, outcome.path) if outcome.projector else None
+
+
 def known_file(outcome: FetchOutcome) -> KnownFile | None:
     """The adapter of a successful outcome."""
     return KnownFile(outcome.file, outcome.path) if outcome.file else None
@@ -160,6 +176,24 @@ def model_status(known: KnownModel, uri: str = "") -> ModelStatus:
     """The facts as status.model and status.draft show them."""
     place = {"path": known.path, "claim": known.claim, "uri": uri}
     return ModelStatus.model_validate({**known.facts.model_dump(), **place})
+
+
+def persisted_projector(stored: object) -> KnownProjector | None:
+    """What status.projector holds; None where it is absent or of a version we cannot read."""
+    if not stored:
+        return None
+    try:
+        status = ProjectorStatus.model_validate(stored)
+        facts = ProjectorFacts.model_validate(status.model_dump(exclude={"path", "uri", "claim"}))
+    except ValidationError:
+        return None
+    return KnownProjector(facts, status.path, status.claim)
+
+
+def projector_status(known: KnownProjector, uri: str = "") -> ProjectorStatus:
+    """The facts as status.projector shows them."""
+    place = {"path": known.path, "claim": known.claim, "uri": uri}
+    return ProjectorStatus.model_validate({**known.facts.model_dump(), **place})
 
 
 def parse_progress(log: str) -> FetchProgress | None:

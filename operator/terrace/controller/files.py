@@ -1,7 +1,7 @@
 """The files a model consists of beside its own, and where fetching each of them stands.
 
-Owns: draft and adapters as a list of things to fetch, their Jobs' names, what status keeps of them.
-Does not own: judging one Job (``facts.py``), the Job itself (``manifests.py``). Pure.
+Owns: projector, draft and adapters as a list of things to fetch, their Jobs' names, what status
+keeps of them. Does not own: judging one Job (``facts.py``), the Job itself (``jobs.py``). Pure.
 Next: ``reconcile.py`` waits until all of them are known, ``placing.py`` plans with them.
 """
 
@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from terrace.api import names
-from terrace.api.file_status import AdapterStatus, ModelStatus
+from terrace.api.file_status import AdapterStatus, ModelStatus, ProjectorStatus
 from terrace.controller.drift import digest_of
 from terrace.controller.facts import (
+    AnyFetch,
     Fetch,
     KnownFile,
     KnownModel,
+    KnownProjector,
     known_file,
     known_model,
+    known_projector,
     model_status,
     persisted_model,
+    persisted_projector,
+    projector_status,
     read_fetch,
 )
 from terrace_runtime.contract import FileFacts
@@ -33,7 +38,7 @@ if TYPE_CHECKING:
 
     from terrace.api.model import Adapter, File, ModelSpec
     from terrace.controller.kinds import Manifest
-    from terrace_runtime.contract import FileRole, ModelFacts
+    from terrace_runtime.contract import FileRole, ModelFacts, ProjectorFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,14 @@ class ExtraFile:
     """Name of the Job that fetches it; one source has one Job, whoever names it."""
     title: str
     """As messages call it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projector:
+    """The projector and its fetch."""
+
+    file: ExtraFile
+    fetch: Fetch[KnownProjector]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +84,23 @@ class Extras:
 
     draft: Draft | None = None
     adapters: tuple[AdapterFile, ...] = ()
+    projector: Projector | None = None
 
     @property
-    def fetches(self) -> list[tuple[ExtraFile, Fetch[KnownModel] | Fetch[KnownFile]]]:
+    def fetches(self) -> list[tuple[ExtraFile, AnyFetch]]:
         """Every file with its fetch; one source only once."""
-        every: list[Draft | AdapterFile] = [*([self.draft] if self.draft else []), *self.adapters]
-        first: dict[str, tuple[ExtraFile, Fetch[KnownModel] | Fetch[KnownFile]]] = {}
+        every = (self.projector, self.draft, *self.adapters)
+        first: dict[str, tuple[ExtraFile, AnyFetch]] = {}
         for each in every:
-            first.setdefault(each.file.job, (each.file, each.fetch))
+            if each is not None:
+                first.setdefault(each.file.job, (each.file, each.fetch))
         return list(first.values())
+
+    @property
+    def projector_facts(self) -> ProjectorFacts | None:
+        """Of the projector, once it is in place."""
+        known = self.projector.fetch.known if self.projector else None
+        return known.facts if known else None
 
     @property
     def draft_facts(self) -> ModelFacts | None:
@@ -102,6 +123,9 @@ class Extras:
 def extra_files(model: str, spec: ModelSpec) -> list[ExtraFile]:
     """What is to be fetched beside the model; each source once."""
     first: dict[str, ExtraFile] = {}
+    if spec.projector is not None:
+        projector = _file(model, "projector", spec.projector, "the projector")
+        first[projector.job] = projector
     if spec.draft is not None:
         draft = _file(model, "draft", spec.draft, "the draft")
         first[draft.job] = draft
@@ -120,12 +144,19 @@ def read_extras(
     retry_s: float,
     claim_for: Callable[[str], str] = lambda _uri: "",
 ) -> Extras:
-    """Judge the Jobs of draft and adapters, and what status holds of them.
+    """Judge the Jobs of projector, draft and adapters, and what status holds of them.
 
     ``jobs``: by name. ``claim_for``: the claim that a source's file is to lie on.
     """
     name, stored = model["metadata"]["name"], model.get("status") or {}
-    draft = None
+    projector = draft = None
+    if spec.projector is not None:
+        file = _file(name, "projector", spec.projector, "the projector")
+        here = _persisted_projector(stored, spec.projector)
+        job, claim = jobs.get(file.job), claim_for(spec.projector.uri)
+        projector = Projector(
+            file, read_fetch(job, all_pods, here, known_projector, now, retry_s, claim)
+        )
     if spec.draft is not None:
         file = _file(name, "draft", spec.draft, "the draft")
         before = _persisted_draft(stored, spec.draft)
@@ -139,7 +170,15 @@ def read_extras(
         job, claim = jobs.get(file.job), claim_for(adapter.source.uri)
         fetch = read_fetch(job, all_pods, held, known_file, now, retry_s, claim)
         adapters.append(AdapterFile(file, fetch, adapter))
-    return Extras(draft, tuple(adapters))
+    return Extras(draft, tuple(adapters), projector)
+
+
+def stored_projector(extras: Extras) -> ProjectorStatus | None:
+    """What status.projector keeps."""
+    projector = extras.projector
+    if projector is None or projector.fetch.known is None:
+        return None
+    return projector_status(projector.fetch.known, projector.file.source.uri)
 
 
 def draft_status(extras: Extras) -> ModelStatus | None:
@@ -181,6 +220,11 @@ def _persisted_draft(stored: Manifest, source: File) -> KnownModel | None:
     if not _is_of(draft, source):
         return None
     return persisted_model(draft)
+
+
+def _persisted_projector(stored: Manifest, source: File) -> KnownProjector | None:
+    projector = stored.get("projector") or {}
+    return persisted_projector(projector) if _is_of(projector, source) else None
 
 
 def _persisted_adapter(stored: Manifest, source: File) -> KnownFile | None:

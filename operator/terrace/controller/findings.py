@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from terrace.controller import pods
-from terrace.controller.facts import Fetch, KnownFile, KnownModel
+from terrace.controller.facts import AnyFetch, Fetch, KnownModel
 from terrace.controller.files import Extras
 from terrace.controller.kinds import Manifest, is_deleting
 
@@ -45,7 +45,7 @@ class Findings:
     fetch: Fetch[KnownModel] = field(default_factory=Fetch)
     """Of the model file."""
     extras: Extras = field(default_factory=Extras)
-    """Of draft and adapters."""
+    """Of projector, draft and adapters."""
     decision: Decision | NoPlacement | None = None
     turn: Turn | None = None
     """How the decision came about, and what the model waits for."""
@@ -59,7 +59,7 @@ class Findings:
     report: RuntimeReport | None = None
 
     @property
-    def fetches(self) -> list[tuple[str, Fetch[KnownModel] | Fetch[KnownFile]]]:
+    def fetches(self) -> list[tuple[str, AnyFetch]]:
         """Every file's fetch with its name for messages; the model's own, without one, first."""
         extras = [(file.title, fetch) for file, fetch in self.extras.fetches]
         return [("", self.fetch), *extras]

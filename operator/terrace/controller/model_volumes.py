@@ -34,8 +34,8 @@ OWN_VOLUME = "models"
 """Name of that claim's template, so that claims are called models-MODEL-FLAVOR-0."""
 DEFAULT_CACHE_SIZE = "20Gi"
 EXTRA_SOURCES_DIR = f"{MODEL_SOURCE_DIR}s"
-"""In a replica, a claim or an image that only a draft or an adapter lies in is mounted below, by
-its name with ``/`` and ``:`` as in a URL."""
+"""In a replica, a claim or an image in which none but a projector, a draft or an adapter lies is
+mounted below, by its name with ``/`` and ``:`` as in a URL."""
 _IMAGE = "image "
 
 

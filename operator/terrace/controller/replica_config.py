@@ -68,6 +68,7 @@ def runtime_config(
         device_sampling=_device_sampling(subject, plan),
         speculation=_speculation(subject, extras),
         adapters=_adapters(subject, extras),
+        **_projector(subject, extras),
         max_waiting=subject.pool.queue.max_requests,
         max_tokens=spec.limits.max_tokens or 0,
         sampling=SamplingDefaults(**spec.sampling.model_dump(exclude_none=True)),
@@ -102,6 +103,18 @@ def _speculation(subject: Subject, extras: Extras) -> Speculation:
         path = replica_path(extras.draft.fetch.known.path, uri, spec.source.uri)
     mode = _SPECULATION_MODES[spec.speculation.mode]
     return Speculation(mode=mode, max_tokens=spec.speculation.max_tokens, draft_path=path)
+
+
+def _projector(subject: Subject, extras: Extras) -> dict[str, str]:
+    """Path and digest of the projector; nothing where there is none."""
+    projector = extras.projector
+    if projector is None or projector.fetch.known is None:
+        return {}
+    known, uri = projector.fetch.known, projector.file.source.uri
+    return {
+        "projector_path": replica_path(known.path, uri, subject.spec.source.uri),
+        "projector_digest": known.facts.digest,
+    }
 
 
 def _adapters(subject: Subject, extras: Extras) -> tuple[Adapter, ...]:

@@ -16,7 +16,7 @@ from terrace.controller.conditions import model_conditions
 from terrace.controller.corrections import measured_status
 from terrace.controller.download_status import download_status
 from terrace.controller.facts import model_status as facts_status
-from terrace.controller.files import adapter_statuses, draft_status
+from terrace.controller.files import adapter_statuses, draft_status, stored_projector
 from terrace.controller.kinds import Kind, Manifest, key_of
 from terrace.controller.observe import source_uri
 from terrace.controller.placing import Decision
@@ -49,6 +49,7 @@ def model_status(model: Manifest, found: Findings, url: str, now: datetime) -> M
         placement=_placement(found, decision, before),
         plan=plan_status(decision) if decision else None,
         model=facts_status(known, source_uri(model)) if known else None,
+        projector=stored_projector(found.extras),
         draft=draft_status(found.extras),
         adapters=adapter_statuses(found.extras),
         download=download_status(found, before, now),
@@ -60,7 +61,8 @@ def model_status(model: Manifest, found: Findings, url: str, now: datetime) -> M
     if decision is None and before.get("plan") and found.replicas:
         shown["plan"] = before["plan"]  # Replicas that run on run with the plan they had.
     if found.invalid_spec:  # It does not say which files are wanted: what is known stays known.
-        shown |= {field: before[field] for field in ("draft", "adapters") if field in before}
+        extras = ("projector", "draft", "adapters")
+        shown |= {field: before[field] for field in extras if field in before}
     return shown
 
 

@@ -63,10 +63,11 @@ def collects(pool: Manifest) -> bool:
 def used_files(model: Manifest) -> dict[str, int]:
     """Digest and size of the cached files that status names; digests of the spec without size."""
     spec, status = model.get("spec") or {}, model.get("status") or {}
-    sources = [spec.get("source"), spec.get("draft")]
+    sources = [spec.get("source"), spec.get("projector"), spec.get("draft")]
     sources += [entry.get("source") for entry in spec.get("adapters") or ()]
     wanted = {str(source["sha256"]): 0 for source in sources if source and source.get("sha256")}
-    files = [status.get("model"), status.get("draft"), *(status.get("adapters") or ())]
+    files = [status.get(field) for field in ("model", "projector", "draft")]
+    files += status.get("adapters") or ()
     known = {
         str(file.get("digest")): int(file.get("fileBytes", 0))
         for file in files

@@ -22,6 +22,7 @@ from terrace.planner.geometry import Shape, cells, kv_bytes_per_cell, window_cel
 from terrace.planner.inputs import NO_CORRECTION, Correction
 from terrace.planner.layers import layer_sums, whole_cells
 from terrace.planner.placed import HEADROOM, DeviceBytes, is_tied, placed
+from terrace.planner.projector import NO_PROJECTOR, ProjectorBytes
 from terrace.planner.tiers import Tiers, disk_blocks
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Extras:
 
     draft_bytes: int = 0
     """Weights, cells and graph of the draft model, in host memory."""
+    projector: ProjectorBytes = NO_PROJECTOR
+    """The projector and the images of requests, in host memory."""
     adapter_bytes: int = 0
     """LoRA adapters: each part lies where its layer does."""
     correction: Correction = NO_CORRECTION
@@ -107,7 +110,7 @@ class Footprint:
     host_weights_bytes: int = 0
     """Weights whose place is the host, as they lie in the file."""
     extra_bytes: int = 0
-    """Draft, adapters, and what replicas took beyond their plans."""
+    """Draft, projector, adapters, and what replicas took beyond their plans."""
     devices: tuple[DeviceBytes, ...] = ()
     shared_bytes: int = 0
     """What lies on devices whose memory is the host's."""
@@ -143,6 +146,7 @@ def footprint(facts: ModelFacts, shape: Shape, extras: Extras = NO_EXTRAS) -> Fo
     lies = placed(facts, shape, extras.adapter_bytes)
     layers = sum(run.count * run.weight_bytes for run in facts.layers)
     is_shared = shape.split is not None and shape.split.is_unified
+    beside = extras.draft_bytes + extras.projector.total
     size = Footprint(
         weights_bytes=layers + facts.token_embedding_bytes + facts.output_bytes,
         repacked_bytes=lies.repacked_bytes,
@@ -152,7 +156,7 @@ def footprint(facts: ModelFacts, shape: Shape, extras: Extras = NO_EXTRAS) -> Fo
         base_bytes=base_bytes(facts) + (DRIVER_BYTES if shape.split else 0),
         tiers_bytes=tiers_bytes(facts, shape),
         host_weights_bytes=lies.weights_bytes,
-        extra_bytes=extras.draft_bytes + lies.adapter_bytes + extras.correction.host_bytes,
+        extra_bytes=beside + lies.adapter_bytes + extras.correction.host_bytes,
         devices=lies.devices,
         shared_bytes=sum(each.limit_bytes for each in lies.devices) if is_shared else 0,
     )

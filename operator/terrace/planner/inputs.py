@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from terrace.api.model import ModelSpec
     from terrace.planner.nodes import NodeFacts
-    from terrace_runtime.contract import ModelFacts
+    from terrace_runtime.contract import ModelFacts, ProjectorFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class ModelInputs:
 
     facts: ModelFacts
     spec: ModelSpec
+    projector: ProjectorFacts | None = None
+    """Facts of ``spec.projector``, once they are known."""
     draft: ModelFacts | None = None
     """Facts of ``spec.draft``, once they are known."""
     adapter_bytes: int = 0
@@ -53,7 +55,8 @@ class ModelInputs:
     @property
     def extra_digests(self) -> tuple[str, ...]:
         """SHA-256 of every file beside the model's own."""
-        return (*([self.draft.digest] if self.draft else ()), *self.adapter_digests)
+        beside = [each.digest for each in (self.projector, self.draft) if each is not None]
+        return (*beside, *self.adapter_digests)
 
 
 @dataclass(frozen=True, slots=True)

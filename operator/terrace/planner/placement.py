@@ -87,7 +87,9 @@ def _first_fit(wish: Wish, room: Room) -> Fit | NoPlacement:
     if _is_far_too_small(wish, room):
         return too_small(wish, room)
     wishes = [wish]
-    if room.device is not None:
+    projector = wish.model.projector
+    needs_large = projector is not None and projector.rows_at_once > SMALL_UBATCH_TOKENS
+    if room.device is not None and not needs_large:
         wishes.append(replace(wish, ubatch_tokens=SMALL_UBATCH_TOKENS))
     fits = (_best_size(each, room) for each in wishes)
     return next((fit for fit in fits if fit), None) or too_small(wishes[-1], room)

@@ -121,6 +121,8 @@ class OffloadPlan(BaseModel):
     """Where the disk tier lies; None without one."""
     device: DevicePlan | None = None
     """None: everything lies in host memory."""
+    projector_bytes: int = 0
+    """Weights of the projector, encoding an image and the images of requests, in host memory."""
     draft_bytes: int = 0
     """Weights, cells and graph of the draft model, in host memory."""
     adapter_bytes: int = 0

@@ -70,6 +70,7 @@ def planned(wish: Wish, fit: Fit, *, inputs: str, skipped: tuple[str, ...]) -> O
         prefetch_bytes=tiers.prefetch_bytes,
         volume=_volume(wish.offload, tiers.disk_bytes),
         device=_device(room, shape.split, size, wish.facts.layer_count) if shape.split else None,
+        projector_bytes=extras.projector.total,
         draft_bytes=extras.draft_bytes,
         adapter_bytes=extras.adapter_bytes,
         attempt=wish.model.attempt,

@@ -74,6 +74,19 @@ def _cell_places(shape: Shape, size: Footprint) -> tuple[str, ...]:
 
 def _extra_reasons(extras: Extras) -> tuple[str, ...]:
     found = []
+    if projector := extras.projector.total:
+        weights, compute, images = (
+            format_bytes(each)
+            for each in (
+                extras.projector.weights,
+                extras.projector.compute,
+                extras.projector.images,
+            )
+        )
+        found.append(
+            f"projector: {format_bytes(projector)} in host memory: {weights} of weights, {compute} "
+            f"to encode an image, {images} to decode one and to hold those of requests"
+        )
     if extras.draft_bytes:
         found.append(
             f"draft model: {format_bytes(extras.draft_bytes)} for its weights, cells and graph, in "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from terrace.api.conditions import Reason
 from terrace.planner.geometry import KV_BLOCK
+from terrace.planner.projector import refuse_pair
 from terrace.planner.room import NoPlacement
 from terrace.planner.tiers import contradiction
 
@@ -33,6 +34,7 @@ def refusal_of(wish: Wish) -> NoPlacement | None:
         or _refuse_kv_types(wish.facts, wish.kv_types)
         or _refuse_kv_pair(wish)
         or _refuse_offload(wish)
+        or _refuse_projector(wish)
     )
 
 
@@ -47,6 +49,11 @@ def refusal_in(wish: Wish, room: Room) -> NoPlacement | None:
         f"flavor {room.flavor.name}: spec.context.parallel is {wanted}, its device takes {most} at "
         f"a time: set it to {most} or less, or choose another flavor",
     )
+
+
+def _refuse_projector(wish: Wish) -> NoPlacement | None:
+    projector = wish.model.projector
+    return refuse_pair(wish.facts, projector, wish.ubatch_tokens) if projector else None
 
 
 def _refuse_context(facts: ModelFacts, spec: ModelSpec) -> NoPlacement | None:

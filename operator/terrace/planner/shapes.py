@@ -17,6 +17,7 @@ from terrace.planner.device_sizes import Sized, preferred
 from terrace.planner.footprint import Extras, draft_bytes, kv_bytes
 from terrace.planner.geometry import KV_BLOCK, Shape, kv_bytes_per_cell
 from terrace.planner.plan import UBATCH_TOKENS
+from terrace.planner.projector import NO_PROJECTOR, projector_bytes
 from terrace.planner.refusals import MIN_CONTEXT
 from terrace.planner.sizing import Size, sizes
 from terrace.planner.tiers import Tiers, tier_choices
@@ -79,7 +80,9 @@ class Wish:
         """What a replica holds beside its model."""
         draft = self.model.draft
         is_used = draft is not None and self.spec.speculation.mode == "Draft"
+        projector = self.model.projector
         return Extras(
+            projector=projector_bytes(projector) if projector else NO_PROJECTOR,
             draft_bytes=draft_bytes(draft, size.context_tokens, size.parallel)
             if draft and is_used
             else 0,

@@ -29,6 +29,7 @@ IN_PLACE: dict[str, Any] = {
     "served_names": True,
     "priority": True,
     "source": {"secret_ref"},
+    "projector": {"secret_ref"},
     "draft": {"secret_ref"},
     "adapters": {"__all__": {"source": {"secret_ref"}}},
 }
@@ -74,7 +75,7 @@ def inputs_digest(
 
     Nodes, the operator's version, other flavors and the flavors' order are none; nor is writing
     out a default. A flavor that the pool no longer has gives another digest than any it has.
-    ``extra_digests``: SHA-256 of draft and adapters.
+    ``extra_digests``: SHA-256 of projector, draft and adapters.
     """
     flavor = next((each for each in pool_spec.flavors if each.name == flavor_name), None)
     own = model_spec.offload

@@ -40,6 +40,7 @@ def projector_facts(headers: Sequence[Header], digest: str) -> ProjectorFacts:
     name = _projector_type(keys)
     family = _family(name)
     image_size, patch_size = _sides(keys)
+    merge, output = _merge(keys, family, image_size), _output_length(header.tensors, family)
     has_audio = keys.get("has_audio_encoder") is True
     positions = _AUDIO_POSITIONS if has_audio else 1
     return ProjectorFacts(
@@ -52,13 +53,14 @@ def projector_facts(headers: Sequence[Header], digest: str) -> ProjectorFacts:
         weight_bytes=sum(tensor.num_bytes for tensor in header.tensors),
         image_size=image_size,
         patch_size=patch_size,
-        max_patches=max(positions, _patches(keys, family, image_size, patch_size)),
+        max_patches=max(positions, _patches(keys, family, merge, image_size, patch_size)),
         max_pieces=_pieces(keys, family, image_size),
         embedding_length=_widest(keys, "embedding_length", has_audio=has_audio),
         feed_forward_length=_widest(keys, "feed_forward_length", has_audio=has_audio),
         heads=_bounded(keys, "vision.attention.head_count", 4096),
         layers=_bounded(keys, "vision.block_count", MAX_LAYERS),
-        output_length=_output_length(header.tensors, family),
+        output_length=output,
+        rows_at_once=_rows_at_once(family, merge, output, image_size // patch_size),
     )
 
 
@@ -106,15 +108,26 @@ def _sides(keys: Keys) -> tuple[int, int]:
     return image, patch
 
 
-def _patches(keys: Keys, family: Family, image_size: int, patch_size: int) -> int:
-    """Patches of the largest piece that is encoded at once."""
+def _merge(keys: Keys, family: Family, image_size: int) -> int:
+    """How many patches a side become one row."""
     merge = family.merge
     if family.merge_key:
         merge = keys.number(f"vision.{family.merge_key}", merge) or merge
-    if family.takes_larger_patches:
-        patch_size, merge = patch_size * merge, 1
     if merge > image_size:
         invalid_model(f"it joins {merge} x {merge} patches into one row")
+    return merge
+
+
+def _rows_at_once(family: Family, merge: int, output: int, side: int) -> int:
+    if family.causal_widths is None or output in family.causal_widths:
+        return 0
+    return family.most_rows or (side // merge) ** 2
+
+
+def _patches(keys: Keys, family: Family, merge: int, image_size: int, patch_size: int) -> int:
+    """Patches of the largest piece that is encoded at once."""
+    if family.takes_larger_patches:
+        patch_size, merge = patch_size * merge, 1
     count = _parts(image_size, patch_size) ** 2
     if family.most_rows:
         count = family.most_rows * merge**2

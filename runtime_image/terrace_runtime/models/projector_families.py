@@ -30,6 +30,9 @@ class Family:
     takes_larger_patches: bool = False
     """Patches are joined before they are encoded, not after."""
     aligns_slices: bool = False
+    """Pieces have the area of a square of image_size, each side rounded to whole patches."""
+    causal_widths: frozenset[int] | None = None
+    """Widths of rows that are evaluated as text is; None: all are. Others attend to each other."""
     most_pieces: int = 1
     tiles_key: str = ""
     """Most pieces without the overview; ``most_pieces`` where the key is absent."""
@@ -52,9 +55,18 @@ FAMILIES: Final[dict[str, Family]] = {
     # MiniCPM-V.
     "resampler": Family((("resampler.proj.weight", 0),), aligns_slices=True, most_pieces=10),
     "minicpmv4_6": Family((("mm.down.weight", 1),), aligns_slices=True, most_pieces=10),
-    "gemma3": Family(((_INPUT_PROJECTION, 0),)),
+    "gemma3": Family(
+        ((_INPUT_PROJECTION, 0),),
+        merge_key="projector.scale_factor",
+        merge=4,
+        causal_widths=frozenset(),
+    ),
     "gemma4v": Family(
-        ((_INPUT_PROJECTION, 1),), merge_key="projector.scale_factor", merge=3, most_rows=1120
+        ((_INPUT_PROJECTION, 1),),
+        merge_key="projector.scale_factor",
+        merge=3,
+        most_rows=1120,
+        causal_widths=frozenset({1536, 2560}),
     ),
     "gemma4uv": Family(
         ((_INPUT_PROJECTION, 1),),
@@ -62,6 +74,7 @@ FAMILIES: Final[dict[str, Family]] = {
         merge=3,
         most_rows=1120,
         takes_larger_patches=True,
+        causal_widths=frozenset(),
     ),
     # SmolVLM and Idefics 3.
     "idefics3": Family(_FC, tiles_longest_key="preproc_image_size"),

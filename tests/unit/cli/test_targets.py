@@ -28,7 +28,7 @@ MIB = 1 << 20
 
 
 def planned(target: Target) -> Placement | NoPlacement:
-    inputs = target.inputs(facts(), SPEC, None)
+    inputs = target.inputs(facts(), SPEC)
     return chosen_row(plan_profiles(inputs, target)).result
 
 

@@ -1,4 +1,4 @@
-"""Draft and adapters: what is fetched, by which Job, and what status and conditions say of it."""
+"""Projector, draft and adapters: what is fetched, by which Job, and what status says of it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from terrace.controller.files import (
     draft_status,
     extra_files,
     read_extras,
+    stored_projector,
 )
 from terrace.controller.findings import Findings
 from terrace.controller.kinds import JOB, Manifest
@@ -34,6 +35,7 @@ from terrace.controller.status import model_status
 from terrace_runtime.contract import FetchOutcome, FetchProgress, FetchSpec
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+PROJECTOR: dict[str, Any] = {"projector": {"uri": "https://host/mmproj.gguf"}}
 DRAFT: dict[str, Any] = {"draft": {"uri": "demo://draft"}, "speculation": {"mode": "Draft"}}
 
 
@@ -84,11 +86,13 @@ def read(outcomes: dict[str, FetchOutcome], status: Manifest | None = None, **sp
 
 def test_each_source_has_one_job_whose_name_is_a_label_s_value_even_for_the_longest_model() -> None:
     same = {"uri": "https://host/same.gguf"}
-    spec = spec_of(**DRAFT, adapters=[adapter("a"), adapter("b", **same), adapter("c", **same)])
+    adapters = [adapter("a"), adapter("b", **same), adapter("c", **same)]
+    spec = spec_of(**PROJECTOR, **DRAFT, adapters=adapters)
     jobs = [file.job for file in extra_files("m" * 40, spec)]
-    assert len(jobs) == len(set(jobs)) == 3
+    assert len(jobs) == len(set(jobs)) == 4
     assert all(len(name) <= 63 for name in jobs)
     assert [file.title for file in extra_files("m", spec)] == [
+        "the projector",
         "the draft",
         "adapter a",
         "adapter b",
@@ -115,16 +119,24 @@ def test_a_job_is_named_by_what_the_file_is_and_not_by_who_may_read_it(
 
 
 def test_what_is_fetched_survives_the_way_through_status() -> None:
-    spec: dict[str, Any] = {**DRAFT, "adapters": [adapter("a"), adapter("b")]}
-    uris = ["demo://draft", "https://host/a.gguf", "https://host/b.gguf"]
-    roles: list[Any] = ["draft", "adapter", "adapter"]
+    spec: dict[str, Any] = {**PROJECTOR, **DRAFT, "adapters": [adapter("a"), adapter("b")]}
+    uris = [
+        "https://host/mmproj.gguf",
+        "demo://draft",
+        "https://host/a.gguf",
+        "https://host/b.gguf",
+    ]
+    roles: list[Any] = ["projector", "draft", "adapter", "adapter"]
     first = read(
         {u: fetched_for(FetchSpec(uri=u, role=r)) for u, r in zip(uris, roles, strict=True)}, **spec
     )
     assert first.are_known
     draft = draft_status(first)
+    projector = stored_projector(first)
     assert draft is not None
+    assert projector is not None
     stored = {
+        "projector": projector.model_dump(mode="json", by_alias=True),
         "draft": draft.model_dump(mode="json", by_alias=True),
         "adapters": [
             each.model_dump(mode="json", by_alias=True) for each in adapter_statuses(first)
@@ -135,6 +147,12 @@ def test_what_is_fetched_survives_the_way_through_status() -> None:
     assert later.are_known
     assert adapter_statuses(later) == adapter_statuses(first)
     assert draft_status(later) == draft
+    assert stored_projector(later) == projector
+    assert later.projector_facts == first.projector_facts
+    other: dict[str, Any] = {**spec, "projector": {"uri": "https://host/other.gguf"}}
+    assert not read_extras(
+        model(**other) | {"status": stored}, spec_of(**other), {}, [], NOW, 60
+    ).are_known
 
 
 @pytest.mark.parametrize(

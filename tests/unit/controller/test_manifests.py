@@ -11,13 +11,20 @@ from typing import Any
 import pytest
 import yaml
 
-from support.controller_objects import MODEL_PATH, facts, model, node, offload_plan, pool
+from support.controller_objects import (
+    MODEL_PATH,
+    facts,
+    model,
+    node,
+    offload_plan,
+    pool,
+    projector_facts,
+)
 from support.example_nodes import example_node
-from support.planning import place
 from terrace.api import names
 from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
-from terrace.controller.facts import KnownModel, model_status
+from terrace.controller.facts import KnownModel, KnownProjector, model_status, projector_status
 from terrace.controller.files import Extras, read_extras
 from terrace.controller.jobs import fetch_jobs
 from terrace.controller.kinds import CONFIGMAP, JOB, STATEFULSET, Kind, Manifest
@@ -30,8 +37,9 @@ from terrace.controller.manifests import (
 )
 from terrace.controller.parse import parse_spec
 from terrace.controller.replica_config import runtime_config
+from terrace.planner.inputs import Cluster, ModelInputs
 from terrace.planner.nodes import node_facts
-from terrace.planner.placement import Placement
+from terrace.planner.placement import Placement, place
 from terrace.planner.plan import KvVolume, OffloadPlan
 from terrace_runtime.contract import RUNTIME_CONFIG_FILE, FetchSpec, RuntimeConfig
 
@@ -74,7 +82,9 @@ def planned(model_object: Manifest, pool_object: Manifest) -> OffloadPlan:
     about = subject(model_object, pool_object)
     devices = example_node(pool_object["metadata"]["name"])
     nodes = [node_facts(each) for each in (node(), devices or gpu_node())]
-    placed = place(facts(), about.spec, about.pool, nodes, {})
+    projector = projector_facts() if about.spec.projector else None
+    inputs = ModelInputs(facts(), about.spec, projector=projector)
+    placed = place(inputs, about.pool, Cluster(tuple(nodes)))
     assert isinstance(placed, Placement), placed
     return placed.plan
 
@@ -105,7 +115,7 @@ def everything(model_object: Manifest, pool_object: Manifest) -> list[Manifest]:
 
 
 def extras_of(about: Subject) -> Extras:
-    """Draft and adapters, each fetched."""
+    """Projector, draft and adapters, each fetched."""
     draft = about.spec.draft and {"path": "/models/draft.gguf", "uri": about.spec.draft.uri}
     adapters = [
         {
@@ -118,6 +128,10 @@ def extras_of(about: Subject) -> Extras:
         for number, adapter in enumerate(about.spec.adapters)
     ]
     stored = {"draft": draft and {**draft_facts(), **draft}, "adapters": adapters}
+    if about.spec.projector is not None:
+        known = KnownProjector(projector_facts(), "/models/projector.gguf")
+        status = projector_status(known, about.spec.projector.uri)
+        stored["projector"] = status.model_dump(by_alias=True)
     return read_extras({**about.model, "status": stored}, about.spec, {}, [], NOW, 60)
 
 

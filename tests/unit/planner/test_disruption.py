@@ -38,6 +38,7 @@ FILE: dict[str, Any] = {
 MODEL: dict[str, Any] = {
     "poolRef": {"name": "default"},
     "source": FILE,
+    "projector": FILE,
     "draft": FILE,
     "adapters": [{"name": "poet", "source": FILE, "scale": 0.5}],
     "priority": 1,

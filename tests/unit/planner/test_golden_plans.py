@@ -82,6 +82,7 @@ def test_llama_8b_on_a_node_of_32_gib() -> None:
     assert isinstance(placement, Placement)
     plan = placement.plan
     of_others = {"device", "draft_bytes", "adapter_bytes", "attempt", "host_weights_bytes"}
+    of_others |= {"projector_bytes"}
     notes = {"anonymous_bytes", "corrected_host_bytes", "corrected_device_bytes"}
     told = {"reasons", "preferred_nodes", "inputs", *notes}
     assert plan.model_dump(exclude=of_others | told) == {

@@ -1,0 +1,116 @@
+"""What taking images costs a replica in host memory, and which projectors do not fit a model.
+
+Owns: the bytes of a projector's weights, of encoding one image and of the images of requests under
+way; the refusals of pairs. Does not own: reading a projector's header (``terrace_runtime.models``),
+the bounds of images (``terrace_runtime.contract.images``). Pure. The graph is that of llama.cpp
+0c1e570 (``tools/mtmd/clip.cpp``) with flash attention on the CPU, as ``backend/mtmd.py`` opens it.
+Next: ``footprint.py`` adds it up, ``reasons.py`` says it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from terrace.api.conditions import Reason
+from terrace.planner.room import NoPlacement
+from terrace_runtime.contract import HELD_PIXEL_BYTES, IMAGE_ROWS_BYTES, MAX_IMAGE_PIXELS
+from terrace_runtime.contract.images import MAX_DECODING, MAX_REQUEST_IMAGE_BYTES
+
+if TYPE_CHECKING:
+    from terrace_runtime.contract import ModelFacts, ProjectorFacts
+
+MIB: Final = 1 << 20
+FLOAT, HALF = 4, 2
+ATTENTION_WIDTHS: Final = 5
+"""Vectors of a patch held at once around attention: what goes on, its norm, query, key, value."""
+FEED_FORWARD_WIDTHS: Final = 2
+"""Beside the feed-forward layer's own: what goes on, and its norm or what comes out."""
+CHANNELS: Final = 3
+OPEN_BYTES: Final = 16 * MIB
+"""Graph nodes, names of tensors and libmtmd itself."""
+DECODER_BYTES: Final = 32 * MIB
+"""The process that decodes images, before the first."""
+DECODED_BYTES_PER_PIXEL: Final = 11
+"""Four while Pillow decodes, four as RGB, three to be handed over."""
+MROPE_ARCHITECTURES: Final = frozenset(
+    {"qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "paddleocr"}
+)
+"""Language models whose image rows have positions in two dimensions."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectorBytes:
+    """Host memory that a replica with a projector takes beside one without."""
+
+    weights: int = 0
+    """As they lie in the file: they are read into memory."""
+    compute: int = 0
+    """Encoding the largest piece of an image, with the pixels of all its pieces."""
+    images: int = 0
+    """Decoding one image, pixels of requests under way, encoded images that are kept."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.compute + self.images
+
+
+NO_PROJECTOR: Final = ProjectorBytes()
+
+
+def projector_bytes(facts: ProjectorFacts) -> ProjectorBytes:
+    """Bytes of a projector and of the images it is given; more patches never need less."""
+    decoding = DECODER_BYTES + MAX_DECODING * DECODED_BYTES_PER_PIXEL * MAX_IMAGE_PIXELS
+    # A request's images as base64 text, as text and as files, while they are read.
+    bodies = MAX_REQUEST_IMAGE_BYTES * 3
+    return ProjectorBytes(
+        weights=facts.weight_bytes,
+        compute=OPEN_BYTES + graph_bytes(facts) + _piece_bytes(facts),
+        images=decoding + bodies + HELD_PIXEL_BYTES + IMAGE_ROWS_BYTES,
+    )
+
+
+def graph_bytes(facts: ProjectorFacts) -> int:
+    """The graph of the largest piece, and the work space of its widest product."""
+    width, wide = facts.embedding_length, max(facts.feed_forward_length, facts.output_length)
+    values = max(ATTENTION_WIDTHS * width, FEED_FORWARD_WIDTHS * width + wide)
+    pixels = CHANNELS * facts.patch_size**2
+    return facts.max_patches * (FLOAT * (values + pixels) + HALF * max(wide, width, pixels))
+
+
+def _piece_bytes(facts: ProjectorFacts) -> int:
+    """The pieces of one image as floats."""
+    pixels = facts.max_patches * facts.patch_size**2
+    return facts.max_pieces * FLOAT * CHANNELS * pixels
+
+
+def refuse_pair(
+    model: ModelFacts, projector: ProjectorFacts, step_tokens: int
+) -> NoPlacement | None:
+    """Why the two do not work together, with steps of so many tokens; None when they do."""
+    if model.model_class != "decoder" or model.pooling:
+        why = (
+            "this model does not generate from a prompt's positions (it embeds, or is an "
+            "encoder-decoder), so it cannot be given images: drop spec.projector"
+        )
+    elif projector.output_length != model.embedding_length:
+        why = (
+            f"spec.projector makes rows of {projector.output_length:,} values, the model takes "
+            f"{model.embedding_length:,}: it belongs to another model; name the mmproj file of "
+            "this one"
+        )
+    elif model.architecture in MROPE_ARCHITECTURES:
+        why = (
+            f"models of the architecture {model.architecture} need image positions in two "
+            "dimensions (M-RoPE), which Terrace does not have: drop spec.projector, or serve "
+            "another model"
+        )
+    elif projector.rows_at_once > step_tokens:
+        why = (
+            f"the images of spec.projector have pieces of up to {projector.rows_at_once:,} rows "
+            f"that attend to each other, and a step takes {step_tokens:,}: use another model"
+        )
+    else:
+        return None
+    return NoPlacement(Reason.INVALID_PROJECTOR, why)
