@@ -174,6 +174,7 @@ class ServerState:
                 weights_bytes=info.weights_bytes if info else None,
                 kv_bytes=info.kv_bytes if info else None,
                 compute_bytes=info.compute_bytes if info else None,
+                projector_bytes=info.projector_bytes if info else None,
                 anonymous_peak_bytes=self.memory.peak_bytes or None,
                 devices=info.devices if info else (),
             ),

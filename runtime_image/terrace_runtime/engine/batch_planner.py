@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
     from collections.abc import Sequence as Seq
 
+    from terrace_runtime.engine.image_spans import ImageSpan
     from terrace_runtime.engine.sequence import Sequence
     from terrace_runtime.engine.waiting import TenantShares
 
@@ -71,11 +72,18 @@ class BatchPlan:
     num_drafted: int = 0
     filler_tokens: int = 1
     """Tokens of each filler: as many as everybody else has, or it would be an evaluation apart."""
+    image: ImageSpan | None = None
+    """The work is rows of this piece, and nothing else: llama.cpp takes rows or tokens."""
 
     @property
     def num_decodes(self) -> int:
         """Sequences that get one token or more."""
         return self.num_tokens - self.num_prompt_tokens - self.num_drafted
+
+    @property
+    def is_smallest(self) -> bool:
+        """There is no smaller plan that gets on."""
+        return self.num_tokens == 1 or (self.image is not None and not self.image.is_causal)
 
     @property
     def is_decode_only(self) -> bool:
@@ -105,20 +113,17 @@ def plan_batch(
     """Choose the tokens of the next step.
 
     ``running`` is sorted by slot. ``turn`` rotates the decoding sequences where they are more than
-    the budget. Prompts go by urgency, then the tenant served least, then arrival. ``occupied`` are
-    free slots whose cells are kept and must not be used as fillers.
+    the budget. Prompts go by urgency, then the tenant served least, then arrival; an image in one
+    is a step of its own. ``occupied`` are free slots whose cells are kept and must not be used as
+    fillers.
     """
-    work: list[Work] = []
-    prompts: list[Sequence] = []
-    for sequence in running:
-        if sequence.is_restoring:
-            continue
-        if len(sequence.tokens) - sequence.num_computed == 1:
-            assert sequence.slot is not None
-            work.append(Work(sequence.slot, sequence, 1))
-        else:
-            prompts.append(sequence)
+    work, prompts, images = _by_need(running)
     decodes_wait = bool(work)
+    if images:
+        # Turn and turn about again.
+        if turn % 2 or not (work or prompts):
+            return _image_plan(images, budget, shares, now, decodes_wait=decodes_wait)
+        turn //= 2
     if decodes_wait and prompts and not budget.mixes:
         # Turn and turn about: nobody's stream waits for more than one chunk.
         if turn % 2:
@@ -145,6 +150,44 @@ def plan_batch(
         room = (budget.batch_tokens - num_tokens) // filler_tokens
         fillers = _fillers(work, running, room, occupied)
     return BatchPlan(work, fillers, num_tokens, num_prompt_tokens, num_drafted, filler_tokens)
+
+
+def _by_need(running: Seq[Sequence]) -> tuple[list[Work], list[Sequence], list[Sequence]]:
+    """Those that decode, those whose prompt goes on with text, and those with an image."""
+    work: list[Work] = []
+    prompts: list[Sequence] = []
+    images: list[Sequence] = []
+    for sequence in running:
+        if sequence.is_restoring or sequence.images.awaits_rows:
+            continue
+        if len(sequence.tokens) - sequence.num_computed == 1:
+            assert sequence.slot is not None
+            work.append(Work(sequence.slot, sequence, 1))
+        elif sequence.image is not None:
+            images.append(sequence)
+        else:
+            prompts.append(sequence)
+    return work, prompts, images
+
+
+def _image_plan(
+    images: list[Sequence], budget: Budget, shares: TenantShares, now: float, *, decodes_wait: bool
+) -> BatchPlan:
+    """Rows of one piece: all that are left, of causal ones as many as the room allows."""
+    sequence = min(images, key=lambda one: _precedence(one, shares, now))
+    span = sequence.image
+    assert span is not None
+    assert sequence.slot is not None
+    count = span.stop - sequence.num_computed
+    if span.is_causal:
+        prefill = budget.prefill_tokens if decodes_wait else budget.batch_tokens
+        count = min(count, prefill, budget.batch_tokens)
+    work = [Work(sequence.slot, sequence, count)]
+    return BatchPlan(work, num_tokens=count, num_prompt_tokens=count, image=span)
+
+
+def _precedence(sequence: Sequence, shares: TenantShares, now: float) -> tuple[int, int, int]:
+    return urgency(sequence, now), shares.served(sequence.tenant), sequence.order
 
 
 def _with_drafts(work: list[Work], room: int) -> tuple[list[Work], int]:
@@ -174,9 +217,9 @@ def _prompt_chunks(
     would delay them by all of its steps.
     """
     chunks = []
-    prompts.sort(key=lambda one: (urgency(one, now), shares.served(one.tenant), one.order))
+    prompts.sort(key=lambda one: _precedence(one, shares, now))
     for sequence in _short_ones_first(prompts, room):
-        count = min(room, sequence.num_pending)
+        count = min(room, sequence.num_text_ahead)
         if count <= 0:
             break
         if sequence.stop_at > sequence.num_computed:

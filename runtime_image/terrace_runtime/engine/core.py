@@ -20,6 +20,7 @@ from terrace_runtime.engine.detokenizer import PieceTable
 from terrace_runtime.engine.evaluation import Evaluation
 from terrace_runtime.engine.harvest import Harvest
 from terrace_runtime.engine.meter import StepMeter
+from terrace_runtime.engine.image_stage import ImageStage
 from terrace_runtime.engine.open_requests import OpenRequests
 from terrace_runtime.engine.prefix import PrefixCache
 from terrace_runtime.engine.request import FinishReason
@@ -53,8 +54,10 @@ class EngineCore:
         speculator: Speculator | None = None,
     ) -> None:
         """``backend`` is loaded. ``clock`` gives seconds; ``draw_seed`` a seed for who has none."""
+        images: ImageStage | None = None,
         self.table = PieceTable(backend.info.pieces)
         self.costs = costs or StepCosts(config.prefill_tokens)
+        self.images = images or ImageStage(backend)
         self.prefix = PrefixCache(backend, config, tiers, clock)
         self.speculator = speculator
         self._backend = backend
@@ -80,8 +83,10 @@ class EngineCore:
 
     @property
     def is_blocked(self) -> bool:
-        """A step would compute nothing until blocks come from the disk."""
-        return bool(self.prefix.restores) and all(one.is_restoring for one in self._running)
+        """A step would compute nothing until blocks come from the disk, or rows of an image."""
+        return bool(self._running) and all(
+            one.is_restoring or one.images.awaits_rows for one in self._running
+        )
 
     @property
     def stats(self) -> EngineStats:
@@ -101,6 +106,7 @@ class EngineCore:
             sequences=tuple(one.report(now) for one in self._running),
             step_seconds=self.costs.table(),
         )
+            images=self.images.report,
 
     def prepare(self, sequence: Sequence) -> None:
         """What can be done for a new sequence on any other thread."""
@@ -113,6 +119,7 @@ class EngineCore:
 
     def abort(self, request_id: str) -> None:
         """End a request at the start of the next step; unknown ids are ignored."""
+        self.images.add(sequence)
         self._open.abort(request_id)
 
     def abort_all(self) -> None:
@@ -132,6 +139,8 @@ class EngineCore:
         group = self._choose_group(started)
         self._guess(group)
         drafted_at = self._clock()
+        for sequence, why in self.images.advance(started):
+            outputs.append(self._end(sequence, FinishReason.ERROR, why))
         plan = self._plan(group, self._budget(group), started)
         if self.speculator is not None and not plan.num_decodes:
             # A turn of prompts alone: guesses of now would be stale when their turn comes.
@@ -182,7 +191,7 @@ class EngineCore:
             sequence.queued_s = now - sequence.arrival
         if sequence.sampler is None:
             sequence.sampler = open_sampler(
-                self._backend, sequence.request.sampling, sequence.tokens, self._draw_seed()
+                self._backend, sequence.request.sampling, sequence.text, self._draw_seed()
             )
         insort(self._running, sequence, key=_slot)
 
@@ -275,7 +284,7 @@ class EngineCore:
             return []
         if len(self._running) > 1:
             self._park(max(self._running, key=lambda one: (one.priority, one.order)))
-        elif plan.num_tokens == 1:
+        elif plan.is_smallest:
             last = self._running[0]
             if last.num_generated:
                 return [self._end(last, FinishReason.LENGTH)]
@@ -313,3 +322,4 @@ class EngineCore:
 def _slot(sequence: Sequence) -> int:
     assert sequence.slot is not None
     return sequence.slot
+        self.images.forget(sequence)

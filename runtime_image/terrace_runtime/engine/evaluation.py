@@ -14,6 +14,7 @@ from terrace_runtime.backend import DECODE_NO_ROOM, DECODE_OK, BackendError
 if TYPE_CHECKING:
     from terrace_runtime.backend import Backend
     from terrace_runtime.engine.batch_planner import BatchPlan
+    from terrace_runtime.engine.image_spans import ImageSpan
     from terrace_runtime.engine.prefix import PrefixCache
 
 _FILLER_CELLS = 64
@@ -32,6 +33,8 @@ class Evaluation:
 
     def decode(self, plan: BatchPlan) -> int:
         """DECODE_OK or DECODE_NO_ROOM; raises BackendError for anything else."""
+        if plan.image is not None:
+            return self._checked(self._decode_rows(plan, plan.image))
         batch = self._backend.batch
         batch.clear()
         if plan.is_decode_only:
@@ -43,10 +46,22 @@ class Evaluation:
             )
         else:
             self._fill_mixed(plan)
-        code = self._backend.decode()
+        return self._checked(self._backend.decode())
+
+    @staticmethod
+    def _checked(code: int) -> int:
         if code not in (DECODE_OK, DECODE_NO_ROOM):
             raise BackendError(f"llama.cpp cannot go on: decode returned code {code}")
         return code
+
+    def _decode_rows(self, plan: BatchPlan, image: ImageSpan) -> int:
+        slot, sequence, count, _ = plan.work[0]
+        assert sequence.images.rows is not None
+        start = sequence.num_computed
+        rows = sequence.images.rows[start - image.start :][:count]
+        return self._backend.decode_embeddings(
+            slot, start, rows, is_causal=image.is_causal, wants_logits=False
+        )
 
     def drop_filler(self, slot: int) -> None:
         """Cut a free slot's fillers off; one without any is left alone."""

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from terrace_runtime.contract import EngineReport
+from terrace_runtime.contract import HELD_PIXEL_BYTES, EngineReport
 from terrace_runtime.engine.intake import check_class, check_request
 from terrace_runtime.engine.messages import (
     Abort,
@@ -62,6 +62,8 @@ class EngineFrontend(ABC):
         self._idle.set()
         self._dead = asyncio.Event()
         self._started_at: dict[str, float] = {}
+        self._pixels: dict[str, int] = {}
+        """Bytes of images of the open requests that have any: the engine holds them to the end."""
         self._service_s = 0.0
         """From submit to end, a moving average over the last requests."""
         self._events = 0
@@ -117,8 +119,11 @@ class EngineFrontend(ABC):
         if request.id in self._streams:
             raise InvalidRequestError(f"a request with the id {request.id} runs already", "id")
         self._refuse_long_waits()
+        self._refuse_many_pixels(request)
         stream = OutputStream(request.id, self.abort)
         self._streams[request.id] = stream
+        if request.pixel_bytes:
+            self._pixels[request.id] = request.pixel_bytes
         self._started_at[request.id] = asyncio.get_running_loop().time()
         self._idle.clear()
         self._send(Submit(request))
@@ -214,6 +219,7 @@ class EngineFrontend(ABC):
 
     def _forget(self, request_id: str) -> None:
         del self._streams[request_id]
+        self._pixels.pop(request_id, None)
         seconds = asyncio.get_running_loop().time() - self._started_at.pop(request_id)
         weight = 0.2 if self._service_s else 1.0
         self._service_s += weight * (seconds - self._service_s)
@@ -235,6 +241,13 @@ class EngineFrontend(ABC):
         is_full = len(self._streams) - self._config.parallel >= self._config.max_waiting
         if is_full or wait_s > self._config.max_wait_s:
             raise QueueFullError(num_waiting, self._retry_after_s(), wait_s)
+
+    def _refuse_many_pixels(self, request: Request) -> None:
+        if request.pixel_bytes and (
+            sum(self._pixels.values()) + request.pixel_bytes > HELD_PIXEL_BYTES
+        ):
+            why = f"the images of {len(self._pixels)} requests under way fill the room for pixels"
+            raise QueueFullError(len(self._pixels), self._retry_after_s(), why=why)
 
     def _retry_after_s(self) -> int:
         """Seconds in which the queue of now is served: what requests took lately, waiting too."""

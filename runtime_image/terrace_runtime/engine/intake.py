@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from terrace_runtime.engine.request import InvalidRequestError
+from terrace_runtime.engine.image_intake import PromptTokens
+from terrace_runtime.engine.request import InvalidRequestError, PromptPart
 from terrace_runtime.engine.sampling import check_sampling, prepare_sampler
 from terrace_runtime.engine.sequence import Sequence
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from terrace_runtime.backend import Backend
     from terrace_runtime.contract import Capabilities, RuntimeConfig
     from terrace_runtime.engine.detokenizer import PieceTable
+    from terrace_runtime.engine.image_spans import ImageSpan
     from terrace_runtime.engine.request import Request
 
 MAX_STOPS = 16
@@ -47,7 +49,7 @@ def make_sequence(
     request: Request, backend: Backend, table: PieceTable, config: RuntimeConfig
 ) -> Sequence:
     """Tokenize a checked request; raises InvalidRequestError when the context cannot hold it."""
-    prompt = _tokenize(request, backend, table, config)
+    prompt, spans = _tokenize(request, backend, table, config)
     if not prompt:
         raise InvalidRequestError("the prompt is empty", "prompt")
     _check_length(len(prompt), config, embeds=request.embed)
@@ -58,7 +60,7 @@ def make_sequence(
     bounds = (request.max_tokens, config.max_tokens)
     limit = min([room, *(bound for bound in bounds if bound)])
     if backend.info.capabilities.model_class != "encoder-decoder":
-        return Sequence(request, prompt, limit, table)
+        return Sequence(request, prompt, limit, table, spans)
     sequence = Sequence(request, [backend.info.decoder_start], limit, table)
     sequence.encoded = prompt
     return sequence
@@ -78,25 +80,27 @@ def check_class(request: Request, found: Capabilities) -> None:
             "generates no text: use /v1/embeddings"
         )
         raise InvalidRequestError(message, "model")
+    if request.images and not found.takes_images:
+        message = "this model takes no images; its InferenceModel names no spec.projector"
+        raise InvalidRequestError(message, "prompt")
 
 
 def _tokenize(
     request: Request, backend: Backend, table: PieceTable, config: RuntimeConfig
-) -> list[int]:
+) -> tuple[list[int], tuple[ImageSpan, ...]]:
     if request.prompt_tokens:
-        return list(request.prompt_tokens)
+        return list(request.prompt_tokens), ()
     # A token is at most so long, hence a text too long to fit is refused without tokenizing it.
     # Not so with an encoder's vocabulary, which drops spaces and takes any word it does not know.
     if not request.embed:
-        num_bytes = sum(len(part.text) for part in request.prompt)
+        texts = [part.text for part in request.prompt if isinstance(part, PromptPart)]
+        num_bytes = sum(map(len, texts))
         _check_length(-(-num_bytes // table.longest), config, "at least ", embeds=False)
-    tokens: list[int] = []
-    for index, part in enumerate(request.prompt):
-        add_bos = request.add_bos and index == 0
-        tokens += backend.tokenize(part.text, special=part.special, add_bos=add_bos)
+    found = PromptTokens(backend, config)
+    found.add_all(request, lambda count: _check_length(count, config, "at least ", embeds=False))
     if request.embed or backend.info.capabilities.model_class == "encoder-decoder":
-        tokens += backend.info.tail
-    return tokens
+        found.tokens += backend.info.tail
+    return found.tokens, tuple(found.spans)
 
 
 def _check_length(

@@ -1,13 +1,14 @@
 """What crosses between an engine and its client, and its form on a socket.
 
 Owns: the events (engine to client), the commands (client to engine), and length-prefixed JSON
-frames for both. No pickle: a frame is data. Does not own: sockets (``process.py``, ``child.py``).
-Next: ``frontend.py`` receives events, ``runner.py`` obeys commands.
+frames for both, pixels in base64. No pickle: a frame is data. Does not own: sockets
+(``process.py``, ``child.py``). Next: ``frontend.py`` receives events, ``runner.py`` obeys commands.
 """
 
 from __future__ import annotations
 
 import struct
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from terrace_runtime.contract import Capabilities, DeviceMemory, EngineReport
 from terrace_runtime.engine.request import (
     EngineStats,
     FinishReason,
+    ImagePart,
     ModelInfo,
     PromptPart,
     Request,
@@ -108,6 +110,8 @@ def frame(value: object) -> bytes:
 def _dump(value: object) -> Any:
     if isinstance(value, Capabilities | DeviceMemory):
         return value.model_dump()
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
     raise TypeError(f"no form on a socket for {type(value).__name__}")
 
 
@@ -216,10 +220,17 @@ def _sampling(values: dict[str, Any]) -> SamplingParams:
     return SamplingParams(**values)
 
 
+def _part(values: dict[str, Any]) -> PromptPart | ImagePart:
+    if "rgb" not in values:
+        return PromptPart(**values)
+    values["rgb"] = b64decode(values["rgb"])
+    return ImagePart(**values)
+
+
 def _command(item: Any) -> Command:
     match item:
         case ["submit", values]:
-            values["prompt"] = tuple(PromptPart(**part) for part in values["prompt"])
+            values["prompt"] = tuple(_part(part) for part in values["prompt"])
             values["prompt_tokens"] = tuple(values["prompt_tokens"])
             values["stop"] = tuple(values["stop"])
             values["sampling"] = _sampling(values["sampling"])

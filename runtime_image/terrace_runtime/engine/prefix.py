@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from terrace_runtime.contract import CacheReport, TierReport
+from terrace_runtime.engine.image_spans import whole_blocks
 from terrace_runtime.engine.pins import Pins
 from terrace_runtime.engine.residents import Residents
 from terrace_runtime.engine.restores import Restores
@@ -83,8 +84,11 @@ class PrefixCache:
 
     def enter(self, sequence: Sequence) -> None:
         """It is queued: what only the disk has may come nearer while it waits."""
+        usable = self._usable(sequence)
+        if sequence.images.spans:
+            sequence.images.num_expected = self._stored(sequence, usable)[0]
         if self.tiers.store is not None:
-            self.tiers.store.prefetch(self._usable(sequence), sequence.id)
+            self.tiers.store.prefetch(usable, sequence.id)
 
     def is_released(self, sequence: Sequence) -> bool:
         """Whether ``place`` may have another answer for a sequence that it made wait."""
@@ -132,10 +136,21 @@ class PrefixCache:
             common, limit = found.leader_will_have, min(len(theirs), len(ours) - 1)
             while common < limit and theirs[common] == ours[common]:
                 common += 1
-            found.leader_will_have = common
-            found.leader_has = min(common, found.leader.num_computed)
-        found.stored, found.on_disk, found.in_host = self.tiers.find(keys)
+            found.leader_will_have = sequence.whole(common)
+            found.leader_has = sequence.whole(min(common, found.leader.num_computed))
+        found.stored, found.on_disk, found.in_host = self._stored(sequence, keys)
         return found
+
+    def _stored(self, sequence: Sequence, keys: list[bytes]) -> tuple[int, int, int]:
+        """As ``Tiers.find``, of a prefix that does not end inside an image."""
+        found = self.tiers.find(keys)
+        while (kept := self._whole(sequence, found[0])) < found[0]:
+            found = self.tiers.find(keys[: kept // self._block_tokens])
+        return found
+
+    def _whole(self, sequence: Sequence, count: int) -> int:
+        """Whole blocks of ``count`` tokens, as far as they end in no image."""
+        return whole_blocks(sequence.images.spans, count, self._block_tokens)
 
     def _usable(self, sequence: Sequence) -> list[bytes]:
         """Keys of the blocks before the last token, which must be computed for its logits."""
@@ -192,6 +207,7 @@ class PrefixCache:
             self._num_restores += 1
             tier = "disk" if count > found.in_host else "host"
             self.restores.start(sequence, sequence.keys[: count // self._block_tokens], tier)
+        count = self._whole(sequence, count)
         return count
 
     def _taken(self, sequence: Sequence, slot: int, restored: int) -> int:
@@ -244,7 +260,8 @@ class PrefixCache:
                 following = next_checkpoint(
                     one.num_computed, len(one.tokens), kv.checkpoint_tokens, kv.block_tokens
                 )
-                one.stop_at = following or 0
+                following = self._whole(one, following or 0)
+                one.stop_at = following if following > one.num_computed else 0
 
     def computed(self, plan: BatchPlan) -> None:
         """Keep the states of prompts that have come to their stop."""

@@ -191,6 +191,8 @@ class ModelInfo:
     capabilities: Capabilities = field(default_factory=Capabilities)
     embedding_width: int = 0
     """Numbers of one embedding; 0: the model gives none."""
+    projector_bytes: int | None = 0
+    """Memory of the projector's weights and graph; 0: there is none, None: not told."""
     tier_bytes: int = 0
     """Of the memory for the tiers, what the engine held when it sent this."""
 
@@ -221,10 +223,15 @@ class EngineError(Exception):
 class QueueFullError(Exception):
     """As many requests wait as may, or as long; try again after ``retry_after_s`` seconds."""
 
-    def __init__(self, waiting: int, retry_after_s: int, wait_s: float = 0.0) -> None:
-        """``waiting`` requests are queued; one more would wait ``wait_s`` seconds (0: unknown)."""
+    def __init__(
+        self, waiting: int, retry_after_s: int, wait_s: float = 0.0, why: str = ""
+    ) -> None:
+        """``waiting`` requests are queued; one more would wait ``wait_s`` seconds (0: unknown).
+
+        ``why`` says it where it is something else.
+        """
         expected = f" and one more would wait about {wait_s:.0f} s" if wait_s >= 1 else ""
-        super().__init__(f"{waiting} requests wait already{expected}")
+        super().__init__(why or f"{waiting} requests wait already{expected}")
         self.waiting = waiting
         self.retry_after_s = retry_after_s
 

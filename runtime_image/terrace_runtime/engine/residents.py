@@ -96,7 +96,7 @@ class Residents:
                 continue
             common = resident.common_tokens(sequence, self._block_tokens)
             # The last token must be computed for its logits.
-            common = min(common, len(sequence.tokens) - 1)
+            common = sequence.whole(min(common, len(sequence.tokens) - 1))
             # Cells that cannot be cut serve only when all of them are wanted.
             if common < len(resident.tokens) and not self._can_cut:
                 continue

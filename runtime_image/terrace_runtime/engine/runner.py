@@ -20,6 +20,8 @@ from terrace_runtime.engine.core import EngineCore
 from terrace_runtime.engine.costs import StepCosts
 from terrace_runtime.engine.embedding import EmbeddingCore
 from terrace_runtime.engine.encoder_decoder import EncoderDecoderCore
+from terrace_runtime.engine.image_encoder import EncodingThread
+from terrace_runtime.engine.image_stage import ImageStage
 from terrace_runtime.engine.intake import make_sequence
 from terrace_runtime.engine.messages import (
     Abort,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from terrace_runtime.backend import Backend
+    from terrace_runtime.backend.projector import Projector
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.messages import Command
     from terrace_runtime.engine.sequence import Sequence
@@ -80,6 +83,7 @@ class EngineRunner:
         self._has_blocks = False
         self._report_at = 0.0
         self._intake: threading.Thread | None = None
+        self._images: ImageStage | None = None
         self._engine = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -114,6 +118,8 @@ class EngineRunner:
             self._commands.put(None)
             if self._intake is not None:
                 self._intake.join()
+            if self._images is not None:
+                self._images.close()
             self._backend.close()
 
     def _load(self) -> Core:
@@ -141,6 +147,9 @@ class EngineRunner:
                 costs=costs,
             )
         calibrate(self._backend, self._config, costs, self._clock)
+        if self._backend.projector is not None:
+            encoder = EncodingThread(self._backend.projector, self._blocks_came)
+            self._images = ImageStage(self._backend, encoder)
         return EngineCore(
             self._backend,
             self._config,
@@ -149,6 +158,7 @@ class EngineRunner:
             draw_seed=self._draw_seed,
             costs=costs,
             speculator=speculator(self._config, self._backend, costs, self._clock),
+            images=self._images,
         )
 
     def _draw_seed(self) -> int:
@@ -199,7 +209,7 @@ class EngineRunner:
         return bool(self._inbox) or self._is_stopping or self._has_blocks
 
     def _blocks_came(self) -> None:
-        """On the disk tier's thread."""
+        """On the thread of the disk tier, or of the image encoder."""
         with self._wake:
             self._has_blocks = True
             self._wake.notify()
@@ -248,7 +258,7 @@ def _thread_with_stack(target: Callable[[], None], stack_bytes: int) -> threadin
 
 
 def _model_info(backend: Backend, config: RuntimeConfig, tiers: Tiers) -> ModelInfo:
-    info = backend.info
+    info, projector = backend.info, backend.projector
     return ModelInfo(
         context_tokens=config.context_tokens,
         parallel=config.parallel,
@@ -263,7 +273,14 @@ def _model_info(backend: Backend, config: RuntimeConfig, tiers: Tiers) -> ModelI
         kv_bytes=info.kv_bytes,
         compute_bytes=info.compute_bytes,
         devices=info.devices,
-        capabilities=info.capabilities,
+        capabilities=info.capabilities.model_copy(update={"takes_images": projector is not None}),
+        projector_bytes=0 if projector is None else _together(projector),
         embedding_width=info.embedding_width,
         tier_bytes=0 if tiers.store is None else tiers.store.touched_bytes,
     )
+
+
+def _together(projector: Projector) -> int | None:
+    """Weights and graph; None where the backend does not tell."""
+    sizes = (projector.weight_bytes, projector.compute_bytes)
+    return None if None in sizes else sum(size or 0 for size in sizes)

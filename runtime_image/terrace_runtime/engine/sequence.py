@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 
 from terrace_runtime.contract import SequenceReport
 from terrace_runtime.engine.detokenizer import Detokenizer, PieceTable
+from terrace_runtime.engine.image_spans import SequenceImages, whole, without_images
 from terrace_runtime.engine.request import FinishReason, RequestOutput
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence as Seq
+
     from terrace_runtime.backend import SamplerChain
+    from terrace_runtime.engine.image_spans import ImageSpan
     from terrace_runtime.engine.request import Request, TokenLogprobs
 
 
@@ -32,6 +36,7 @@ class Sequence:
         "draft",
         "encoded",
         "id",
+        "images",
         "is_aborted",
         "is_restoring",
         "keys",
@@ -50,21 +55,31 @@ class Sequence:
         "started",
         "stop_at",
         "tenant",
+        "text",
         "tokens",
         "waits_for",
         "wants_logprobs",
     )
 
     def __init__(
-        self, request: Request, prompt: list[int], max_tokens: int, table: PieceTable
+        self,
+        request: Request,
+        prompt: list[int],
+        max_tokens: int,
+        table: PieceTable,
+        spans: Seq[ImageSpan] = (),
     ) -> None:
-        """``max_tokens`` is already clipped to what the context leaves."""
+        """``max_tokens`` is already clipped to what the context leaves.
+
+        ``spans`` are the images of ``prompt``, which has pseudo tokens in their places.
+        """
         self.request = request
-        self.id = request.id
-        self.tenant = request.tenant
-        self.priority = request.priority
+        self.id, self.tenant, self.priority = request.id, request.tenant, request.priority
         self.tokens = prompt
         """Prompt and answer so far; the engine's own list."""
+        self.images = SequenceImages(spans)
+        self.text = without_images(prompt, spans) if spans else prompt
+        """The same without images: what samplers and guesses look back over."""
         self.num_prompt = len(prompt)
         self.limit = len(prompt) + max_tokens
         """Length at which the answer is cut."""
@@ -106,13 +121,28 @@ class Sequence:
         self.wants_logprobs = request.sampling.logprobs is not None
         self.logprobs: list[TokenLogprobs] = []
         """Of the tokens since the last output."""
-        self._text = ""
-        self._num_new = 0
+        self._text, self._num_new = "", 0
 
     @property
     def num_pending(self) -> int:
         """Tokens known but not computed; 1 while it decodes, more while its prompt is computed."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def image(self) -> ImageSpan | None:
+        """The image piece at its next position, begun or not."""
+        span = self.images.following(self.num_computed)
+        return span if span is not None and span.start <= self.num_computed else None
+
+    @property
+    def num_text_ahead(self) -> int:
+        """Pending tokens before the next image piece."""
+        span = self.images.following(self.num_computed)
+        return self.num_pending if span is None else span.start - self.num_computed
+
+    def whole(self, count: int) -> int:
+        """The longest of its prefixes of at most ``count`` tokens that ends in no image."""
+        return whole(self.images.spans, count)
 
     @property
     def error(self) -> str:
@@ -139,6 +169,8 @@ class Sequence:
     def append(self, token: int, *, is_eog: bool) -> FinishReason | None:
         """Take the sampled ``token``; says whether it is the last one."""
         self.tokens.append(token)
+        if self.images.spans:
+            self.text.append(token)
         self._text += self.detokenizer.add(token)
         self._num_new += 1
         if self.detokenizer.stopped or (is_eog and not self.request.sampling.ignore_eos):

@@ -48,8 +48,8 @@ class NgramSource:
             index = self._indexes.get(sequence.id)
             if index is None:
                 index = self._indexes[sequence.id] = NgramIndex(self._size)
-            left -= index.extend(sequence.tokens, left)
-            guesses.append(index.propose(sequence.tokens, count))
+            left -= index.extend(sequence.text, left)
+            guesses.append(index.propose(sequence.text, count))
         return guesses
 
     def forget(self, sequence: Sequence) -> None:
@@ -69,7 +69,7 @@ class DraftSource:
 
     def num_missing(self, sequence: Sequence) -> int:
         """Tokens that the draft model has yet to read, the last one not counted."""
-        return self._drafter.num_missing(self._slot(sequence), len(sequence.tokens))
+        return self._drafter.num_missing(self._slot(sequence), len(sequence.text))
 
     def read_seconds(self, num_tokens: int) -> float:
         """Expected seconds of reading ``num_tokens``; 0 until some were read."""
@@ -80,7 +80,7 @@ class DraftSource:
         """Read a part of what is missing; returns seconds."""
         slot = self._slot(sequence)
         started = self._clock()
-        num_read = self._drafter.catch_up(slot, sequence.tokens, _CATCH_UP_TOKENS)
+        num_read = self._drafter.catch_up(slot, sequence.text, _CATCH_UP_TOKENS)
         seconds = self._clock() - started
         if num_read >= MIN_CHUNK:
             self._costs.record(0, num_read, seconds)
@@ -91,10 +91,10 @@ class DraftSource:
         slots = [self._slot(sequence) for sequence in sequences]
         started = self._clock()
         for slot, sequence in zip(slots, sequences, strict=True):
-            if self._drafter.num_missing(slot, len(sequence.tokens)) > _USUAL_TOKENS:
-                self._drafter.catch_up(slot, sequence.tokens, _CATCH_UP_TOKENS)
+            if self._drafter.num_missing(slot, len(sequence.text)) > _USUAL_TOKENS:
+                self._drafter.catch_up(slot, sequence.text, _CATCH_UP_TOKENS)
         read = self._clock()
-        guesses = self._drafter.propose(slots, [one.tokens for one in sequences], length)
+        guesses = self._drafter.propose(slots, [one.text for one in sequences], length)
         seconds = self._clock() - read
         self._costs.record(len(sequences), 0, seconds / length)
         return guesses, seconds + read - started
