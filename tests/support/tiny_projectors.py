@@ -64,10 +64,10 @@ class _Projector:
     def add(self, name: str, numbers: NDArray[Any]) -> None:
         self.writer.add_tensor(name, numbers.astype(np.float32))
 
-    def encoder(self) -> None:
-        """A vision transformer."""
+    def encoder(self, patches: int = ROWS) -> None:
+        """A vision transformer; ``patches`` are those that it has positions for."""
         self.matrix("v.patch_embd", _WIDTH, 3, PATCH, PATCH)
-        self.matrix("v.position_embd", ROWS, _WIDTH, scale=3.0)
+        self.matrix("v.position_embd", patches, _WIDTH, scale=3.0)
         for layer in range(_LAYERS):
             at = f"v.blk.{layer}."
             self.norm(f"{at}ln1")
@@ -85,10 +85,17 @@ class _Projector:
         self.writer.close()
 
 
-def llava(path: Path, width: int = WIDTH, keys: Mapping[str, Any] | None = None) -> Path:
+def llava(
+    path: Path,
+    width: int = WIDTH,
+    *,
+    patches: int = ROWS,
+    kind: str = "mlp",
+    keys: Mapping[str, Any] | None = None,
+) -> Path:
     """Causal rows, one per patch, nothing around them; ``width`` is that of the text model."""
-    projector = _Projector(path, "mlp", keys or {})
-    projector.encoder()
+    projector = _Projector(path, kind, keys or {})
+    projector.encoder(patches)
     for index, columns in ((0, _WIDTH), (2, width)):
         projector.matrix(f"mm.{index}", width, columns, scale=4.0)
         projector.add(f"mm.{index}.bias", np.zeros(width))
@@ -102,13 +109,12 @@ def sliced(path: Path, side: int = 2) -> Path:
     return llava(path, keys={"clip.vision.image_grid_pinpoints": [IMAGE * one for one in grid[2:]]})
 
 
-def gemma3(path: Path, keys: Mapping[str, Any] | None = None) -> Path:
+def gemma3(path: Path, width: int = WIDTH, *, image: int = IMAGE, merge: int = 2) -> Path:
     """Rows that attend to each other, between marks that are text to a tiny vocabulary."""
-    projector = _Projector(
-        path, "gemma3", {"clip.vision.projector.scale_factor": 2, **(keys or {})}
-    )
-    projector.encoder()
-    projector.matrix("mm.input_projection", _WIDTH, WIDTH, scale=4.0)
+    keys = {"clip.vision.projector.scale_factor": merge, "clip.vision.image_size": image}
+    projector = _Projector(path, "gemma3", keys)
+    projector.encoder((image // PATCH) ** 2)
+    projector.matrix("mm.input_projection", _WIDTH, width, scale=4.0)
     projector.add("mm.soft_emb_norm.weight", np.ones(_WIDTH))
     projector.write()
     return path

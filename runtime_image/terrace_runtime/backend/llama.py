@@ -160,7 +160,6 @@ class LlamaBackend(LlamaCells, LlamaImages):
         self._logits = LogitRows(_C.get_logits, self._max_outputs, self._vocabulary.size)
         if self._kind.model_class == "decoder" and not self._kind.pooling:
             self._rows = EmbeddingRows(lib, _C.decode, context)
-        self._embeddings = EmbeddingRows(lib, _C.decode, context)
 
     @override
     def reopen(self, *, unified: bool) -> None:

@@ -42,7 +42,9 @@ _MAX_RATIO: Final = 50
 """A side may be so many times the other: libmtmd aborts where one shrinks to nothing."""
 _PROBED: Final = ((1, 1), (4, 1), (1, 4), (2, 1), (1, 2), (3, 2))
 """Shapes of images whose pieces are counted at load, in eighths of MAX_SIDE and as they are."""
-_TEXT, _IMAGE = 0, 1
+_TRIED: Final = 32
+"""Pixels of a side of the image that is encoded at load."""
+_TEXT: Final = 0
 """mtmd.h, enum mtmd_input_chunk_type."""
 _MROPE: Final = (8, 24, 40)
 """llama.h, enum llama_rope_type: positions of more than one number."""
@@ -125,8 +127,12 @@ class MtmdProjector(Projector):
         if not self._context:
             raise BackendError(f"{self._about} does not fit or cannot be loaded: {self._complaint}")
         self._check_loaded(together)
-        seconds = time.perf_counter() - started
-        _LOG.info("opened the projector %s (%s) in %.2f s", path, self.name, seconds)
+        opened = time.perf_counter()
+        self._try_out()
+        times = (opened - started, time.perf_counter() - opened)
+        _LOG.info(
+            "opened projector %s (%s) in %.2f s, an image took %.2f s", path, self.name, *times
+        )
 
     def _params(self, threads: int) -> Any:
         params = self._mtmd.mtmd_context_params_default()
@@ -170,6 +176,16 @@ class MtmdProjector(Projector):
                 if image is not None:
                     yield from image.chunks
                     image.close()
+
+    def _try_out(self) -> None:
+        """Encode an image, so that weights that end the process do so here and not in service."""
+        try:
+            image = self.prepare(bytes(_TRIED * _TRIED * 3), _TRIED, _TRIED)
+            first = next(i for i, chunk in enumerate(image.chunks) if chunk.rows)
+            self.encode(image, first)
+        except ProjectorError as error:
+            raise BackendError(f"{self._about} does not work: {error}") from error
+        image.close()
 
     # Serving --------------------------------------------------------------------------------------
 
