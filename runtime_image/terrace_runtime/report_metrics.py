@@ -38,6 +38,7 @@ _COUNTERS = (
     (contract.METRIC_KV_QUERIED, "Prompt tokens looked up in the tiers.", "queried_tokens"),
     (contract.METRIC_KV_RESTORES, "Requests that began with restored blocks.", "restores"),
     (contract.METRIC_KV_PARKS, "Sequences set aside for room or a more urgent one.", "parks"),
+    (contract.METRIC_KV_LAYOUTS, "Changes between split and unified KV.", "layout_changes"),
     (contract.METRIC_KV_REJECTED, "Blocks on disk that were not usable.", "rejected_blocks"),
     (contract.METRIC_KV_FAILURES, "Writes that the disk refused.", "spill_failures"),
 )

@@ -82,6 +82,9 @@ class CacheReport(Value):
     """Requests that began with restored blocks."""
     parks: int = 0
     """Sequences set aside for want of room or for a more urgent one."""
+    layout: Literal["split", "unified"] = "split"
+    """Of the KV cells now; kvLayout Auto changes it."""
+    layout_changes: int = 0
     rejected_blocks: int = 0
     """Blocks on disk that were torn, corrupt, foreign or gone."""
     spill_failures: int = 0

@@ -9,6 +9,7 @@ Next: ``runner.py`` calls ``step`` while there is work.
 from __future__ import annotations
 
 from bisect import insort
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from terrace_runtime.backend import DECODE_NO_ROOM
@@ -19,10 +20,11 @@ from terrace_runtime.engine.costs import MIN_CHUNK, StepCosts
 from terrace_runtime.engine.detokenizer import PieceTable
 from terrace_runtime.engine.evaluation import Evaluation
 from terrace_runtime.engine.harvest import Harvest
-from terrace_runtime.engine.meter import StepMeter
 from terrace_runtime.engine.image_stage import ImageStage
+from terrace_runtime.engine.meter import StepMeter
 from terrace_runtime.engine.open_requests import OpenRequests
 from terrace_runtime.engine.prefix import PrefixCache
+from terrace_runtime.engine.relayout import Relayout
 from terrace_runtime.engine.request import FinishReason
 from terrace_runtime.engine.sampling import open_sampler
 from terrace_runtime.engine.shortlisting import Shortlisting
@@ -52,12 +54,12 @@ class EngineCore:
         draw_seed: Callable[[], int],
         costs: StepCosts | None = None,
         speculator: Speculator | None = None,
+        images: ImageStage | None = None,
     ) -> None:
         """``backend`` is loaded. ``clock`` gives seconds; ``draw_seed`` a seed for who has none."""
-        images: ImageStage | None = None,
+        self.images = images or ImageStage(backend)
         self.table = PieceTable(backend.info.pieces)
         self.costs = costs or StepCosts(config.prefill_tokens)
-        self.images = images or ImageStage(backend)
         self.prefix = PrefixCache(backend, config, tiers, clock)
         self.speculator = speculator
         self._backend = backend
@@ -75,6 +77,7 @@ class EngineCore:
         if config.kv_unified and config.kv_cells:
             cells = config.kv_cells
         self._meter = StepMeter(cells)
+        self._relayout = Relayout(backend, config, self.prefix, clock)
 
     @property
     def has_work(self) -> bool:
@@ -101,12 +104,12 @@ class EngineCore:
     def report(self, now: float) -> EngineReport:
         """Tiers, sequences and speeds."""
         return EngineReport(
-            cache=self.prefix.report(),
+            cache=self._relayout.told(self.prefix.report()),
             speculation=self.speculator.report if self.speculator else SpeculationReport(),
+            images=self.images.report,
             sequences=tuple(one.report(now) for one in self._running),
             step_seconds=self.costs.table(),
         )
-            images=self.images.report,
 
     def prepare(self, sequence: Sequence) -> None:
         """What can be done for a new sequence on any other thread."""
@@ -116,10 +119,10 @@ class EngineCore:
         """Queue a prepared sequence. Its id must not be in use."""
         self._open.add(sequence)
         self.prefix.enter(sequence)
+        self.images.add(sequence)
 
     def abort(self, request_id: str) -> None:
         """End a request at the start of the next step; unknown ids are ignored."""
-        self.images.add(sequence)
         self._open.abort(request_id)
 
     def abort_all(self) -> None:
@@ -131,16 +134,17 @@ class EngineCore:
         started = self._clock()
         self.prefix.tiers.poll()
         outputs = [self._end(sequence, why) for sequence, why in self._open.due(started)]
-        self._admit(started)
+        if not self._change_layout(started):
+            self._admit(started)
         others_run = any(not one.is_restoring for one in self._running)
         self.prefix.restores.advance(others_run=others_run)
         self.prefix.trim(somebody_runs=bool(self._running))
+        for sequence, why in self.images.advance(started):
+            outputs.append(self._end(sequence, FinishReason.ERROR, why))
         self._shortlisting.update(self._running, started)
         group = self._choose_group(started)
         self._guess(group)
         drafted_at = self._clock()
-        for sequence, why in self.images.advance(started):
-            outputs.append(self._end(sequence, FinishReason.ERROR, why))
         plan = self._plan(group, self._budget(group), started)
         if self.speculator is not None and not plan.num_decodes:
             # A turn of prompts alone: guesses of now would be stale when their turn comes.
@@ -184,6 +188,22 @@ class EngineCore:
                 self._waiting.hold(sequence)
             else:
                 self._start(sequence, place, now)
+
+    def _change_layout(self, now: float) -> bool:
+        """Have the cells that suit the open requests; True: not yet, and nobody may begin."""
+        coming = self._waiting.some(self._config.parallel - len(self._running))
+        is_due = self._relayout.is_due(self._open.news, chain(self._running, coming), now)
+        if not is_due or not self._relayout.is_ready(self._running):
+            # Restores end within steps; a host tier that is too small will not grow.
+            return is_due and bool(self.prefix.restores)
+        for one in sorted(self._running, key=lambda each: each.order, reverse=True):
+            self.prefix.unload(one)
+            self._set_aside(one)
+        self._evaluation.drop_fillers()
+        self._relayout.change()
+        if self.speculator is not None:
+            self.speculator.use_layout(unified=self._backend.is_unified)
+        return False
 
     def _start(self, sequence: Sequence, slot: int, now: float) -> None:
         sequence.slot = slot
@@ -233,8 +253,8 @@ class EngineCore:
             self._config.batch_tokens,
             self.costs.prefill_room(num_decodes, len(group) - num_decodes),
             # A slot between those of one adapter may be another one's.
-            fill_holes=not self._config.kv_unified and len(group) == len(self._running),
-            mixes=self._config.kv_unified,
+            fill_holes=not self._backend.is_unified and len(group) == len(self._running),
+            mixes=self._backend.is_unified,
         )
 
     def _plan(self, group: list[Sequence], budget: Budget, now: float) -> BatchPlan:
@@ -295,6 +315,9 @@ class EngineCore:
     def _park(self, sequence: Sequence) -> None:
         """Set a running sequence aside in the host tier; it goes on when there is room."""
         self.prefix.park(sequence)
+        self._set_aside(sequence)
+
+    def _set_aside(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
         sequence.slot = None
         sequence.num_computed = 0
@@ -310,6 +333,7 @@ class EngineCore:
             self.prefix.leave(sequence)
             sequence.slot = None
         self.prefix.gone(sequence)
+        self.images.forget(sequence)
         if self.speculator is not None:
             self.speculator.forget(sequence)
         if sequence.sampler is not None:
@@ -322,4 +346,3 @@ class EngineCore:
 def _slot(sequence: Sequence) -> int:
     assert sequence.slot is not None
     return sequence.slot
-        self.images.forget(sequence)

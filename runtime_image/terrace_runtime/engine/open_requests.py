@@ -32,6 +32,8 @@ class OpenRequests:
         self._cancelled: list[Sequence] = []
         self._deadlines = Deadlines()
         self._arrivals = 0
+        self.news = 0
+        """Another number after every arrival and every end."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -42,6 +44,7 @@ class OpenRequests:
         sequence.arrival = self._clock()
         sequence.order = self._arrivals
         self._arrivals += 1
+        self.news += 1
         self._by_id[sequence.id] = sequence
         own = sequence.request.timeout_s or self._timeout_s
         sequence.deadline = sequence.arrival + min(own, self._timeout_s)
@@ -72,6 +75,7 @@ class OpenRequests:
 
     def close(self, sequence: Sequence) -> None:
         """It ended; one that has no slot leaves the queue."""
+        self.news += 1
         del self._by_id[sequence.id]
         if sequence.slot is None:
             self.waiting.remove(sequence)

@@ -160,10 +160,14 @@ class PrefixCache:
         """Whether the running sequence has more, or will have, than is to be had elsewhere."""
         if found.leader_will_have <= found.resident:
             return False
-        if self._capabilities.can_share_cells:
+        if self._can_share_cells:
             # Sharing costs nothing, and a copy from a tier would take cells of its own.
             return found.leader_will_have >= found.stored
         return self.tiers.store is not None and found.leader_will_have > found.stored
+
+    @property
+    def _can_share_cells(self) -> bool:
+        return self._capabilities.can_cut and self._backend.scratch is not None
 
     @staticmethod
     def _wait_for(sequence: Sequence, leader: Sequence, num_tokens: int) -> None:
@@ -175,7 +179,7 @@ class PrefixCache:
         """Take what a running sequence has computed: its cells, or a copy of them."""
         assert leader.slot is not None
         slot = self._clear_slot(free)
-        if self._capabilities.can_share_cells:
+        if self._can_share_cells:
             self._backend.seq_cp(leader.slot, slot, 0, count)
             self._hit_device(sequence, count)
         elif self.tiers.copy(leader.slot, slot, count):
@@ -203,11 +207,11 @@ class PrefixCache:
     def _restore(self, sequence: Sequence, found: _Found) -> int:
         """Have what is worth it brought into the slot; how many tokens."""
         count = self.tiers.worth_restoring(found.stored, found.on_disk, found.in_host)
+        count = self._whole(sequence, count)
         if count:
             self._num_restores += 1
             tier = "disk" if count > found.in_host else "host"
             self.restores.start(sequence, sequence.keys[: count // self._block_tokens], tier)
-        count = self._whole(sequence, count)
         return count
 
     def _taken(self, sequence: Sequence, slot: int, restored: int) -> int:
@@ -222,7 +226,7 @@ class PrefixCache:
 
     def has_cells_for(self, sequence: Sequence, running: Seq[Sequence]) -> bool:
         """Whether what it is expected to need is there, where all share fewer cells than slots."""
-        if not self._config.kv_unified or not self._config.kv_cells:
+        if not self._backend.is_unified or not self._config.kv_cells:
             return True
         used = sum(len(one.tokens) for one in running)
         return used + len(sequence.tokens) + _HEADROOM_TOKENS <= self._config.kv_cells
@@ -249,7 +253,7 @@ class PrefixCache:
 
     def trim(self, *, somebody_runs: bool) -> None:
         """Unified cells: those that nobody uses leave the device before they slow others down."""
-        if self._config.kv_unified and somebody_runs and self.tiers.can_save:
+        if self._backend.is_unified and somebody_runs and self.tiers.can_save:
             self.residents.drop_all()
 
     def set_stops(self, group: Seq[Sequence]) -> None:
@@ -290,10 +294,14 @@ class PrefixCache:
         self.tiers.release(sequence.id)
 
     def park(self, sequence: Sequence) -> None:
+        """Set a running sequence aside for room, or for one that is more urgent."""
+        self._num_parks += 1
+        self.unload(sequence)
+
+    def unload(self, sequence: Sequence) -> None:
         """Save a running sequence, and give up its slot and cells."""
         slot = sequence.slot
         assert slot is not None
-        self._num_parks += 1
         computed = sequence.tokens[: sequence.num_computed]
         self._forget(sequence)
         if computed and self.tiers.can_save:

@@ -70,10 +70,23 @@ class Tiers:
         disk = self._open_disk(layout.block_bytes(config.kv.block_tokens))
         self.store = KvStore(config.kv, layout, disk, clock, on_ready=on_ready)
         self.block_bytes = self.store.block_bytes
-        if config.kv_unified:
-            self.mover = UnifiedMover(backend, self.store, layout)
+        self._make_mover(backend, self.store, layout)
+
+    def relayout(self, backend: Backend) -> None:
+        """The backend has cells of the other layout now, all of them empty."""
+        assert self.store is not None
+        # The old one's staging buffer goes before there is another.
+        self.mover = None
+        layout = _layout(backend)
+        if layout.block_bytes(self._config.kv.block_tokens) != self.block_bytes:
+            raise BackendError("blocks of the two layouts of KV cells differ in size")
+        self._make_mover(backend, self.store, layout)
+
+    def _make_mover(self, backend: Backend, store: KvStore, layout: StateLayout) -> None:
+        if backend.is_unified:
+            self.mover = UnifiedMover(backend, store, layout)
         else:
-            self.mover = SplitMover(backend, self.store, layout, config.context_tokens)
+            self.mover = SplitMover(backend, store, layout, self._config.context_tokens)
 
     def _open_disk(self, block_bytes: int) -> BlockDisk | None:
         kv = self._config.kv

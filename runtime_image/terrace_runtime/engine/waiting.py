@@ -9,10 +9,11 @@ at the lowest active counter, so that nobody saves up. Next: ``core.py`` pops fr
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from terrace_runtime.engine.sequence import Sequence
 
@@ -71,6 +72,11 @@ class WaitingQueue:
     def is_empty(self) -> bool:
         """Nobody can be popped; some may be held."""
         return self._size == 0
+
+    def some(self, count: int) -> Iterator[Sequence]:
+        """About those ``count`` that will be next: held ones, then line by line."""
+        lines = (line.values() for line in self._lines.values())
+        return islice(chain(self._held.values(), *lines), max(0, count))
 
     def hold(self, sequence: Sequence) -> None:
         """Set a popped sequence aside until ``release`` lets it in again."""

@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,7 @@ from support.waiting import wait_for
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.engine.core import EngineCore
 from terrace_runtime.engine.intake import make_sequence
-from terrace_runtime.engine.request import PromptPart, Request
+from terrace_runtime.engine.request import PromptPart, Request, SamplingParams
 from terrace_runtime.engine.tiers import Tiers
 
 if TYPE_CHECKING:
@@ -119,6 +120,37 @@ def test_verified_answers_survive_spilling_a_restart_and_restoring(
             assert report.restores >= 30
             assert tiers["disk"].hits > 100
             assert sum(answer.ends[0].num_cached_tokens for answer in answers.values()) > 8000
+
+
+def copies(case: tuple[str, Request, str], count: int) -> list[tuple[str, Request, str]]:
+    """The same conversation, asked by so many at once."""
+    name, request, answer = case
+    renamed = [replace(request, id=f"{name}c{number}") for number in range(count)]
+    return [(one.id, one, answer) for one in renamed]
+
+
+@TYPES
+def test_verified_answers_survive_changes_of_the_layout(types: tuple[str, str]) -> None:
+    engine = Engine(config("split", types, parallel=16, kv_auto=True))
+    longest, *cases = needles()
+    drawn = replace(longest[1], id="drawn", sampling=SamplingParams(seed=3, temperature=1.0))
+    waves = (cases[:2], copies(longest, 24), cases[2:32])
+    for number, wave in enumerate(waves):
+        engine.submit(request for _, request, _ in wave)
+        if number == 1:
+            engine.submit([drawn])
+        # The next ones come while these run.
+        for _ in range(12):
+            engine.step()
+    answers = engine.run()
+    report = engine.core.report(0).cache
+    engine.close()
+    assert wrong(answers, [case for wave in waves for case in wave]) == []
+    assert report.layout_changes >= 2
+    alone = Engine(config("split", types, parallel=16, kv={"host_bytes": 0}))
+    alone.submit([drawn])
+    assert answers["drawn"].text == alone.run()["drawn"].text
+    alone.close()
 
 
 def secret(number: int, chance: random.Random, tenant: str) -> tuple[Request, str]:

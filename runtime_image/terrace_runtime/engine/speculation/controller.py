@@ -83,7 +83,7 @@ class Controller:
         """
         self._costs = costs
         self._max_tokens = max_tokens
-        self._equal = needs_equal_lengths
+        self.needs_equal_lengths = needs_equal_lengths
         self._draft_costs = draft_costs
         self._acceptance = Acceptance(max_tokens)
         self._choice: _Choice | None = None
@@ -180,7 +180,7 @@ class Controller:
             return
         self._since_plain += 1
         num_sequences = choice.num_sequences
-        rows_each = 1 + choice.num_guesses // num_sequences if self._equal else 1
+        rows_each = 1 + choice.num_guesses // num_sequences if self.needs_equal_lengths else 1
         num_fillers = (num_rows - num_sequences - choice.num_guesses) // rows_each
         base = self._costs.decode_seconds(num_sequences + num_fillers)
         expected = self._costs.decode_seconds(num_rows)
@@ -254,7 +254,7 @@ class Controller:
             self._acceptance.survival(one.key, one.strength, min(one.max_tokens, self._max_tokens))
             for one in candidates
         ]
-        if self._equal:
+        if self.needs_equal_lengths:
             return self._best_equal(candidates, survivals, room, num_fillers)
         return self._best_free(survivals, room)
 

@@ -101,6 +101,10 @@ class Speculator:
         self._source.forget(sequence)
         self._controller.forget(sequence.id)
 
+    def use_layout(self, *, unified: bool) -> None:
+        """The KV cells are of this layout from now on."""
+        self._controller.needs_equal_lengths = not unified
+
     def step(self, rows: int, seconds: float) -> None:
         """A step without prompt tokens is over: ``rows`` with guesses and fillers.
 
@@ -176,7 +180,7 @@ class Speculator:
 
     def _num_fillers(self, decoding: list[Sequence]) -> int:
         """Free slots between those that decode, as far as the batch planner fills them."""
-        if self._config.kv_unified:
+        if not self._controller.needs_equal_lengths:
             return 0
         slots = [one.slot for one in decoding if one.slot is not None]
         gaps = [after - before - 1 for before, after in pairwise(slots)]
