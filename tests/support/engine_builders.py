@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 import terrace_runtime
 from terrace_runtime.backend.fake import FakeBackend
 from terrace_runtime.contract import RuntimeConfig
 from terrace_runtime.engine.core import EngineCore
+from terrace_runtime.engine.image_encoder import Encoded, EncodeJob, ImageEncoder, PieceEncoder
+from terrace_runtime.engine.image_stage import ImageStage
 from terrace_runtime.engine.intake import check_request, make_sequence
 from terrace_runtime.engine.request import (
     FinishReason,
@@ -23,6 +27,7 @@ from terrace_runtime.engine.request import (
 from terrace_runtime.engine.tiers import Tiers
 
 if TYPE_CHECKING:
+    from terrace_runtime.backend.projector import Projector
     from terrace_runtime.engine.client import EngineClient
 
 DEMO = Path(terrace_runtime.__file__).parent / "demo"
@@ -105,6 +110,33 @@ class Answer:
         return self.text, self.num_tokens, self.finish
 
 
+class InlineEncoder(ImageEncoder):
+    """Encodes at once on the caller's thread; while ``is_held`` nothing comes of it."""
+
+    def __init__(self, projector: Projector) -> None:
+        self._encode = PieceEncoder(projector)
+        self._done: Encoded | None = None
+        self.is_held = False
+        self.started: list[EncodeJob] = []
+
+    @override
+    def start(self, job: EncodeJob) -> None:
+        assert self._done is None, "one job at a time"
+        self.started.append(job)
+        self._done = self._encode(job)
+
+    @override
+    def collect(self) -> Encoded | None:
+        if self.is_held:
+            return None
+        done, self._done = self._done, None
+        return done
+
+    @override
+    def close(self) -> None:
+        self._encode.close()
+
+
 class CoreDriver:
     """An EngineCore on a fake backend, stepped by the test; every request is followed."""
 
@@ -114,6 +146,8 @@ class CoreDriver:
         self.backend.load(config)
         self.clock = Clock()
         seeds = random.Random(0)
+        projector = self.backend.projector
+        self.encoder = InlineEncoder(projector) if projector is not None else None
         self.tiers = Tiers(self.backend, config, clock=self.clock)
         self.core = EngineCore(
             self.backend,
@@ -121,6 +155,7 @@ class CoreDriver:
             self.tiers,
             clock=self.clock,
             draw_seed=lambda: seeds.randrange(2**31),
+            images=ImageStage(self.backend, self.encoder),
         )
         self.answers: dict[str, Answer] = {}
         self.steps = 0
