@@ -31,6 +31,7 @@ class _Projector:
     def __init__(self, path: Path, kind: str, keys: Mapping[str, Any]) -> None:
         self.writer = writer = gguf.GGUFWriter(path, "clip")
         self._numbers = np.random.default_rng(11)
+        self.without = ""
         writer.add_type("mmproj")
         writer.add_name(f"tiny {kind}")
         values = {
@@ -62,7 +63,8 @@ class _Projector:
         self.add(f"{name}.bias", np.zeros(_WIDTH))
 
     def add(self, name: str, numbers: NDArray[Any]) -> None:
-        self.writer.add_tensor(name, numbers.astype(np.float32))
+        if name != self.without:
+            self.writer.add_tensor(name, numbers.astype(np.float32))
 
     def encoder(self, patches: int = ROWS) -> None:
         """A vision transformer; ``patches`` are those that it has positions for."""
@@ -92,9 +94,11 @@ def llava(
     patches: int = ROWS,
     kind: str = "mlp",
     keys: Mapping[str, Any] | None = None,
+    without: str = "",
 ) -> Path:
     """Causal rows, one per patch, nothing around them; ``width`` is that of the text model."""
     projector = _Projector(path, kind, keys or {})
+    projector.without = without
     projector.encoder(patches)
     for index, columns in ((0, _WIDTH), (2, width)):
         projector.matrix(f"mm.{index}", width, columns, scale=4.0)

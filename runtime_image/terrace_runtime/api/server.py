@@ -19,7 +19,7 @@ import uvloop
 
 from terrace_runtime.api.shortage import OutOfMemoryKills, memory_exit
 from terrace_runtime.backend import BackendError
-from terrace_runtime.backend.selfcheck import check_build
+from terrace_runtime.backend.selfcheck import check_build, check_projector
 from terrace_runtime.contract import EXIT_BACKEND, EXIT_ENGINE
 from terrace_runtime.engine.request import EngineError
 from terrace_runtime.node.fitting import shown
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from terrace_runtime.api.state import ServerState
+    from terrace_runtime.contract import RuntimeConfig
 
 _log = structlog.get_logger("terrace_runtime.server")
 _WATCH_SECONDS: Final = 0.2
@@ -148,7 +149,7 @@ async def _not_loaded(state: ServerState, why: str, num_kills: int) -> Ending:
     words = f"the model cannot be loaded: {why}"
     if code := memory_exit(why, num_kills):
         return Ending(code, f"{words}; {_memory_words(state)}")
-    return Ending(EXIT_BACKEND, f"{words}; {await _verdict_on_the_build()}")
+    return Ending(EXIT_BACKEND, f"{words}; {await _verdict(state.config, why)}")
 
 
 def _engine_ending(state: ServerState, num_kills: int) -> Ending:
@@ -191,10 +192,12 @@ def _memory_words(state: ServerState) -> str:
     return f"the container's memory limit: {limit}, the most it held: {peak}"
 
 
-async def _verdict_on_the_build() -> str:
-    """Is llama.cpp itself at fault, or this model? Half a second that only a failure pays."""
+async def _verdict(config: RuntimeConfig, why: str) -> str:
+    """Is llama.cpp itself at fault, a projector, or this model? Time that only a failure pays."""
     try:
         await asyncio.to_thread(check_build)
+        if config.projector_path and config.projector_path not in why:
+            await asyncio.to_thread(check_projector, config)
     except BackendError as error:
         return str(error)
     return "llama.cpp itself works here: its check decoded a Q8_0 batch"

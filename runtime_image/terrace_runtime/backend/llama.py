@@ -39,7 +39,7 @@ from terrace_runtime.backend.embedding import (
 from terrace_runtime.backend.embeddings import EmbeddingRows
 from terrace_runtime.backend.grammar import Grammars
 from terrace_runtime.backend.llama_cells import LlamaCells
-from terrace_runtime.backend.llama_images import LlamaImages
+from terrace_runtime.backend.llama_images import LlamaImages, open_alone
 from terrace_runtime.backend.loadlog import LoadLog, LogTap
 from terrace_runtime.backend.offload import ModelShape, Placement, check_attention, check_context
 from terrace_runtime.backend.rows import LogitRows, RawBatch
@@ -314,3 +314,9 @@ class LlamaBackend(LlamaCells, LlamaImages):
 def _together(model_bytes: int | None, *others: int | None) -> int | None:
     """Memory of the model, its draft and projector; None where the backend does not tell."""
     return model_bytes if model_bytes is None else model_bytes + sum(one or 0 for one in others)
+
+
+def try_projector(model_path: Path, path: Path) -> None:
+    """Open a projector beside a model's vocabulary and encode an image; raises BackendError."""
+    start(lib)
+    open_alone(lib, _LOG, model_path, path)

@@ -7,17 +7,21 @@ in.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
 from terrace_runtime.backend import Backend, BackendError
 from terrace_runtime.backend.binding import mtmd_binding
+from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.loadlog import LoadLog, LogTap
 from terrace_runtime.backend.mtmd import MtmdProjector
 from terrace_runtime.contract import RuntimeConfig, pod_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -77,3 +81,18 @@ class LlamaImages(Backend):
         return self._rows.decode(
             slot, position, rows, is_causal=is_causal, wants_logits=wants_logits
         )
+
+
+def open_alone(lib: Any, tap: LogTap, model_path: Path, path: Path) -> None:
+    """Open a projector beside the vocabulary of a model, whose weights are not read."""
+    log = LoadLog()
+    tap.install(log)
+    params = lib.llama_model_default_params()
+    params.vocab_only = True
+    model = lib.llama_model_load_from_file(str(model_path).encode(), params)
+    if not model:
+        raise BackendError(f"llama.cpp cannot read the vocabulary of {model_path}: {log.complaint}")
+    projector = MtmdProjector(mtmd_binding(lib), lib, log)
+    projector.load(path, model, usable_threads(0), sys.maxsize)
+    projector.close()
+    lib.llama_model_free(model)

@@ -117,7 +117,8 @@ class MtmdProjector(Projector):
                 f"{self._about}: this model places images by row and column (M-RoPE), which is not"
                 " supported: serve it without a projector, or a model with plain positions"
             )
-        self._width = int(lib.llama_model_n_embd_inp(model))
+        # A model that is loaded for its vocabulary alone knows no width.
+        self._width = int(lib.llama_model_n_embd_inp(model)) or self._facts.output_length
         self._vocabulary = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
         self._tap.install(self._log)
         started = time.perf_counter()

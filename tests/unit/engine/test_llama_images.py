@@ -17,6 +17,7 @@ from support.mtmd_reference import Reference
 from terrace_runtime.backend import DECODE_OK, BackendError, SamplerSettings
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.backend.projector import ProjectorError
+from terrace_runtime.backend.selfcheck import check_projector
 from terrace_runtime.engine.process import ChildEngine
 from terrace_runtime.engine.request import EngineError
 
@@ -457,3 +458,14 @@ async def test_a_file_that_makes_libmtmd_abort_ends_the_child_alone_and_is_named
     ):
         await engine.start()
     await engine.close()
+
+
+def test_a_file_that_crashes_libmtmd_is_named_by_the_check_that_follows(
+    files: Files, tmp_path: Path
+) -> None:
+    check_projector(files.config(files.projector("gemma3")))
+    hostile = tiny_projectors.llava(tmp_path / "hostile.gguf", without="v.blk.0.attn_q.weight")
+    with pytest.raises(BackendError, match=f"opening the projector {hostile} was ended by SIGSEGV"):
+        check_projector(files.config(hostile))
+    with pytest.raises(BackendError, match="for sound alone"):
+        check_projector(files.config(for_sound(tmp_path / "sound.gguf")))

@@ -16,6 +16,7 @@ import orjson
 import psutil
 import pytest
 
+from support import tiny_projectors
 from support.engine_builders import DEMO, runtime_config
 from support.replicas import last_words, pod_folder, serving
 from support.waiting import wait_for
@@ -150,6 +151,15 @@ def test_a_model_that_does_not_load_says_so(pod: Path) -> None:
     words = last_words(pod)
     assert "cannot be loaded" in words
     assert "llama.cpp itself works here" in words
+
+
+def test_a_projector_that_crashes_llama_is_named(pod: Path) -> None:
+    config = demo_pod(pod)
+    blind = tiny_projectors.llava(pod / "models" / "eyes.gguf", without="v.blk.0.attn_q.weight")
+    seeing = config.model_copy(update={"projector_path": f"/models/{blind.name}"})
+    with serving(pod, seeing) as replica:
+        assert replica.process.wait(LONG_S) == EXIT_BACKEND
+    assert "opening the projector /models/eyes.gguf was ended by SIGSEGV" in last_words(pod)
 
 
 def config_json(**changes: Any) -> str:
