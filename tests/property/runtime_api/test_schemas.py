@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terrace_runtime.api.content_parts import Turn
 from terrace_runtime.api.errors import ApiError
 from terrace_runtime.api.generation import max_tokens
 from terrace_runtime.api.schemas import ChatBody, CompletionBody, parse
 from terrace_runtime.contract import RuntimeConfig
+
+if TYPE_CHECKING:
+    from terrace_runtime.api.content_parts import Turn
 
 scalars = st.one_of(
     st.none(),

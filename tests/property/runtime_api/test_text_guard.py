@@ -5,14 +5,15 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from terrace_runtime.api.text_guard import CLOSE, CUT, OPEN, TextGuard, split
+from terrace_runtime.api.text_guard import CLOSE, CUT, IMAGE, OPEN, TextGuard, image_mark, split
+from terrace_runtime.engine.request import PromptPart
 
 TOKENS = ("<|im_start|>", "<|im_end|>", "<s>", "</s>", "[INST]", "<|", "|>")
 GUARD = TextGuard(TOKENS)
 texts = st.lists(
     st.one_of(
         st.sampled_from(
-            [*TOKENS, "<", "<|im_", "end|>", "|", ">", "[IN", "ST]", "\n", OPEN, CLOSE, CUT]
+            [*TOKENS, "<", "<|im_", "end|>", "|", ">", "[IN", "ST]", "\n", OPEN, CLOSE, CUT, IMAGE]
         ),
         st.text(max_size=5),
     ),
@@ -23,16 +24,19 @@ texts = st.lists(
 def control_tokens(rendered: str) -> int:
     """How many control tokens a tokenizer would find: in special parts, each on its own."""
     return sum(
-        part.text.count(token) for part in split(rendered) if part.special for token in TOKENS
+        part.text.count(token)
+        for part in split(rendered)
+        if isinstance(part, PromptPart) and part.special
+        for token in TOKENS
     )
 
 
 def plain(rendered: str) -> str:
-    return "".join(part.text for part in split(rendered))
+    return "".join(part.text for part in split(rendered) if isinstance(part, PromptPart))
 
 
 def without_marks(text: str) -> str:
-    return text.translate({ord(OPEN): None, ord(CLOSE): None, ord(CUT): None})
+    return text.translate({ord(OPEN): None, ord(CLOSE): None, ord(CUT): None, ord(IMAGE): None})
 
 
 @given(texts)
@@ -75,3 +79,24 @@ def test_a_template_that_slices_or_splits_brings_no_token_back(
 def test_ordinary_text_is_left_as_it_is(text: str) -> None:
     assert TextGuard(("<|im_start|>", "</s>")).mark(text) == text
     assert len(split(f"x{text}")) == 1
+
+
+@given(st.lists(st.one_of(texts, st.integers(0, 15)), max_size=6))
+@example([f"{IMAGE}7.0{IMAGE}", 1])
+@example(["<|im_", 0, "start|>"])
+def test_images_stand_where_they_were_put_and_nobody_forges_one(parts: list[str | int]) -> None:
+    marked = "".join(
+        image_mark("7", part) if isinstance(part, int) else GUARD.mark(part) for part in parts
+    )
+    found = split(f"<s>{marked}</s>", "7")
+    assert [part for part in found if isinstance(part, int)] == [
+        part for part in parts if isinstance(part, int)
+    ]
+    assert control_tokens(marked) == 0
+    words = "".join(part.text for part in found if isinstance(part, PromptPart))
+    assert words == f"<s>{''.join(without_marks(p) for p in parts if isinstance(p, str))}</s>"
+
+
+@given(st.integers(0, 15))
+def test_another_requests_mark_is_no_image(index: int) -> None:
+    assert not any(isinstance(part, int) for part in split(image_mark("8", index), "7"))

@@ -154,3 +154,54 @@ async def test_start_says_what_is_wrong_with_a_template() -> None:
         assert "TemplateSyntaxError" in await found.start()
     async with renderer("ok") as found:
         assert await found.start() == ""
+
+
+PARTS_ALONE = (
+    "{% for message in messages %}{{ message.role | capitalize }}: "
+    "{% for line in message.content %}{% if line.type == 'text' %}{{ line.text }}"
+    "{% elif line.type == 'image' %}<image>{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+)
+EITHER = (
+    "{% for message in messages %}{% if message.content is string %}[{{ message.content }}]"
+    "{% else %}{% for part in message.content %}({{ part.text }}){% endfor %}{% endif %}"
+    "{% endfor %}"
+)
+SHOWN = [Turn("system", ("Look.",)), Turn("user", ("what is ", 0, " beside", 1, "?"))]
+
+
+async def test_a_template_that_takes_parts_alone_gets_parts() -> None:
+    async with renderer(PARTS_ALONE) as found:
+        assert await found.render(TURNS) == (PromptPart("User: Hi<|im_end|>\n", special=True),)
+        assert await found.render(SHOWN) == (
+            PromptPart("System: Look.<|im_end|>\nUser: what is ", special=True),
+            0,
+            PromptPart(" beside", special=True),
+            1,
+            PromptPart("?<|im_end|>\n", special=True),
+        )
+
+
+async def test_a_template_that_takes_either_gets_text() -> None:
+    async with renderer(EITHER) as found:
+        assert await found.render(SHOWN) == (
+            PromptPart("[Look.][what is ", special=True),
+            0,
+            PromptPart(" beside", special=True),
+            1,
+            PromptPart("?]", special=True),
+        )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0].content }}",
+        "{{ messages[1].content }}{{ messages[1].content }}",
+        "{{ messages[1].content | truncate(20) }}",
+    ],
+)
+async def test_a_template_that_loses_or_doubles_an_image_is_named(template: str) -> None:
+    async with renderer(template) as found:
+        with pytest.raises(ApiError, match=r"chat template shows . of the 2 images") as caught:
+            await found.render(SHOWN)
+    assert (caught.value.status, caught.value.param) == (400, "messages")
