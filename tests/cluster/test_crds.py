@@ -182,6 +182,9 @@ GOOD = {
     "class for models": changed(POOL, "class", offload={"maxDisk": 0, "disk": {}}),
     "longest name": changed(MODEL, "m" * 40),
     "pvc": changed(MODEL, "pvc", source={"uri": "pvc://claim/folder/a.gguf"}),
+    "projector": changed(
+        MODEL, "sees", source={"uri": "hf://o/r:Q8_0"}, projector={"uri": "hf://o/r:Q8_0"}
+    ),
     "draft and adapters": changed(
         MODEL,
         "extended",
@@ -343,6 +346,26 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "draft: plain http": (
         changed(MODEL, draft={"uri": "http://h/a"}, speculation={"mode": "Draft"}),
         ["spec.draft.sha256", "set sha256"],
+    ),
+    "projector: the model's own file": (
+        changed(
+            MODEL,
+            source={"uri": "hf://o/r/m.gguf"},
+            projector={"uri": "hf://o/r/m.gguf"},
+        ),
+        ["spec.projector", "name the mmproj file beside it"],
+    ),
+    "projector: plain http": (
+        changed(MODEL, projector={"uri": "http://h/mmproj.gguf"}),
+        ["spec.projector.sha256", "set sha256"],
+    ),
+    "projector: a secret for a claim": (
+        changed(MODEL, projector={"uri": "pvc://c/p.gguf", "secretRef": {"name": "s"}}),
+        ["spec.projector.secretRef", "drop secretRef"],
+    ),
+    "projector: no uri": (
+        changed(MODEL, projector={"uri": "mmproj.gguf"}),
+        ["spec.projector.uri", "must be demo://NAME"],
     ),
     "adapters: twice": (
         changed(MODEL, adapters=[adapter("a"), adapter("a")]),

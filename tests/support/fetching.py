@@ -10,6 +10,7 @@ from terrace_runtime.models.fetch import fetch
 from terrace_runtime.models.gguf_header import read_header
 from terrace_runtime.models.lora import adapter_facts
 from terrace_runtime.models.progress import ProgressReporter
+from terrace_runtime.models.projector import projector_facts
 from terrace_runtime.models.web import DownloadLimits
 from terrace_runtime.models.work import Work
 
@@ -18,24 +19,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from terrace_runtime.contract import (
+        AnyFacts,
         FetchFailure,
         FetchOutcome,
         FetchSpec,
-        FileFacts,
         FileRole,
-        ModelFacts,
     )
 
 LOOPBACK = ("127.0.0.0/8",)
 QUICK = DownloadLimits(attempts=3, wait_s=0.001, read_timeout_s=5)
 
 
-def read_here(paths: Sequence[Path], role: FileRole) -> ModelFacts | FileFacts:
+def read_here(paths: Sequence[Path], role: FileRole) -> AnyFacts:
     """Facts without a child process."""
     headers = []
     for path in paths:
         with path.open("rb") as file:
             headers.append(read_header(file, path.stat().st_size))
+    if role == "projector":
+        return projector_facts(headers, "0" * 64)
     return (adapter_facts if role == "adapter" else facts_of)(headers, "0" * 64)
 
 
@@ -49,6 +51,7 @@ def failure(outcome: FetchOutcome) -> FetchFailure:
     """Of a fetch that must have failed."""
     assert outcome.facts is None
     assert outcome.file is None
+    assert outcome.projector is None
     assert outcome.failure is not None
     return outcome.failure
 

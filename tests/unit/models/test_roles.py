@@ -1,4 +1,4 @@
-"""What a file is for: a draft is a whole model and an adapter is none."""
+"""What a file is for: a draft is a whole model, an adapter and a projector are none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from support.fetching import LOOPBACK, failure, get, sha, stored
 from support.gguf_files import model_file
 from support.lora_files import lora_file
 from support.origins import Hub, Registry, S3Store, cut
+from support.projector_files import TINY, projector_file
 from support.split_files import split_file
 from terrace_runtime.contract import FetchOutcome, FetchSpec, FileRole
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LORA = "application/vnd.docker.ai.gguf.v3.lora"
+MMPROJ = "application/vnd.docker.ai.mmproj"
 GGUF = "application/vnd.docker.ai.gguf.v3"
 
 
@@ -66,6 +68,64 @@ async def test_a_model_is_no_adapter_and_an_adapter_no_model(
             assert "a LoRA adapter (name it under spec.adapters)" in wrong.message
 
 
+async def test_a_projector_is_read_for_what_encoding_an_image_takes(
+    pod: Path, tmp_path: Path
+) -> None:
+    content = projector_file(tmp_path / "p.gguf").read_bytes()
+    async with Hub(files={"mmproj.gguf": content}).running() as hub:
+        outcome = await fetched(hub, "projector", "mmproj.gguf")
+        facts = outcome.projector
+        assert facts is not None
+        assert (outcome.facts, outcome.file) == (None, None)
+        assert (facts.digest, facts.file_bytes) == (sha(content), len(content))
+        assert (facts.projector_type, facts.output_length) == ("gemma3", TINY.output)
+        assert stored(pod, outcome) == content
+        before = len(hub.requests)
+        assert await fetched(hub, "projector", "mmproj.gguf") == outcome
+        assert len(hub.requests) == before
+
+
+async def test_what_belongs_into_another_field_says_which(
+    pod: Path, tmp_path: Path, content: bytes
+) -> None:
+    files = {
+        "model.gguf": content,
+        "lora.gguf": lora_file(tmp_path / "a.gguf").read_bytes(),
+        "mmproj.gguf": projector_file(tmp_path / "p.gguf").read_bytes(),
+    }
+    wrong: dict[tuple[FileRole, str], str] = {
+        ("model", "mmproj.gguf"): "a multimodal projector (name it under spec.projector)",
+        ("draft", "mmproj.gguf"): "a multimodal projector (name it under spec.projector)",
+        ("adapter", "mmproj.gguf"): "name it under spec.projector",
+        ("projector", "model.gguf"): "a whole model (architecture llama)",
+        ("projector", "lora.gguf"): "a LoRA adapter (name it under spec.adapters)",
+    }
+    async with Hub(files=files).running() as hub:
+        for (role, file), words in wrong.items():
+            said = failure(await fetched(hub, role, file))
+            assert (said.reason, said.permanent) == ("UnsupportedFormat", True)
+            assert words in said.message, (role, file, said.message)
+
+
+async def test_a_source_that_names_no_file_means_the_one_of_its_role(
+    pod: Path, tmp_path: Path, content: bytes
+) -> None:
+    projector = projector_file(tmp_path / "p.gguf").read_bytes()
+    files = {"m-Q8_0.gguf": content, "mmproj-m-Q8_0.gguf": projector, "mmproj-m-f16.gguf": b"x"}
+    async with Hub(files=files).running() as hub:
+        for role, wanted in (("model", content), ("projector", projector)):
+            spec = FetchSpec.model_validate(
+                {
+                    "uri": "hf://owner/repo:Q8_0",
+                    "role": role,
+                    "hf_endpoint": hub.url,
+                    "allowed_networks": LOOPBACK,
+                }
+            )
+            # The second must not find what the first one fetched.
+            assert stored(pod, await get(spec)) == wanted
+
+
 async def test_a_large_file_of_the_wrong_kind_is_refused_by_its_header(
     pod: Path, tmp_path: Path
 ) -> None:
@@ -113,13 +173,33 @@ async def test_an_adapter_in_parts_is_refused(pod: Path, tmp_path: Path) -> None
         assert "split into parts" in wrong.message
 
 
-async def test_one_artifact_may_hold_a_model_and_its_adapter(
+async def test_one_artifact_may_hold_a_model_its_adapter_and_its_projector(
     pod: Path, tmp_path: Path, content: bytes
 ) -> None:
     lora = lora_file(tmp_path / "a.gguf").read_bytes()
+    seer = projector_file(tmp_path / "p.gguf").read_bytes()
     async with Registry().running() as registry:
-        registry.push("v1", [(GGUF, "", content), (LORA, "", lora)])
-        for role, wanted in (("model", content), ("adapter", lora)):
+        registry.push("v1", [(GGUF, "", content), (LORA, "", lora), (MMPROJ, "", seer)])
+        for role, wanted in (("model", content), ("adapter", lora), ("projector", seer)):
+            spec = FetchSpec.model_validate(
+                {
+                    "uri": "oci://r.example/ai/model:v1",
+                    "role": role,
+                    "oci_endpoint": registry.url,
+                    "allowed_networks": LOOPBACK,
+                }
+            )
+            assert stored(pod, await get(spec)) == wanted
+
+
+async def test_plain_files_of_an_artifact_are_told_apart_by_their_names(
+    pod: Path, tmp_path: Path, content: bytes
+) -> None:
+    seer = projector_file(tmp_path / "p.gguf").read_bytes()
+    plain = "application/gguf"
+    async with Registry().running() as registry:
+        registry.push("v1", [(plain, "mmproj-m.gguf", seer), (plain, "m.gguf", content)])
+        for role, wanted in (("model", content), ("projector", seer)):
             spec = FetchSpec.model_validate(
                 {
                     "uri": "oci://r.example/ai/model:v1",
