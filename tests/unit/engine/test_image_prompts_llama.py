@@ -1,0 +1,200 @@
+"""Images from the client to llama.cpp and back, on a tiny model and tiny projectors."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from support import tiny_models, tiny_projectors
+from support.engine_builders import Answer, answer_of, runtime_config, text_request
+from support.mtmd_reference import Reference
+from support.pictures import image_request, picture
+from terrace_runtime.contract import KvTiers
+from terrace_runtime.engine.process import ChildEngine
+from terrace_runtime.engine.request import FinishReason, ImagePart, SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from terrace_runtime.contract import RuntimeConfig
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "llava": tiny_projectors.llava,
+    "sliced": tiny_projectors.sliced,
+    "gemma3": tiny_projectors.gemma3,
+}
+MODELS: dict[str, Callable[[Path], object]] = {
+    "llama": tiny_models.llama,
+    "gemma3": tiny_models.gemma3,
+    "lfm2": tiny_models.lfm2,
+    "mamba": tiny_models.mamba,
+}
+ONE, OTHER = picture(1, 100, 60), picture(2, 100, 60)
+BEFORE, AFTER = "a llama climbs the terrace of pods", " and looks down"
+LIKELY = SamplingParams(temperature=0, ignore_eos=True, logprobs=5)
+HOST = KvTiers(block_tokens=8, host_bytes=1 << 26, checkpoint_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("vision")
+    for name, write_model in MODELS.items():
+        write_model(found / f"{name}.gguf")
+    for name, write in KINDS.items():
+        write(found / f"eyes-{name}.gguf")
+    return found
+
+
+def config(
+    folder: Path, eyes: str = "llava", model: str = "llama", **changes: Any
+) -> RuntimeConfig:
+    values: dict[str, Any] = {
+        "model_path": str(folder / f"{model}.gguf"),
+        "projector_path": str(folder / f"eyes-{eyes}.gguf"),
+        "projector_digest": "3" * 64,
+        "context_tokens": 512,
+        "batch_tokens": 32,
+        "ubatch_tokens": 32,
+        "threads": 1,
+        "kv": HOST,
+    }
+    return runtime_config(**(values | changes))
+
+
+def ask(name: str, *parts: str | ImagePart, **changes: Any) -> Any:
+    values: dict[str, Any] = {
+        "sampling": SamplingParams(temperature=0, ignore_eos=True),
+        "max_tokens": 12,
+    }
+    return image_request(name, *(parts or (BEFORE, ONE, AFTER)), **(values | changes))
+
+
+async def answers(settings: RuntimeConfig, *requests: Any, together: bool = False) -> list[Answer]:
+    engine = ChildEngine(settings)
+    try:
+        await engine.start()
+        if together:
+            return list(await asyncio.gather(*(answer_of(engine, one) for one in requests)))
+        return [await answer_of(engine, one) for one in requests]
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize("eyes", sorted(KINDS))
+async def test_the_first_tokens_odds_are_those_of_libmtmd(folder: Path, eyes: str) -> None:
+    settings = config(folder, eyes)
+    reference = Reference(folder / "llama.gguf", folder / f"eyes-{eyes}.gguf", 32)
+    shown = [ONE, OTHER, picture(3, 40, 90)]
+    expected = []
+    for image in shown:
+        pixels = np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)
+        logits = reference.logits(BEFORE, pixels, AFTER).astype(float)
+        expected.append(logits - np.log(np.exp(logits).sum()))
+    reference.close()
+    requests = [
+        ask(str(n), BEFORE, image, AFTER, max_tokens=1, sampling=LIKELY)
+        for n, image in enumerate(shown)
+    ]
+    for answer, logprobs in zip(await answers(settings, *requests), expected, strict=True):
+        (token,) = answer.ends[0].logprobs
+        assert token.logprob == pytest.approx(logprobs.max(), abs=1e-3)
+        theirs = sorted(logprobs)[::-1][:5]
+        assert [one.logprob for one in token.top] == pytest.approx(theirs, abs=1e-3)
+
+
+@pytest.mark.parametrize("eyes", sorted(KINDS))
+@pytest.mark.parametrize("model", sorted(MODELS))
+async def test_different_images_give_different_answers_and_a_second_look_the_same(
+    folder: Path, eyes: str, model: str
+) -> None:
+    settings = config(folder, eyes, model)
+    first, other, again = await answers(
+        settings,
+        ask("a", max_tokens=1, sampling=LIKELY),
+        ask("b", BEFORE, OTHER, AFTER, max_tokens=1, sampling=LIKELY),
+        ask("c", max_tokens=1, sampling=LIKELY),
+    )
+    assert distance(first, other) > 0.005
+    assert distance(first, again) < 0.002
+    assert again.ends[0].num_cached_tokens > 0
+
+
+def distance(one: Answer, other: Answer) -> float:
+    """By how much the likeliest first tokens differ in their log probability."""
+    ours, theirs = (
+        {each.piece: each.logprob for each in answer.ends[0].logprobs[0].top}
+        for answer in (one, other)
+    )
+    return max(abs(ours[piece] - theirs.get(piece, -99.0)) for piece in ours)
+
+
+async def test_a_second_look_is_a_hit_in_the_cells(folder: Path) -> None:
+    _, again = await answers(config(folder), ask("a"), ask("b"))
+    rows = tiny_projectors.ROWS
+    assert again.ends[0].num_prompt_tokens == len(BEFORE) + rows + len(AFTER)
+    assert again.ends[0].num_cached_tokens >= len(BEFORE) + rows
+
+
+@pytest.mark.parametrize("eyes", sorted(KINDS))
+@pytest.mark.parametrize("unified", [True, False])
+async def test_together_equals_alone(folder: Path, eyes: str, *, unified: bool) -> None:
+    settings = config(folder, eyes, kv_unified=unified)
+    requests = [
+        ask("a"),
+        text_request("b", "no image at all, but a long text to read", max_tokens=30),
+        ask("c", "x", OTHER, "y", ONE, "z"),
+        ask("d", BEFORE, picture(4, 30, 30), AFTER),
+        ask("e", OTHER, "begins with one"),
+        ask("f"),
+    ]
+    together = await answers(settings, *requests, together=True)
+    alone = await answers(settings, *requests)
+    assert [one.facts for one in together] == [one.facts for one in alone]
+
+
+@pytest.mark.parametrize("mode", ["ngram", "draft"])
+async def test_guesses_change_nothing(folder: Path, mode: str) -> None:
+    guessing = {"mode": mode, "draft_path": str(folder / "llama.gguf"), "max_tokens": 3}
+    plain = await answers(config(folder), ask("a", max_tokens=40))
+    found = await answers(config(folder, speculation=guessing), ask("a", max_tokens=40))
+    assert found[0].facts == plain[0].facts
+
+
+async def test_after_a_restart_the_disk_tier_brings_the_image_back(
+    folder: Path, tmp_path: Path
+) -> None:
+    kv = KvTiers(
+        block_tokens=8, host_bytes=1 << 20, disk_bytes=1 << 26, disk_path=str(tmp_path / "kv")
+    )
+    settings = config(folder, kv=kv)
+    (first,) = await answers(settings, ask("a"))
+    engine = ChildEngine(settings)
+    try:
+        await engine.start()
+        second = await answer_of(engine, ask("b"))
+        report = engine.report
+    finally:
+        await engine.close()
+    assert second.facts == first.facts
+    assert second.ends[0].cached_tier == "disk"
+    assert report.images.encoded == 0
+
+
+async def test_a_client_that_leaves_while_its_image_is_encoded_frees_its_place(
+    folder: Path,
+) -> None:
+    engine = ChildEngine(config(folder, "sliced", parallel=1))
+    try:
+        await engine.start()
+        leaving = engine.submit(ask("a", *[BEFORE, picture(9, 900, 900)] * 3, AFTER))
+        await asyncio.sleep(0)
+        engine.abort("a")
+        ends = [one.finish async for one in leaving]
+        assert ends[-1] is FinishReason.ABORT
+        assert (await answer_of(engine, ask("b"))).finish is FinishReason.LENGTH
+    finally:
+        await engine.close()
