@@ -27,7 +27,7 @@ def header_of(path: Path, shape: ProjectorShape = TINY, **changes: Any) -> Heade
         return read_header(opened, file.stat().st_size)
 
 
-def with_keys(header: Header, **keys: Value) -> Header:
+def with_keys(header: Header, **keys: Value | None) -> Header:
     """Keys by their names with __ for a dot; None takes one away."""
     changed = header.metadata | {name.replace("__", "."): value for name, value in keys.items()}
     metadata = {name: value for name, value in changed.items() if value is not None}
@@ -78,9 +78,15 @@ def test_a_grid_of_pieces_is_counted_with_the_overview(tmp_path: Path) -> None:
 
 def test_pieces_of_any_shape_are_as_large_as_their_rows_allow(tmp_path: Path) -> None:
     header = header_of(tmp_path, kind="mlp", merge=1)
-    wide = {"clip__projector_type": "pixtral", "clip__vision__spatial_merge_size": 2}
+    wide: dict[str, Value] = {
+        "clip__projector_type": "pixtral",
+        "clip__vision__spatial_merge_size": 2,
+    }
     assert facts_of(with_keys(header, **wide)).max_patches == 1024 * 4 + 1
-    most = {"clip__projector_type": "phi4", "clip__vision__image_max_pixels": 4 * 4 * 100}
+    most: dict[str, Value] = {
+        "clip__projector_type": "phi4",
+        "clip__vision__image_max_pixels": 4 * 4 * 100,
+    }
     assert facts_of(with_keys(header, **most)).max_patches == 100 + 1
 
 
