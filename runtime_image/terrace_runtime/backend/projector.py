@@ -62,7 +62,10 @@ class Projector(Protocol):
 
     @property
     def compute_bytes(self) -> int | None:
-        """Most memory that its graph took so far, the largest image at load among it."""
+        """Memory reserved for its graph at load; None where the backend does not tell.
+
+        Families that take images as large as they come grow it with the largest one.
+        """
 
     def prepare(self, rgb: bytes, width: int, height: int) -> Prepared:
         """Scale and cut ``width`` x ``height`` pixels (3 bytes each, row by row); milliseconds.
@@ -73,7 +76,8 @@ class Projector(Protocol):
     def encode(self, prepared: Prepared, index: int) -> NDArray[np.float32]:
         """(rows, width) embeddings of image piece ``index`` of ``prepared.chunks``; seconds.
 
-        One at a time: a second caller waits. The array is the caller's. Raises BackendError.
+        One at a time: a second caller waits. The array is the caller's. Raises ProjectorError where
+        this image cannot be encoded, and BackendError for a piece that is none or is closed.
         """
 
     def close(self) -> None:
