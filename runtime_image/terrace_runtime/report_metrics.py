@@ -8,9 +8,14 @@ those work unchanged. Does not own: counting (``metrics.py``, ``engine``).
 from __future__ import annotations
 
 import time
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from terrace_runtime import contract
@@ -18,9 +23,9 @@ from terrace_runtime import contract
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from terrace_runtime.contract import CacheReport, RuntimeReport
+    from terrace_runtime.contract import CacheReport, ImageReport, RuntimeReport
 
-    Family = GaugeMetricFamily | CounterMetricFamily
+    Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
 
 _TIER_GAUGES = (
     (contract.METRIC_TIER_USED, "Bytes of KV blocks in a tier.", "used_bytes"),
@@ -69,6 +74,8 @@ class ReportMetrics(Collector):
         yield CounterMetricFamily(
             contract.METRIC_ACCEPTED, "Guesses that were right.", guessed.accepted_tokens
         )
+        if report.capabilities.takes_images:
+            yield from _images(report.engine.images)
         yield from _gateway_names(report, usage)
 
     def describe(self) -> Iterable[Family]:
@@ -89,6 +96,25 @@ def _cache(cache: CacheReport) -> Iterable[Family]:
         yield counter
     for name, text, field in _COUNTERS:
         yield CounterMetricFamily(name, text, getattr(cache, field))
+
+
+def _images(images: ImageReport) -> Iterable[Family]:
+    pieces = CounterMetricFamily(
+        contract.METRIC_IMAGES,
+        "Pieces of images in prompts, by what became of them.",
+        labels=["outcome"],
+    )
+    for outcome in ("encoded", "kept", "reused", "failed"):
+        pieces.add_metric([outcome], getattr(images, outcome))
+    yield pieces
+    ends = (*map(str, contract.IMAGE_ENCODE_BUCKETS), "+Inf")
+    counts = images.encode_counts or (0,) * len(ends)
+    yield HistogramMetricFamily(
+        contract.METRIC_IMAGE_ENCODE,
+        "Seconds of encoding one piece of an image.",
+        buckets=list(zip(ends, accumulate(counts), strict=True)),
+        sum_value=images.encode_seconds,
+    )
 
 
 def _model(report: RuntimeReport) -> Iterable[Family]:

@@ -167,7 +167,7 @@ def _report() -> RuntimeReport:
         parallel=4,
         threads=2,
         memory=MemoryReport(weights_bytes=1, kv_bytes=1, compute_bytes=1, anonymous_peak_bytes=1),
-        capabilities=Capabilities(),
+        capabilities=Capabilities(takes_images=True),
         adapters=("french",),
         engine=EngineReport(cache=CacheReport(block_tokens=32, tiers=tiers)),
     )

@@ -134,6 +134,8 @@ class ProjectorFacts(Value):
     """Transformer blocks of the image encoder."""
     output_length: int = Field(ge=1)
     """Values of one image row: must be the model's embedding_length."""
+    max_rows: int = Field(ge=1)
+    """Rows that the largest piece becomes."""
     rows_at_once: int = Field(default=0, ge=0)
     """Rows of a piece that attend to each other, so that one step takes them all; 0: none do."""
 

@@ -47,7 +47,7 @@ class MemoryReport(Value):
     kv_bytes: int | None = None
     compute_bytes: int | None = None
     projector_bytes: int | None = None
-    """Weights and largest graph of the projector; 0: there is none."""
+    """Weights and largest graph of the projector, counted above too; 0: there is none."""
     anonymous_peak_bytes: int | None = None
     """Highest RssAnon + RssShmem of the pod's processes so far."""
     devices: tuple[DeviceMemory, ...] = Field(default=(), max_length=32)

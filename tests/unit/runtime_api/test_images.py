@@ -209,6 +209,24 @@ async def test_models_and_the_report_tell_that_images_are_taken(pair: Pair) -> N
     assert report["memory"]["projector_bytes"] == 0
 
 
+async def test_metrics_tell_what_became_of_images(pair: Pair) -> None:
+    await pair.ask(text("what is it?"), image(RED))
+    await pair.ask(text("and behind another beginning?"), image(RED))
+
+    async def lines() -> list[str]:
+        return (await raw(pair.port, "GET", "/metrics")).body.decode().splitlines()
+
+    kept = 'terrace_runtime_images_total{outcome="kept"} 1.0'
+    async with asyncio.timeout(LONG_S):
+        while kept not in await lines():  # noqa: ASYNC110 - reports come now and then
+            await asyncio.sleep(0.05)
+    found = await lines()
+    assert 'terrace_runtime_images_total{outcome="encoded"} 1.0' in found
+    assert 'terrace_runtime_images_total{outcome="failed"} 0.0' in found
+    assert 'terrace_runtime_image_encode_seconds_bucket{le="+Inf"} 1.0' in found
+    assert "terrace_runtime_image_encode_seconds_count 1.0" in found
+
+
 async def test_an_image_that_cannot_be_encoded_fails_its_request_alone() -> None:
     def fails() -> None:
         raise RuntimeError("out of luck")
