@@ -71,6 +71,7 @@ def projector_facts(**changes: Any) -> ProjectorFacts:
         "heads": 3,
         "layers": 4,
         "output_length": 256,
+        "max_rows": 196,
     }
     return ProjectorFacts.model_validate(values | changes)
 

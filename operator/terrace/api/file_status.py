@@ -159,6 +159,8 @@ class ProjectorStatus(StatusValue):
     """Its layers."""
     output_length: int
     """Width of an image row, which is the model's."""
+    max_rows: int
+    """Rows of the largest piece."""
     rows_at_once: int = 0
     """Image rows that one step must take together."""
 

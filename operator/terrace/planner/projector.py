@@ -26,7 +26,10 @@ ATTENTION_WIDTHS: Final = 5
 """Vectors of a patch held at once around attention: what goes on, its norm, query, key, value."""
 FEED_FORWARD_WIDTHS: Final = 2
 """Beside the feed-forward layer's own: what goes on, and its norm or what comes out."""
+HEAD_WIDTHS: Final = 2
+"""Rows between the two products that make them, and the rows themselves."""
 CHANNELS: Final = 3
+ROW_COPIES: Final = 2
 OPEN_BYTES: Final = 16 * MIB
 """Graph nodes, names of tensors and libmtmd itself."""
 DECODER_BYTES: Final = 32 * MIB
@@ -73,16 +76,19 @@ def projector_bytes(facts: ProjectorFacts) -> ProjectorBytes:
 
 def graph_bytes(facts: ProjectorFacts) -> int:
     """The graph of the largest piece, and the work space of its widest product."""
-    width, wide = facts.embedding_length, max(facts.feed_forward_length, facts.output_length)
-    values = max(ATTENTION_WIDTHS * width, FEED_FORWARD_WIDTHS * width + wide)
+    width, wide = facts.embedding_length, facts.feed_forward_length
     pixels = CHANNELS * facts.patch_size**2
-    return facts.max_patches * (FLOAT * (values + pixels) + HALF * max(wide, width, pixels))
+    body = facts.max_patches * max(ATTENTION_WIDTHS * width, FEED_FORWARD_WIDTHS * width + wide)
+    head = facts.max_patches * width + HEAD_WIDTHS * facts.max_rows * facts.output_length
+    work = HALF * facts.max_patches * max(wide, width, pixels)
+    return FLOAT * (max(body, head) + facts.max_patches * pixels) + work
 
 
 def _piece_bytes(facts: ProjectorFacts) -> int:
-    """The pieces of one image as floats."""
+    """The pieces of one image as floats, and the rows of one: libmtmd's, and a copy."""
     pixels = facts.max_patches * facts.patch_size**2
-    return facts.max_pieces * FLOAT * CHANNELS * pixels
+    rows = ROW_COPIES * facts.max_rows * facts.output_length
+    return FLOAT * (facts.max_pieces * CHANNELS * pixels + rows)
 
 
 def refuse_pair(

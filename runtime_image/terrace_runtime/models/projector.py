@@ -43,6 +43,8 @@ def projector_facts(headers: Sequence[Header], digest: str) -> ProjectorFacts:
     merge, output = _merge(keys, family, image_size), _output_length(header.tensors, family)
     has_audio = keys.get("has_audio_encoder") is True
     positions = _AUDIO_POSITIONS if has_audio else 1
+    patches = _patches(keys, family, merge, image_size, patch_size)
+    rows = family.most_rows or max(1, patches // merge**2)
     return ProjectorFacts(
         digest=digest,
         file_bytes=header.file_bytes,
@@ -53,14 +55,15 @@ def projector_facts(headers: Sequence[Header], digest: str) -> ProjectorFacts:
         weight_bytes=sum(tensor.num_bytes for tensor in header.tensors),
         image_size=image_size,
         patch_size=patch_size,
-        max_patches=max(positions, _patches(keys, family, merge, image_size, patch_size)),
+        max_patches=max(positions, patches),
         max_pieces=_pieces(keys, family, image_size),
         embedding_length=_widest(keys, "embedding_length", has_audio=has_audio),
         feed_forward_length=_widest(keys, "feed_forward_length", has_audio=has_audio),
         heads=_bounded(keys, "vision.attention.head_count", 4096),
         layers=_bounded(keys, "vision.block_count", MAX_LAYERS),
         output_length=output,
-        rows_at_once=_rows_at_once(family, merge, output, image_size // patch_size),
+        max_rows=rows,
+        rows_at_once=0 if _is_causal(family, output) else rows,
     )
 
 
@@ -118,10 +121,8 @@ def _merge(keys: Keys, family: Family, image_size: int) -> int:
     return merge
 
 
-def _rows_at_once(family: Family, merge: int, output: int, side: int) -> int:
-    if family.causal_widths is None or output in family.causal_widths:
-        return 0
-    return family.most_rows or (side // merge) ** 2
+def _is_causal(family: Family, output: int) -> bool:
+    return family.causal_widths is None or output in family.causal_widths
 
 
 def _patches(keys: Keys, family: Family, merge: int, image_size: int, patch_size: int) -> int:

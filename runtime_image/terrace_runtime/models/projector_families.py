@@ -77,11 +77,16 @@ FAMILIES: Final[dict[str, Family]] = {
         causal_widths=frozenset(),
     ),
     # SmolVLM and Idefics 3.
-    "idefics3": Family(_FC, tiles_longest_key="preproc_image_size"),
-    "internvl": Family(
-        (("mm.model.mlp.3.weight", 1),), tiles_key="preproc_max_tiles", most_pieces=13
+    "idefics3": Family(
+        _FC, merge_key="projector.scale_factor", tiles_longest_key="preproc_image_size"
     ),
-    "llama4": Family(_FC, most_pieces=17),
+    "internvl": Family(
+        (("mm.model.mlp.3.weight", 1),),
+        merge_key="projector.scale_factor",
+        tiles_key="preproc_max_tiles",
+        most_pieces=13,
+    ),
+    "llama4": Family(_FC, merge_key="projector.scale_factor", most_pieces=17),
     "pixtral": Family(_MM_2, merge_key="spatial_merge_size", most_rows=1024),
     "lightonocr": Family(_MM_2, longest_key="preproc_image_size"),
     "lfm2": Family(_MM_2, merge_key="projector.scale_factor", most_rows=256, most_pieces=11),

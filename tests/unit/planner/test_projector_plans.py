@@ -34,6 +34,7 @@ SIGLIP_400M = projector_facts(
     weight_bytes=850 * MIB,
     file_bytes=850 * MIB,
     output_length=4096,
+    max_rows=256,
     rows_at_once=256,
 )
 
@@ -77,6 +78,7 @@ def test_what_images_take_does_not_hang_on_the_projector() -> None:
         {"embedding_length": 2048},
         {"feed_forward_length": 9000},
         {"output_length": 30_000},
+        {"max_rows": 4096},
     ],
 )
 def test_a_larger_encoder_never_needs_less(larger: dict[str, int]) -> None:
