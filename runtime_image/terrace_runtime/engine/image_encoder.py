@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.request import ImagePart
 
 _LOG = logging.getLogger(__name__)
+_IDLE_S = 2.0
+"""After a job the scaled image is kept for so long, for its other pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,17 @@ class EncodingThread(ImageEncoder):
         self._thread.join()
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next()) is not None:
             self._done.put(self._encode(job))
             self._on_done()
         self._encode.close()
+
+    def _next(self) -> EncodeJob | None:
+        with suppress(Empty):
+            return self._jobs.get(timeout=_IDLE_S)
+        # Nobody sends images: the last one's scaled pixels are worth tens of megabytes.
+        self._encode.close()
+        return self._jobs.get()
 
 
 class PieceEncoder:

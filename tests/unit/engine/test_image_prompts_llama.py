@@ -230,7 +230,8 @@ async def test_a_client_that_leaves_while_its_image_is_encoded_frees_its_place(
     engine = ChildEngine(config(folder, "sliced", parallel=1))
     try:
         await engine.start()
-        leaving = engine.submit(ask("a", *[BEFORE, picture(9, 900, 900)] * 3, AFTER))
+        large = picture(9, 900, 900)
+        leaving = engine.submit(ask("a", BEFORE, large, BEFORE, large, BEFORE, large, AFTER))
         await asyncio.sleep(0)
         engine.abort("a")
         ends = [one.finish async for one in leaving]
