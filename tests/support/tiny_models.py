@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 WIDTH, HEADS, HEAD, FEED_FORWARD, LAYERS = 64, 2, 32, 128, 2
@@ -75,9 +75,9 @@ class _Model:
         self.matrix(f"{at}ffn_up", FEED_FORWARD, WIDTH)
         self.matrix(f"{at}ffn_down", WIDTH, FEED_FORWARD)
 
-    def byte_vocabulary(self) -> None:
+    def byte_vocabulary(self, marks: Sequence[str] = ()) -> None:
         """One token per byte and control tokens behind them."""
-        byte_vocabulary(self.writer)
+        byte_vocabulary(self.writer, marks)
 
     def write(self) -> None:
         self.writer.write_header_to_file()
@@ -86,10 +86,13 @@ class _Model:
         self.writer.close()
 
 
-def byte_vocabulary(writer: gguf.GGUFWriter) -> int:
-    """One token per byte, then control tokens; merges join nothing. Returns their count."""
+def byte_vocabulary(writer: gguf.GGUFWriter, marks: Sequence[str] = ()) -> int:
+    """One token per byte, then control tokens, the last ones ``marks``; merges join nothing.
+
+    Returns their count.
+    """
     tokens = _byte_alphabet()
-    tokens += [f"<|control_{i}|>" for i in range(_TOKENS - len(tokens))]
+    tokens += [f"<|control_{i}|>" for i in range(_TOKENS - len(tokens) - len(marks))] + [*marks]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
@@ -112,7 +115,12 @@ def _byte_alphabet() -> list[str]:
 
 
 def llama_like(
-    path: Path, architecture: str, *, norms: bool = False, context: int = CONTEXT
+    path: Path,
+    architecture: str,
+    *,
+    norms: bool = False,
+    context: int = CONTEXT,
+    marks: Sequence[str] = (),
 ) -> _Model:
     """A plain decoder without its end: who asks adds keys and writes."""
     model = _Model(path, architecture, context=context)
@@ -120,7 +128,7 @@ def llama_like(
     model.writer.add_key_length(HEAD)
     model.writer.add_value_length(HEAD)
     model.writer.add_rope_dimension_count(HEAD)
-    model.byte_vocabulary()
+    model.byte_vocabulary(marks)
     model.embeddings()
     for layer in range(LAYERS):
         at = f"blk.{layer}."
@@ -132,9 +140,9 @@ def llama_like(
     return model
 
 
-def llama(path: Path, context: int = CONTEXT) -> None:
-    """A plain decoder."""
-    llama_like(path, "llama", context=context).write()
+def llama(path: Path, context: int = CONTEXT, marks: Sequence[str] = ()) -> None:
+    """A plain decoder; ``marks`` are control tokens with these names."""
+    llama_like(path, "llama", context=context, marks=marks).write()
 
 
 def qwen3_embedding(path: Path) -> None:

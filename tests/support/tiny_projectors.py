@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 IMAGE, PATCH = 32, 8
 ROWS = (IMAGE // PATCH) ** 2
+_GRID = [(row, column) for row in (1, 2) for column in (1, 2)]
+IDEFICS3_MARKS = (
+    "\n\n",
+    "<fake_token_around_image>",
+    "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row, column in _GRID),
+)
+"""Control tokens that a text model beside ``idefics3`` needs."""
 _WIDTH, _HEADS, _FEED_FORWARD, _LAYERS = 32, 2, 64, 2
 
 
@@ -125,7 +133,7 @@ def gemma3(path: Path, width: int = WIDTH, *, image: int = IMAGE, merge: int = 2
 
 
 def idefics3(path: Path) -> Path:
-    """Its marks are single tokens, which a tiny vocabulary lacks."""
+    """Causal rows of up to 2 x 2 pieces and an overview, between IDEFICS3_MARKS; as SmolVLM."""
     keys = {"clip.vision.projector.scale_factor": 2, "clip.vision.preproc_image_size": 2 * IMAGE}
     projector = _Projector(path, "idefics3", keys)
     projector.encoder()

@@ -46,6 +46,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "llava": tiny_projectors.llava,
     "sliced": tiny_projectors.sliced,
     "gemma3": tiny_projectors.gemma3,
+    "idefics3": tiny_projectors.idefics3,
 }
 each_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 
@@ -77,7 +78,7 @@ class Files:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     found = Files(tmp_path_factory.mktemp("vision"))
-    tiny_models.llama(found.model)
+    tiny_models.llama(found.model, marks=tiny_projectors.IDEFICS3_MARKS)
     for kind, write in KINDS.items():
         write(found.projector(kind))
     return found
@@ -404,7 +405,6 @@ def with_sides_to_spare(path: Path) -> Path:
         (for_sound, "for sound alone"),
         (for_rows_and_columns, "M-RoPE"),
         (lambda path: tiny_projectors.llava(path, 96), r"n_embd = 64.*n_embd = 96"),
-        (tiny_projectors.idefics3, "the model's vocabulary lacks a token that idefics3"),
         (with_sides_to_spare, "the 64 rows of an image .* takes 32 tokens at most"),
     ],
 )
@@ -423,6 +423,21 @@ def test_enough_tokens_of_a_batch_hold_an_image_whose_rows_attend_to_each_other(
     backend = files.load(projector, batch_tokens=64, ubatch_tokens=64)
     assert read_image(backend, picture(), 0, 0, step=64) > 64
     backend.close()
+
+
+def test_a_model_without_the_tokens_around_images_is_refused(files: Files, tmp_path: Path) -> None:
+    tiny_models.llama(tmp_path / "text.gguf")
+    with pytest.raises(BackendError, match="vocabulary lacks a token that idefics3 puts around"):
+        files.load(files.projector("idefics3"), model_path=str(tmp_path / "text.gguf"))
+
+
+def test_pieces_stand_between_tokens_of_their_rows_and_columns(seeing: Any) -> None:
+    backend, projector = seeing("idefics3")
+    chunks = prepared(projector, picture(0, 64, 64)).chunks
+    names = ["".join(backend.info.controls.get(t, "?") for t in one.tokens) for one in chunks]
+    assert names[2] == "<fake_token_around_image><row_1_col_2>"
+    assert names[-3].endswith("\n\n<fake_token_around_image><global-img>")
+    assert [one.rows for one in chunks if one.rows] == [4] * 5
 
 
 def test_a_model_with_positions_in_two_dimensions_takes_no_projector(
