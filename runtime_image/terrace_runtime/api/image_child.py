@@ -21,6 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
 ADDRESS_BYTES: Final = 768 * 2**20
 CPU_SECONDS: Final = 10
+_SCALED_FIRST: Final = frozenset({"RGB", "RGBA", "L", "LA"})
+"""Modes that are scaled as they are; others are made RGB before, or their colours would be lost."""
 _WIDE_PIXELS: Final = 65_535
 
 
@@ -73,6 +75,9 @@ def decode(file: bytes, side: int, max_pixels: int) -> Image.Image:
         # A JPEG is decoded at an eighth, a quarter or half of its size where that is enough.
         image.draft("RGB", (side, side))
     image.load()
+    if max(image.size) > side and image.mode in _SCALED_FIRST:
+        # What follows copies the image several times over: of a small one.
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
     image = _rgb(ImageOps.exif_transpose(image))
     if max(image.size) > side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
