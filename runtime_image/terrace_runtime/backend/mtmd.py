@@ -228,6 +228,8 @@ class MtmdProjector(Projector):
 
     def _tokenize(self, rgb: bytes | None, width: int, height: int) -> MtmdImage | None:
         mtmd = self._mtmd
+        if not self._context:
+            raise BackendError("the projector was closed")
         pixels = None if rgb is None else (ctypes.c_uint8 * len(rgb)).from_buffer_copy(rgb)
         bitmap = mtmd.mtmd_bitmap_init(width, height, pixels)
         image = MtmdImage(mtmd, mtmd.mtmd_input_chunks_init())
