@@ -48,6 +48,8 @@ _TEXT: Final = 0
 """mtmd.h, enum mtmd_input_chunk_type."""
 _MROPE: Final = (8, 24, 40)
 """llama.h, enum llama_rope_type: positions of more than one number."""
+_TAPS: list[LogTap] = []
+"""Never emptied: C holds the address of the last one."""
 
 
 class MtmdImage(Prepared):
@@ -101,6 +103,7 @@ class MtmdProjector(Projector):
         self._lib = lib
         self._log = log
         self._tap = LogTap(lib, mtmd.mtmd_log_set)
+        _TAPS.append(self._tap)
         self._lock = threading.Lock()
         self._context: Any = None
 
