@@ -134,6 +134,11 @@ class EngineRunner:
 
     def _make_core(self) -> Core:
         found = self._backend.info.capabilities
+        if self._backend.projector is not None and not _takes_images(self._backend):
+            raise BackendError(
+                "projector_path: this model does not answer text with text as a decoder does, "
+                "so it can take no images; leave spec.projector out"
+            )
         if found.can_embed:
             return EmbeddingCore(self._backend, self._config, clock=self._clock)
         costs = StepCosts(self._config.prefill_tokens)
@@ -278,6 +283,12 @@ def _model_info(backend: Backend, config: RuntimeConfig, tiers: Tiers) -> ModelI
         embedding_width=info.embedding_width,
         tier_bytes=0 if tiers.store is None else tiers.store.touched_bytes,
     )
+
+
+def _takes_images(backend: Backend) -> bool:
+    found = backend.info.capabilities
+    is_able = found.model_class == "decoder" and not found.can_embed
+    return is_able and backend.projector is not None
 
 
 def _together(projector: Projector) -> int | None:
