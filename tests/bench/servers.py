@@ -77,6 +77,8 @@ def terrace(setting: Setting, folder: Path, *, unified: bool = False) -> Iterato
         "parallel": setting.streams,
         "threads": setting.threads,
         "kv_unified": unified,
+        # What a plan has unless a user chose a layout.
+        "kv_auto": not unified,
         **setting.changes,
         "kv": kv,
     }

@@ -108,8 +108,40 @@ def test_a_replica_with_tiers_stays_below_its_estimate_and_near_it(
     assert peak <= estimate <= peak * MAX_TOO_MUCH
 
 
+def test_a_replica_whose_layout_changes_stays_below_its_estimate_and_near_it(
+    tmp_path: Path,
+) -> None:
+    tiers = Tiers("mapped", is_auto=True, host_bytes=16 * MIB)
+    config = RuntimeConfig(
+        model="demo",
+        served_names=("demo",),
+        model_path=str(DEMO),
+        model_digest="d" * 64,
+        context_tokens=2048,
+        parallel=6,
+        threads=1,
+        kv_auto=True,
+        kv=KvTiers(block_tokens=32, host_bytes=16 * MIB),
+    )
+    shape = Shape(2048, 6, config.ubatch_tokens, "f16", "f16", tiers=tiers)
+    estimate = footprint(demo_facts(), shape).anonymous_bytes
+
+    # Everybody asks the same, then everybody something else, and the same once more.
+    peak, report = measured(config, tmp_path, [*[0] * 6, *range(1, 13), *[0] * 6])
+
+    assert report.engine.cache.layout_changes > 0
+    assert peak <= estimate <= peak * MAX_TOO_MUCH
+
+
 def measured_peak(config: RuntimeConfig, folder: Path, prompts: Sequence[int] = ()) -> int:
-    """Highest RssAnon + RssShmem seen of a server and all its children, in bytes.
+    """The first of ``measured``."""
+    return measured(config, folder, prompts)[0]
+
+
+def measured(
+    config: RuntimeConfig, folder: Path, prompts: Sequence[int] = ()
+) -> tuple[int, RuntimeReport]:
+    """Highest RssAnon + RssShmem seen of a server and all its children, in bytes; its last report.
 
     Buffers stay once they were touched, so a look after each answer sees them; the replica's own
     report looks more seldom, at moments of its own.
@@ -134,7 +166,7 @@ def measured_peak(config: RuntimeConfig, folder: Path, prompts: Sequence[int] = 
         finally:
             server.terminate()
     assert report.memory.anonymous_peak_bytes is not None, log.read_text()
-    return max(seen, report.memory.anonymous_peak_bytes)
+    return max(seen, report.memory.anonymous_peak_bytes), report
 
 
 def anonymous_bytes(pid: int) -> int:

@@ -142,9 +142,10 @@ class Offload(ApiValue):
     else 32."""
     kv_types: KvTypes | None = None
     """Number formats of the KV cells. Default: the pool's, else f16 for both."""
-    kv_layout: Literal["Split", "Unified"] | None = None
-    """Split: each conversation has cells of its own, which decodes faster. Unified: all share one
-    pool of cells, so that a common prompt is held once. Default: the pool's, else Split."""
+    kv_layout: Literal["Auto", "Split", "Unified"] | None = None
+    """Split: each conversation has cells of its own, which is faster where they differ. Unified:
+    all share one pool, so that a common prompt is held once. Auto: Split, and Unified while most
+    of what runs is shared. Default: the pool's, else Auto."""
     disk: Disk | None = None
     """Where the disk tier lies. Default: the pool's, else a claim per replica, of the cluster's
     default class."""

@@ -127,7 +127,8 @@ class PlanStatus(StatusValue):
     kv_types: KvTypesStatus
     """Number formats of the KV cells."""
     kv_layout: str = ""
-    """Whether conversations have cells of their own (Split) or share one pool (Unified)."""
+    """Whether conversations have cells of their own (Split), share one pool (Unified), or what is
+    better at the time (Auto)."""
     kv_block_tokens: int | None = None
     """Tokens of one KV block."""
     weights: str = ""

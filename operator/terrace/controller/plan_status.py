@@ -39,7 +39,7 @@ def plan_status(decision: Decision) -> PlanStatus:
             "threads": plan.threads,
             "batchTokens": plan.batch_tokens,
             "kvTypes": {"key": plan.kv_key_type, "value": plan.kv_value_type},
-            "kvLayout": "Unified" if plan.kv_unified else "Split",
+            "kvLayout": _layout(plan),
             "kvBlockTokens": plan.block_tokens,
             "weights": plan.weights,
             "tiers": {
@@ -115,3 +115,9 @@ def _volume(plan: OffloadPlan) -> str:
         return f"emptyDir of {size}"
     of_class = f" of class {volume.storage_class}" if volume.storage_class else ""
     return f"claim of {size}{of_class} for each replica"
+
+
+def _layout(plan: OffloadPlan) -> str:
+    if plan.kv_auto:
+        return "Auto"
+    return "Unified" if plan.kv_unified else "Split"

@@ -63,6 +63,7 @@ def runtime_config(
         kv_key_type=plan.kv_key_type,
         kv_value_type=plan.kv_value_type,
         kv_unified=plan.kv_unified,
+        kv_auto=plan.kv_auto,
         kv=_kv_tiers(subject, plan),
         offload=replica_offload(plan),
         device_sampling=_device_sampling(subject, plan),

@@ -7,7 +7,7 @@ bench-planner``). Next: ``activations.py`` says how many values the layers hold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from terrace.planner.activations import FLOAT, layers_bytes
@@ -21,6 +21,7 @@ from terrace.planner.geometry import (
     window_cells,
 )
 from terrace.planner.layers import whole_cells
+from terrace_runtime.contract import AUTO_UNIFIED_UBATCH
 
 if TYPE_CHECKING:
     from terrace_runtime.contract import ModelFacts
@@ -161,6 +162,11 @@ def work_bytes(facts: ModelFacts, shape: Shape) -> int:
 
 def _masks(facts: ModelFacts, shape: Shape, tokens: int) -> int:
     """Each token's row spans the cells of its sequence, in unified KV those of all."""
+    if shape.tiers.is_auto:
+        split = replace(shape, tiers=replace(shape.tiers, is_auto=False))
+        unified = replace(split, tiers=replace(split.tiers, is_unified=True))
+        few = min(tokens, AUTO_UNIFIED_UBATCH + shape.parallel - 1)
+        return max(_masks(facts, split, tokens), _masks(facts, unified, few))
     rows = shape.parallel if shape.tiers.is_unified else 1
     full = any(run.kv_heads and not run.window for run in facts.layers) * cells(shape) * rows
     window = max((run.window for run in facts.layers if run.kv_heads), default=0)

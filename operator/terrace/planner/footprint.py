@@ -227,8 +227,11 @@ def tiers_bytes(facts: ModelFacts, shape: Shape) -> int:
     per_token = kv_bytes_per_cell(facts, shape)
     block = max(1, tiers.block_tokens * per_token)
     staging = cells(shape) * (per_token + STATE_BYTES_PER_CELL)
+    few = UNIFIED_STAGING_BLOCKS * (block + tiers.block_tokens * STATE_BYTES_PER_CELL)
     if tiers.is_unified:
-        staging = UNIFIED_STAGING_BLOCKS * (block + tiers.block_tokens * STATE_BYTES_PER_CELL)
+        staging = few
+    elif tiers.is_auto:
+        staging = max(staging, few)
     index = HOST_ENTRY_BYTES * (tiers.host_bytes // block)
     landing = SPARE_BLOCKS * block + HUGE_PAGE_BYTES
     if tiers.disk_bytes:

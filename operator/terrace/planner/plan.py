@@ -107,6 +107,8 @@ class OffloadPlan(BaseModel):
     kv_value_type: KvType
     kv_unified: bool = False
     """All sequences share one pool of cells."""
+    kv_auto: bool = False
+    """They do so while most of what runs is shared."""
     weights: Weights = "mapped"
     """How weights lie: mapped; loaded (read into memory); paged (mapped, never copied)."""
     block_tokens: int = DEFAULT_BLOCK_TOKENS

@@ -63,6 +63,7 @@ def planned(wish: Wish, fit: Fit, *, inputs: str, skipped: tuple[str, ...]) -> O
         kv_key_type=shape.kv_key_type,
         kv_value_type=shape.kv_value_type,
         kv_unified=tiers.is_unified,
+        kv_auto=tiers.is_auto,
         weights=tiers.weights,
         block_tokens=tiers.block_tokens,
         host_bytes=tiers.host_bytes,

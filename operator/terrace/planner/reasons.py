@@ -58,6 +58,7 @@ def _cells_reason(facts: ModelFacts, shape: Shape) -> str:
     all_cells = format_bytes(shape.parallel * cells(shape) * per_cell)
     sequences = "1 sequence" if shape.parallel == 1 else f"{shape.parallel} sequences"
     layout = ", one pool for all" if shape.tiers.is_unified else ""
+    layout += ", one pool while requests share most of them" if shape.tiers.is_auto else ""
     return (
         f"KV cells: {sequences} x {cells(shape):,} tokens x {per_cell:,} B = {all_cells} "
         f"(keys {shape.kv_key_type}, values {shape.kv_value_type}{layout}), "

@@ -126,7 +126,25 @@ class Wish:
             self.offload, cells, self.bytes_per_token, has_device=split is not None
         )
         for tiers in class_tiers(self.facts, choices):
+            # What either layout needs is planned; where that is too much, cells stay split.
+            if self._may_follow(bare, tiers):
+                yield replace(bare, tiers=replace(tiers, is_auto=True))
             yield replace(bare, tiers=tiers)
+
+    def _may_follow(self, shape: Shape, tiers: Tiers) -> bool:
+        """Whether the layout of cells can follow what requests share (kvLayout Auto).
+
+        Cells move through the host tier. On devices it was not measured; an image may need a whole
+        evaluation, and those of changed cells are smaller.
+        """
+        return (
+            self.offload.kv_layout in (None, "Auto")
+            and shape.split is None
+            and shape.parallel > 1
+            and tiers.host_bytes > 0
+            and reuse_of(self.facts) == "blocks"
+            and self.model.projector is None
+        )
 
     def bare(self, size: Size) -> Shape:
         """A shape without tiers."""

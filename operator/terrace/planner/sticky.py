@@ -41,7 +41,7 @@ _QUANTITIES = {"spill_threshold", "max_disk", "prefetch_window"}
 _DEFAULTS: dict[str, object] = {
     "profile": DEFAULT_PROFILE,
     "kv_block_tokens": DEFAULT_BLOCK_TOKENS,
-    "kv_layout": "Split",
+    "kv_layout": "Auto",
     "disk": {},
 }
 """Writing these out changes nothing."""

@@ -85,6 +85,8 @@ class Tiers:
 
     weights: Weights = "mapped"
     is_unified: bool = False
+    is_auto: bool = False
+    """Split cells that become unified while most of what runs is shared."""
     block_tokens: int = DEFAULT_BLOCK_TOKENS
     host_bytes: int = 0
     disk_bytes: int = 0

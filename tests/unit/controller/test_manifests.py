@@ -419,7 +419,7 @@ DISK = {"spillThreshold": "512Mi", "maxDisk": "64Gi", "prefetchWindow": "128Mi"}
 
 
 @pytest.mark.parametrize("profile", ["Auto", "Balanced", "HostHeavy", "DiskHeavy"])
-@pytest.mark.parametrize("layout", ["Split", "Unified"])
+@pytest.mark.parametrize("layout", ["Auto", "Split", "Unified"])
 @pytest.mark.parametrize("disk", [{}, DISK, {"spillThreshold": 0, "maxDisk": 0}])
 @pytest.mark.parametrize("keys", ["f16", "q4_0"])
 def test_every_plan_becomes_a_config_that_a_replica_takes(

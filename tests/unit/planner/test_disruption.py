@@ -116,7 +116,7 @@ OTHER = {
     "spillThreshold": "1Gi",
     "maxDisk": "65Gi",
     "prefetchWindow": "64Mi",
-    "kvLayout": "Split",
+    "kvLayout": "Auto",
     "ephemeral": True,
     "mode": "Off",
     "cacheIsolation": "Pool",

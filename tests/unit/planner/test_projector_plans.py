@@ -57,7 +57,10 @@ def test_a_plan_counts_the_projector_and_says_what_for() -> None:
     counted = projector_bytes(SIGLIP_400M)
     assert plain.projector_bytes == 0
     assert seeing.projector_bytes == counted.total
-    assert seeing.memory_request_bytes - plain.memory_request_bytes == counted.total
+    # Without one the layout of cells may change, which takes a little for the wider mask.
+    wider = plain.compute_bytes - seeing.compute_bytes
+    assert (plain.kv_auto, seeing.kv_auto) == (True, False)
+    assert seeing.memory_request_bytes - plain.memory_request_bytes == counted.total - wider
     (words,) = [reason for reason in seeing.reasons if reason.startswith("projector: ")]
     assert "850.0 MiB of weights" in words
     assert "to encode an image" in words

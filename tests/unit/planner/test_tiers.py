@@ -56,6 +56,62 @@ def test_a_profile_has_its_own_weights_and_tiers(
     assert any(reason.startswith(f"profile {profile or 'Auto'}: ") for reason in plan.reasons)
 
 
+@pytest.mark.parametrize(
+    ("offload", "layout"),
+    [
+        ({}, (False, True)),
+        ({"kvLayout": "Auto"}, (False, True)),
+        ({"kvLayout": "Split"}, (False, False)),
+        ({"kvLayout": "Unified"}, (True, False)),
+        # Cells move through the host tier.
+        ({"spillThreshold": "0"}, (False, False)),
+    ],
+)
+def test_the_layout_follows_what_requests_share_unless_somebody_chose(
+    offload: dict[str, Any], layout: tuple[bool, bool]
+) -> None:
+    plan = plan_of(offload)
+    assert (plan.kv_unified, plan.kv_auto) == layout
+
+
+def test_a_pools_layout_holds_until_a_model_says_auto() -> None:
+    assert not plan_of({}, kvLayout="Split").kv_auto
+    assert plan_of({"kvLayout": "Auto"}, kvLayout="Split").kv_auto
+
+
+def test_where_the_wider_mask_does_not_fit_cells_stay_split() -> None:
+    # Of many sequences each token's mask is wider than all that a step has otherwise.
+    wide = {"context": {"length": 8192, "parallel": 16}}
+    sized = {
+        layout: place(
+            llama_8b_facts(),
+            model(offload={"kvLayout": layout, "spillThreshold": "64Mi"}, **wide),
+            pool(),
+            [node(memory_bytes=64 * GIB)],
+            {},
+        )
+        for layout in ("Auto", "Split")
+    }
+    auto, split = (found.plan for found in sized.values() if isinstance(found, Placement))
+    assert auto.kv_auto
+    assert auto.memory_limit_bytes > split.memory_limit_bytes
+    least = split.memory_limit_bytes
+    answers = [
+        place(
+            llama_8b_facts(),
+            model(offload={"spillThreshold": "64Mi"}, **wide),
+            pool(),
+            [node(memory_bytes=memory)],
+            {},
+        )
+        for memory in range(least - GIB, least + 3 * GIB, 4 * MIB)
+    ]
+    plans = [found.plan for found in answers if isinstance(found, Placement)]
+    whole = [plan for plan in plans if (plan.context_tokens, plan.parallel) == (8192, 16)]
+    assert [plan.kv_auto for plan in whole] == sorted(plan.kv_auto for plan in whole)
+    assert {plan.kv_auto for plan in whole} == {False, True}
+
+
 def test_what_the_user_wrote_stands_in_the_plan_with_its_reason() -> None:
     plan = plan_of(
         {
