@@ -1,23 +1,22 @@
 """Renders conversations with the model's own chat template, in a child that can be killed.
 
-Owns: the child's life, the time limit, the default template. Does not own: the rendering itself
-(``template_child``) or the marks of client text (``text_guard``). Next: ``routes_chat``.
+Owns: the time limit, the default template. Does not own: the rendering itself
+(``template_child``), the child's life (``killable``) or the marks of client text (``text_guard``).
+Next: ``routes_generate``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import secrets
-import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 from typing_extensions import override
 
 from terrace_runtime.api.content_parts import check_images
-from terrace_runtime.api.errors import ApiError, unavailable
+from terrace_runtime.api.errors import ApiError
+from terrace_runtime.api.killable import KillableChild, undisturbed
 from terrace_runtime.api.text_guard import TextGuard, split
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ CHATML: Final = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 START_SECONDS: Final = 20.0
-_MAX_LINE: Final = 64 * 2**20
+_CHILD: Final = "terrace_runtime.api.template_child"
 
 
 class Renderer(Protocol):
@@ -67,9 +66,7 @@ class TemplateRenderer(Renderer):
         }
         self._guard = TextGuard(info.special_tokens)
         self._render_s = render_s
-        self._wait_s = wait_s
-        self._child: Process | None = None
-        self._lock = asyncio.Lock()
+        self._child = KillableChild(_CHILD, wait_s, "too many chat templates are being rendered")
 
     @property
     @override
@@ -78,21 +75,18 @@ class TemplateRenderer(Renderer):
 
     @override
     async def start(self) -> str:
-        async with self._lock:
-            try:
+        try:
+            async with self._child.turn():
                 await self._running_child()
-            except ApiError as error:
-                return str(error)
+        except ApiError as error:
+            return str(error)
         return ""
 
     @override
     async def render(self, turns: list[Turn]) -> tuple[PromptPart | int, ...]:
         nonce = str(secrets.randbits(128))
         marked = [(turn.role, turn.marked(self._guard, nonce)) for turn in turns]
-        # A client that leaves must not cut an exchange in half: the next one would read its rest.
-        work = asyncio.create_task(self._render(orjson.dumps(marked) + b"\n"))
-        work.add_done_callback(lambda task: task.cancelled() or task.exception())
-        answer = await asyncio.shield(work)
+        answer = await undisturbed(self._render(orjson.dumps(marked) + b"\n"))
         if answer.get("error") == "refused":
             raise ApiError(
                 400, f"the model's chat template refuses: {answer['message']}", param="messages"
@@ -104,46 +98,22 @@ class TemplateRenderer(Renderer):
         return parts
 
     async def _render(self, line: bytes) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(self._wait_s):
-                await self._lock.acquire()
-        except TimeoutError:
-            raise unavailable("too many chat templates are being rendered", "busy") from None
-        try:
+        async with self._child.turn():
             return await self._exchange(await self._running_child(), line, self._render_s)
-        finally:
-            self._lock.release()
 
     @override
     async def close(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
-            # The transport is closed by asyncio only when its pipes are.
-            child._transport.close()  # type: ignore[attr-defined] # noqa: SLF001 - no public way
+        await self._child.kill()
 
     async def _running_child(self) -> Process:
-        if self._child is not None and self._child.returncode is None:
-            return self._child
-        await self.close()
-        self._child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "terrace_runtime.api.template_child",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            limit=_MAX_LINE,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        )
-        setting = orjson.dumps(self._setting) + b"\n"
-        answer = await self._exchange(self._child, setting, START_SECONDS)
+        if self._child.process is not None:
+            return self._child.process
+        child = await self._child.start()
+        answer = await self._exchange(child, orjson.dumps(self._setting) + b"\n", START_SECONDS)
         if "error" in answer:
             await self.close()
             raise _broken(str(answer["message"]))
-        return self._child
+        return child
 
     async def _exchange(self, child: Process, line: bytes, limit_s: float) -> dict[str, Any]:
         assert child.stdin is not None

@@ -32,7 +32,7 @@ def image_files(images: Sequence[ImageField]) -> list[bytes]:
         file = _file(image)
         total += len(file)
         if total > MAX_REQUEST_IMAGE_BYTES:
-            raise _bad(
+            raise bad_image(
                 image,
                 f"with this image the request holds {total} bytes of images, "
                 f"{MAX_REQUEST_IMAGE_BYTES} are the most: send fewer or smaller ones",
@@ -47,12 +47,12 @@ def _file(image: ImageField) -> bytes:
         raise _no_data_url(image)
     kind, options = head[1].lower(), head[2].lower().split(";")
     if kind not in _TYPES:
-        raise _bad(image, f"the type is {kind!r:.80}; PNG, JPEG, WebP and GIF are taken")
+        raise bad_image(image, f"the type is {kind!r:.80}; PNG, JPEG, WebP and GIF are taken")
     if "base64" not in options:
-        raise _bad(image, "the data must be base64: data:image/png;base64,...")
+        raise bad_image(image, "the data must be base64: data:image/png;base64,...")
     encoded = len(image.url) - head.end()
     if encoded * 3 // 4 > MAX_IMAGE_BYTES + 2:
-        raise _bad(
+        raise bad_image(
             image,
             f"the image has about {encoded * 3 // 4} bytes, {MAX_IMAGE_BYTES} are the most: "
             "scale it down or compress it",
@@ -60,21 +60,22 @@ def _file(image: ImageField) -> bytes:
     try:
         file = base64.b64decode(image.url[head.end() :], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _bad(image, f"the data is not valid base64: {error}") from None
+        raise bad_image(image, f"the data is not valid base64: {error}") from None
     if not file:
-        raise _bad(image, "the image is empty")
+        raise bad_image(image, "the image is empty")
     return file
 
 
 def _no_data_url(image: ImageField) -> ApiError:
     scheme = image.url.partition(":")[0].lower()
     if scheme in ("http", "https"):
-        return _bad(
+        return bad_image(
             image,
             f"{scheme} URLs are not fetched: send the image itself as data:image/...;base64,...",
         )
-    return _bad(image, "it is no data URL: send the image as data:image/png;base64,...")
+    return bad_image(image, "it is no data URL: send the image as data:image/png;base64,...")
 
 
-def _bad(image: ImageField, why: str) -> ApiError:
+def bad_image(image: ImageField, why: str) -> ApiError:
+    """400 that names the field of ``image``."""
     return ApiError(400, f"{image.where}: {why}", param=image.where, code="bad_image")

@@ -304,13 +304,13 @@ async def test_detail_low_is_a_small_image_and_the_child_is_used_again() -> None
     try:
         large = Image.new("RGB", (1000, 500), "green")
         (whole,) = await decoder.decode([field_of(large)])
-        child = decoder._child
+        child = decoder._child.process
         (small,) = await decoder.decode([field_of(large, is_small=True)])
         assert (whole.width, whole.height) == (1000, 500)
         assert (small.width, small.height) == (512, 256)
         assert len(small.rgb) == 512 * 256 * 3
         assert small.rgb[:3] == bytes((0, 128, 0))
-        assert decoder._child is child
+        assert decoder._child.process is child
     finally:
         await decoder.close()
 
@@ -320,7 +320,7 @@ async def test_a_child_that_takes_too_long_is_killed_and_replaced() -> None:
     try:
         dot = field_of(Image.new("RGB", (4, 4)))
         await decoder.decode([dot])
-        first = decoder._child
+        first = decoder._child.process
         assert first is not None
         with pytest.raises(ApiError, match="it took longer than 0 s to decode"):
             await decoder.decode([field_of(Image.new("RGB", (2000, 2000)))])
