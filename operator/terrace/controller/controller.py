@@ -16,6 +16,7 @@ import structlog
 from terrace.api import names
 from terrace.api.names import Key
 from terrace.controller.cache import Change, FullList, claimed_names
+from terrace.controller.echoes import Echoes
 from terrace.controller.kinds import (
     LABELLED_KINDS,
     MODEL,
@@ -52,7 +53,6 @@ DEBOUNCE_S = 1.0
 """Nodes come and change in bursts; what they concern waits for the end of one."""
 COUNT_DEBOUNCE_S = 5.0
 """How far the number of models in a pool's status may lag behind."""
-_RECONCILERS = {MODEL: reconcile_model, POOL: reconcile_pool}
 
 
 class Item(NamedTuple):
@@ -81,6 +81,7 @@ class Controller:
         self._clock = clock
         self._rng = rng
         self._unplaced: set[Key] = set()
+        self._echoes = Echoes(clock)
         self._nodes_changed = False
         self._listed_at: dict[Kind, float] = {}
         self._event_at: dict[Kind, float] = {}
@@ -155,7 +156,7 @@ class Controller:
 
     async def _attempt(self, item: Item) -> str:
         try:
-            done = await _RECONCILERS[item.kind](self.context, item.key)
+            done = await self._reconcile(item)
         except ConflictError as error:
             delay_s = self.queue.retry(item)
             log.info("conflict", item=str(item.key), retry_s=round(delay_s, 1), error=str(error))
@@ -174,6 +175,14 @@ class Controller:
         self.queue.forget(item)
         self._settle(item, done)
         return "success"
+
+    async def _reconcile(self, item: Item) -> Outcome:
+        if item.kind == POOL:
+            return await reconcile_pool(self.context, item.key)
+        tells = self._echoes.begin(item.key)
+        if not tells:
+            self._look_soon(item)
+        return await reconcile_model(self.context, item.key, tells=tells)
 
     def observe_metrics(self) -> None:
         """Bring the gauges up to date; called when metrics are read."""
@@ -214,8 +223,9 @@ class Controller:
 
     def _concern_model(self, change: Change) -> None:
         if _same_intent(change.old, change.new):
-            self.queue.add(Item(MODEL, change.key))
+            self._look_soon(Item(MODEL, change.key))
             return  # Its status changed, and that concerns nobody else.
+        self._echoes.ask(change.key)
         # What a user has changed goes before the echoes of what pods and others do.
         self.queue.add(Item(MODEL, change.key), is_urgent=change.old is not None)
         for model in (change.old, change.new):
@@ -246,14 +256,17 @@ class Controller:
                     labels_of(child).get(n) for n in (names.LABEL_MODEL, names.LABEL_POOL)
                 )
                 if model:
-                    self.queue.add(Item(MODEL, Key(namespace, model)))
+                    self._look_soon(Item(MODEL, Key(namespace, model)))
                 elif pool:  # It deletes unused files, and its last word says which.
-                    self.queue.add(Item(POOL, Key(namespace, pool)))
+                    self._look_soon(Item(POOL, Key(namespace, pool)))
             elif owner is not None and owner.get("kind") in (MODEL.kind, POOL.kind):
                 kind = MODEL if owner["kind"] == MODEL.kind else POOL
-                self.queue.add(Item(kind, Key(namespace, owner["name"])))
+                self._look_soon(Item(kind, Key(namespace, owner["name"])))
         if change.kind == POD and _frees_or_takes(change):
             self._concern_unplaced()
+
+    def _look_soon(self, item: Item) -> None:
+        self.queue.add_after(item, self._echoes.wait_s)
 
     def _concern_unplaced(self) -> None:
         # One item for all of them: a thousand nodes may change while a thousand models wait.

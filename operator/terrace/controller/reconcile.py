@@ -44,8 +44,8 @@ PREDECESSOR_RETRY_S = 5.0
 """The same for what the garbage collector is about to remove."""
 
 
-async def reconcile_model(context: Context, key: Key) -> Outcome:
-    """Bring one model closer to its spec and say where it stands."""
+async def reconcile_model(context: Context, key: Key, *, tells: bool = True) -> Outcome:
+    """Bring one model closer to its spec and, where it ``tells``, say where it stands."""
     seen = observe(context.cache, key)
     if seen is None or is_deleting(seen.model):
         context.contest.settle(key, None)
@@ -53,6 +53,12 @@ async def reconcile_model(context: Context, key: Key) -> Outcome:
     found = await _converge(context, seen)
     if found.turn is None:
         context.contest.settle(key, None)
+    if tells:
+        await _tell(context, seen, found)
+    return replace(_outcome(context, found), collector=_collector(context, seen))
+
+
+async def _tell(context: Context, seen: Observed, found: Findings) -> None:
     if found.download is not None:
         _, pod = found.download
         found = replace(found, progress=await context.progress.read(pod))
@@ -61,7 +67,6 @@ async def reconcile_model(context: Context, key: Key) -> Outcome:
     # After the status: who is killed between would not know why it has nothing.
     for stateful_set in _evicted(seen, found):
         await remove(context.cluster, context.cache, STATEFULSET, stateful_set)
-    return replace(_outcome(context, found), collector=_collector(context, seen))
 
 
 async def _converge(context: Context, seen: Observed) -> Findings:
