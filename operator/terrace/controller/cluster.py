@@ -12,7 +12,8 @@ import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -75,6 +76,8 @@ class Connection:
     certificate_path: str | None
     key_path: str | None
     token: str | None
+    proxy: str | None = None
+    """URL of the proxy in between."""
 
 
 async def load_configuration() -> Configuration:
@@ -92,7 +95,17 @@ async def load_configuration() -> Configuration:
             f"no service account under {SERVICE_ACCOUNT} and no usable kubeconfig: {error}"
         ) from error
     configuration.connection_pool_maxsize = MAX_IN_FLIGHT
+    # trust_env would have aiohttp read ~/.netrc and the environment anew, on another thread, for
+    # every request: the environment does not change, and a netrc has no place beside our token.
+    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.proxy = configuration.proxy or proxy_of(configuration.host)
     return configuration
+
+
+def proxy_of(server: str) -> str | None:
+    """The proxy to a server, by HTTP_PROXY, HTTPS_PROXY and NO_PROXY; None: there is none."""
+    parts = urlsplit(server)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 async def connection_of(configuration: Configuration) -> Connection:
@@ -105,6 +118,7 @@ async def connection_of(configuration: Configuration) -> Connection:
         configuration.cert_file,
         configuration.key_file,
         token or scheme or None,
+        configuration.proxy,
     )
 
 

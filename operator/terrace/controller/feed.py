@@ -93,6 +93,7 @@ def make_registry(see: See, connect: Callable[[], Awaitable[Connection]]) -> kop
             private_key_path=connection.key_path,
             scheme="Bearer" if connection.token else None,
             token=connection.token,
+            proxy_url=connection.proxy,
         )
 
     kopf.on.login(registry=registry)(login)
