@@ -58,9 +58,14 @@ def main(fd: int) -> int:
     backend.on_abort(lambda words: emit(Failed(f"llama.cpp aborted: {words}")))
     runner = EngineRunner(backend, config, emit)
     runner.start()
+    raw: list[bytes] = []
     for value in frames:
-        for command in decode_commands(value):
+        if isinstance(value, bytes):
+            raw.append(value)
+            continue
+        for command in decode_commands(value, raw):
             runner.send(command)
+        raw.clear()
     # Nobody listens any more. KV blocks on their way to the disk get a moment; a step may last
     # long, so whoever does not stop in time is left.
     runner.stop(_STOP_S)

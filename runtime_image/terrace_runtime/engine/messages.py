@@ -1,14 +1,14 @@
 """What crosses between an engine and its client, and its form on a socket.
 
-Owns: the events (engine to client), the commands (client to engine), and length-prefixed JSON
-frames for both, pixels in base64. No pickle: a frame is data. Does not own: sockets
-(``process.py``, ``child.py``). Next: ``frontend.py`` receives events, ``runner.py`` obeys commands.
+Owns: the events (engine to client), the commands (client to engine), and length-prefixed frames for
+both: JSON, and raw bytes before the JSON that speaks of them by number. No pickle: a frame is data.
+Does not own: sockets (``process.py``, ``child.py``). Next: ``frontend.py`` receives events,
+``runner.py`` obeys commands.
 """
 
 from __future__ import annotations
 
 import struct
-from base64 import b64decode, b64encode
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from terrace_runtime.engine.request import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 # dataclasses.astuple copies deeply, which costs more than the rest of a frame together.
 _output_fields = attrgetter(*(field.name for field in fields(RequestOutput)))
@@ -41,6 +41,8 @@ _stats_fields = attrgetter(*(field.name for field in fields(EngineStats)))
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 _LENGTH = struct.Struct("!I")
+_RAW = 1 << 31
+"""Set in the length of a frame of raw bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +112,11 @@ def frame(value: object) -> bytes:
 def _dump(value: object) -> Any:
     if isinstance(value, Capabilities | DeviceMemory):
         return value.model_dump()
-    if isinstance(value, bytes):
-        return b64encode(value).decode()
     raise TypeError(f"no form on a socket for {type(value).__name__}")
 
 
 class FrameReader:
-    """Cuts a byte stream into frames."""
+    """Cuts a byte stream into frames: ``bytes`` of raw ones, what the JSON says of others."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -127,14 +127,15 @@ class FrameReader:
         buffer += data
         start = 0
         while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
+            (head,) = _LENGTH.unpack_from(buffer, start)
+            length = head & ~_RAW
             if length > MAX_FRAME_BYTES:
                 raise ValueError(f"a frame of {length} bytes")
             stop = start + _LENGTH.size + length
             if len(buffer) < stop:
                 break
             with memoryview(buffer) as view, view[start + _LENGTH.size : stop] as body:
-                value = orjson.loads(body)
+                value = bytes(body) if head & _RAW else orjson.loads(body)
             start = stop
             yield value
         del buffer[:start]
@@ -195,8 +196,18 @@ def _logprobs(item: dict[str, Any]) -> TokenLogprobs:
 
 
 def encode_commands(commands: list[Command]) -> bytes:
-    """One frame."""
-    return frame([_command_value(command) for command in commands])
+    """One frame, behind one for each image's pixels."""
+    raw: list[bytes] = []
+
+    def number(value: object) -> int:
+        assert isinstance(value, bytes), f"no form on a socket for {type(value).__name__}"
+        raw.append(value)
+        return len(raw) - 1
+
+    values = [_command_value(command) for command in commands]
+    body = orjson.dumps(values, default=number)
+    parts = [part for one in raw for part in (_LENGTH.pack(_RAW | len(one)), one)]
+    return b"".join((*parts, _LENGTH.pack(len(body)), body))
 
 
 def _command_value(command: Command) -> Any:
@@ -207,9 +218,9 @@ def _command_value(command: Command) -> Any:
             return ("abort", request_id)
 
 
-def decode_commands(value: Any) -> list[Command]:
-    """The commands in a frame's value."""
-    return [_command(item) for item in value]
+def decode_commands(value: Any, raw: Sequence[bytes] = ()) -> list[Command]:
+    """The commands in a frame's value; ``raw`` are the frames of bytes that came before it."""
+    return [_command(item, raw) for item in value]
 
 
 def _sampling(values: dict[str, Any]) -> SamplingParams:
@@ -220,17 +231,17 @@ def _sampling(values: dict[str, Any]) -> SamplingParams:
     return SamplingParams(**values)
 
 
-def _part(values: dict[str, Any]) -> PromptPart | ImagePart:
+def _part(values: dict[str, Any], raw: Sequence[bytes]) -> PromptPart | ImagePart:
     if "rgb" not in values:
         return PromptPart(**values)
-    values["rgb"] = b64decode(values["rgb"])
+    values["rgb"] = raw[values["rgb"]]
     return ImagePart(**values)
 
 
-def _command(item: Any) -> Command:
+def _command(item: Any, raw: Sequence[bytes]) -> Command:
     match item:
         case ["submit", values]:
-            values["prompt"] = tuple(_part(part) for part in values["prompt"])
+            values["prompt"] = tuple(_part(part, raw) for part in values["prompt"])
             values["prompt_tokens"] = tuple(values["prompt_tokens"])
             values["stop"] = tuple(values["stop"])
             values["sampling"] = _sampling(values["sampling"])

@@ -17,6 +17,7 @@ from terrace_runtime.contract import HELD_PIXEL_BYTES
 from terrace_runtime.engine.image_encoder import EncodeJob, EncodingThread
 from terrace_runtime.engine.inprocess import InProcessEngine
 from terrace_runtime.engine.messages import (
+    Abort,
     FrameReader,
     Submit,
     decode_commands,
@@ -48,8 +49,12 @@ async def engine() -> AsyncIterator[InProcessEngine]:
 
 def test_a_request_with_images_comes_through_the_socket_whole() -> None:
     request = image_request("a", "see", RED, "and", picture(2, 3, 5), "?")
-    (value,) = FrameReader().feed(encode_commands([Submit(request)]))
-    assert decode_commands(value) == [Submit(request)]
+    commands = [Abort("x"), Submit(request), Submit(image_request("b", RED, "?"))]
+    data = encode_commands(commands)
+    reader = FrameReader()
+    *pixels, value = [one for byte in data for one in reader.feed(bytes((byte,)))]
+    assert [len(one) for one in pixels] == [len(RED.rgb), 3 * 5 * 3, len(RED.rgb)]
+    assert decode_commands(value, pixels) == commands
 
 
 def test_pixels_are_not_shown_where_a_request_is() -> None:
