@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from terrace.planner.room import Room
     from terrace_runtime.contract import ModelFacts
 
+EVEN_STEPS = frozenset({"kimi-linear"})
+"""*Seen*: this build of llama.cpp aborts when it opens cells of theirs for several sequences, unless
+the largest evaluation has equally many tokens of each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -149,12 +153,15 @@ class Wish:
     def bare(self, size: Size) -> Shape:
         """A shape without tiers."""
         guessing = self.spec.speculation
+        is_unified, ubatch = self.offload.kv_layout == "Unified", self.ubatch_tokens
+        if self.facts.architecture in EVEN_STEPS and not is_unified:
+            ubatch -= ubatch % size.parallel
         return Shape(
             size.context_tokens,
             size.parallel,
-            self.ubatch_tokens,
+            ubatch,
             self.kv_types.key,
             self.kv_types.value,
             guessed_tokens=0 if guessing.mode == "Off" else guessing.max_tokens,
-            tiers=Tiers(is_unified=self.offload.kv_layout == "Unified"),
+            tiers=Tiers(is_unified=is_unified),
         )
