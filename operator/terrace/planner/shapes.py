@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from terrace_runtime.contract import ModelFacts
 
 EVEN_STEPS = frozenset({"kimi-linear"})
-"""*Seen*: this build of llama.cpp aborts when it opens cells of theirs for several sequences, unless
-the largest evaluation has equally many tokens of each."""
+"""*Seen*: this build of llama.cpp aborts when it opens split cells of theirs, unless the largest
+evaluation has equally many tokens of each sequence."""
 
 
 @dataclass(frozen=True, slots=True)
