@@ -71,6 +71,7 @@ class Generation:
         self._tiers: set[str] = set()
         self._outcomes: set[str] = set()
         self._generated = [0] * len(requests)
+        self._num_images = len(requests[0].images)
 
     async def __aenter__(self) -> Self:
         """Submit everything; raises ApiError, and then nothing runs."""
@@ -112,7 +113,9 @@ class Generation:
 
     def log_fields(self) -> dict[str, object]:
         """Numbers for the request's line in the log, also of one that was cut short."""
+        images = {"images": self._num_images} if self._num_images else {}
         return {
+            **images,
             "endpoint": self._endpoint,
             "prompt_tokens": self.num_prompt_tokens,
             "cached_tokens": self.num_cached_tokens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import random
 import struct
 import zlib
 from functools import partial
@@ -296,7 +297,8 @@ def test_a_large_image_is_scaled_to_fit(kind: str) -> None:
 
 
 def field_of(pixels: Image.Image, **more: Any) -> ImageField:
-    return ImageField(data_url(png(pixels)), more.get("is_small", False), "field")
+    is_small = more.get("is_small", False)
+    return ImageField(data_url(png(pixels)), is_small=is_small, where="field")
 
 
 async def test_detail_low_is_a_small_image_and_the_child_is_used_again() -> None:
@@ -339,6 +341,42 @@ async def test_images_of_many_requests_are_decoded_one_after_the_other() -> None
         assert [part.width for (part,) in found] == list(range(1, 13))
     finally:
         await decoder.close()
+
+
+async def test_broken_files_are_pixels_or_refusals_and_never_more() -> None:
+    chance = random.Random(7)
+    pixels = picture(4, 40, 30)
+    files = [
+        file_of(pixels),
+        file_of(pixels, "JPEG"),
+        file_of(pixels, "WEBP"),
+        file_of(pixels, "GIF"),
+    ]
+    decoder = ImageDecoder()
+    refused = 0
+    answers: set[tuple[int, str | None]] = set()
+    try:
+        for number in range(240):
+            file = bytearray(files[number % 4])
+            for _ in range(chance.randint(1, 12)):
+                file[chance.randrange(len(file) if number % 3 else 64)] = chance.randrange(256)
+            broken = ImageField(data_url(bytes(file)), is_small=False, where="field")
+            try:
+                (part,) = await decoder.decode([broken])
+            except ApiError as error:
+                answers.add((error.status, error.code))
+                refused += 1
+            else:
+                assert len(part.rgb) == part.width * part.height * 3
+                assert max(part.width, part.height) <= IMAGE_SIDE
+        (whole,) = await decoder.decode(
+            [ImageField(data_url(files[0]), is_small=False, where="field")]
+        )
+        assert whole == pixels
+    finally:
+        await decoder.close()
+    assert refused > 20
+    assert answers == {(400, "bad_image")}
 
 
 # Bodies -------------------------------------------------------------------------------------------
