@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
     from bench.verdict import Line
 
-IDS: Final = ("estimate-cpu", "estimate-device", "limit", "long-context", "plan-1000")
+IDS: Final = (
+    "estimate-cpu",
+    "estimate-device",
+    "estimate-projector",
+    "limit",
+    "long-context",
+    "plan-1000",
+)
 """A case without a module is a case that measured nothing."""
 
 

@@ -13,6 +13,7 @@ from cluster.controller_api import eventually
 from cluster.controller_fixtures import api, kubelet, operator, operators, world  # noqa: F401 -- fixtures
 from cluster.controller_world import World
 from support.clusters import running_cluster
+from support.controller_objects import fetched_for, projector_facts
 from support.example_nodes import DEVICES
 from support.pages import ROOT
 from terrace.api import names
@@ -59,6 +60,9 @@ def test_every_example_is_placed_and_asks_for_the_devices_of_its_vendor(
 ) -> None:
     facts = read_facts("demo://chat")
     kubelet.outcome = lambda _model: FetchOutcome(path="/models/m.gguf", facts=facts)
+    projector = projector_facts(output_length=facts.embedding_length)
+    beside = FetchOutcome(path="/models/p.gguf", projector=projector)
+    kubelet.extra_outcome = lambda spec: beside if spec.role == "projector" else fetched_for(spec)
     for pool, devices in DEVICES.items():
         resources = {devices.resource: devices.count}
         kubelet.add_node(

@@ -25,7 +25,15 @@ VALUES: Final = yaml.safe_load((CHART / "values.yaml").read_text()).keys()
 MODEL_SPEC: Final = {"poolRef": {"name": "default"}, "source": {"uri": "demo://chat"}}
 POOL_SPEC: Final = {"flavors": [{"name": "cpu"}]}
 POOL_FIELDS: Final = {"flavors", "modelCache", "sources", "access", "queue"}
-MODEL_FIELDS: Final = {"source", "draft", "adapters", "context", "speculation", "sampling"}
+MODEL_FIELDS: Final = {
+    "source",
+    "projector",
+    "draft",
+    "adapters",
+    "context",
+    "speculation",
+    "sampling",
+}
 OURS = f"{names.GROUP}/"
 
 

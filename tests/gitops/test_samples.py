@@ -70,8 +70,9 @@ def test_names_of_secrets_and_claims_follow_their_objects(
     model, pool = one(made, names.MODEL_KIND)["spec"], one(made, names.POOL_KIND)["spec"]
     secret = one(made, "Secret")["metadata"]["name"]
     assert secret.startswith("our-hub-")
-    files = [model["source"], model["draft"], model["adapters"][0]["source"]]
-    assert [file["secretRef"]["name"] for file in files] == [secret] * 3
+    beside = [model["projector"], model["draft"], model["adapters"][0]["source"]]
+    files = [model["source"], *beside]
+    assert [file["secretRef"]["name"] for file in files] == [secret] * 4
     assert model["poolRef"]["name"] == "our-cpu"
     claims = (pool["modelCache"], pool["offload"]["disk"], model["offload"]["disk"])
     assert {each["claimName"] for each in claims} == {"our-disk"}
@@ -165,6 +166,7 @@ metadata: {name: chat}
 spec:
   poolRef: {name: cpu}
   source: {uri: "hf://a/b", secretRef: {name: hub}}
+  projector: {uri: "hf://a/p", secretRef: {name: hub}}
   draft: {uri: "hf://a/d", secretRef: {name: hub}}
   adapters: [{name: one, source: {uri: "hf://a/e", secretRef: {name: hub}}}]
   offload: {disk: {claimName: disk}}

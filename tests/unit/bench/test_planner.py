@@ -34,7 +34,12 @@ def test_every_id_has_a_module_of_its_own() -> None:
 
 
 def test_patterns_choose_ids_and_unknown_ones_end_the_run() -> None:
-    assert chosen("estimate-*,limit") == ["estimate-cpu", "estimate-device", "limit"]
+    assert chosen("estimate-*,limit") == [
+        "estimate-cpu",
+        "estimate-device",
+        "estimate-projector",
+        "limit",
+    ]
     with pytest.raises(SystemExit, match="no such case; there are estimate-cpu"):
         chosen("estimates")
 
