@@ -23,6 +23,7 @@ from support.gateway import (
 )
 from support.ports import refusing_port
 from terrace.api.names import Key
+from terrace_runtime.contract import MAX_REQUEST_IMAGE_BYTES
 
 
 async def ok(call: Call) -> None:
@@ -161,6 +162,14 @@ async def test_a_declared_body_over_the_limit_is_refused_unread() -> None:
         got = await user.answer()
     assert got.status == 413
     assert "100 bytes" in got.error["message"]
+
+
+async def test_a_body_with_as_many_images_as_a_replica_takes_goes_through() -> None:
+    images = "x" * (MAX_REQUEST_IMAGE_BYTES * 4 // 3)
+    body = chat(messages=[{"role": "user", "content": images}])
+    async with replica(ok) as there, gateway(there) as running, client(running) as user:
+        assert (await user.post(body)).status == 200
+    assert there.calls[0].body == body
 
 
 async def test_a_body_that_grows_over_the_limit_is_refused() -> None:
