@@ -26,7 +26,7 @@ def main(file: str, model_file: str, width: int, height: int) -> None:
     """Measure once; a process does so for one projector."""
     logged: list[str] = []
 
-    @llama_cpp.llama_log_callback
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator] # llama_cpp has no types
     def log(_level: int, text: bytes, _data: Any) -> None:
         logged.append(text.decode(errors="replace"))
 
