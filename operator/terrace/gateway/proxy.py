@@ -22,6 +22,7 @@ from terrace.gateway import headers as http_headers
 from terrace.gateway.body import ClientGoneError, Receive, read_body, requested_model
 from terrace.gateway.errors import ApiError, error_event
 from terrace.gateway.sse import EventCutter
+from terrace.gateway.upstream import Body
 from terrace_runtime.contract import CACHED_TOKENS_HEADER
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Proxy:
             try:
                 response = await self.session.post(
                     _target(endpoint, exchange.scope),
-                    data=exchange.body,
+                    data=Body(exchange.body),
                     headers=headers,
                     allow_redirects=False,
                 )
