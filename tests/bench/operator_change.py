@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from bench.operator_floor import floor_back_to_back, floor_one_by_one
+from bench.operator_floor import floor_back_to_back, floor_of_models, floor_one_by_one
 from bench.operator_requests import MERGE, AuditLog
 from bench.operator_world import OURS, USER, Line, line_of, model_name
 from bench.verdict import percentile, significant
@@ -51,12 +51,15 @@ async def change(world: World) -> Line:
         watching.cancel()
     ours = between(log.news())
     floor = await floor_one_by_one(world, len(one))
-    floor_back = await floor_back_to_back(world, BURSTS, min(BURST, world.sizes.models))
+    floor_back = await floor_back_to_back(world, BURSTS, _some(world, BURST))
+    floor_models = await floor_of_models(world, BURSTS, _some(world, BURST))
     figures = {
         "floor_p50_ms": percentile(floor, 50),
         "floor_p99_ms": percentile(floor, 99),
         "burst_floor_p50_ms": percentile(floor_back, 50),
         "burst_floor_p99_ms": percentile(floor_back, 99),
+        "burst_models_floor_p50_ms": percentile(floor_models, 50),
+        "burst_models_floor_p99_ms": percentile(floor_models, 99),
         "operator_p50_ms": percentile(ours[: len(one)], 50),
         "operator_p99_ms": percentile(ours[: len(one)], 99),
         "p50_ms": percentile(one, 50),

@@ -3,7 +3,8 @@
 Owns: the floor of the case `change`, one by one and back to back. Does not own: the operator's own
 figures (``operator_change.py``). The client does nothing but see that an object was patched and
 apply another one. One by one both are ConfigMaps; back to back the other one is a StatefulSet,
-whose new replica the scheduler, the controllers and kwok then write about on the same cores.
+whose new replica the scheduler, the controllers and kwok then write about on the same cores, and
+what is patched is a ConfigMap or, as users do, a model.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.operator_requests import APPLY, MERGE
-from terrace.controller.kinds import CONFIGMAP, STATEFULSET
+from bench.operator_world import OURS, model_name
+from terrace.controller.kinds import CONFIGMAP, MODEL, STATEFULSET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = "default"
 APPLY_QUERY = "?fieldManager=bench&force=true"
+ANNOTATION = "terrace.bench/n"
 ONE_PAUSE_S = 0.1
 WATCH_OPENS_S = 1.0
 """A watch tells what happens from when it is open."""
@@ -73,12 +76,38 @@ async def floor_one_by_one(world: World, changes: int) -> list[float]:
     return waits
 
 
+class Asked(NamedTuple):
+    """What is patched back to back."""
+
+    path: str
+    names: list[str]
+    body: Callable[[str], Manifest]
+    value_of: Callable[[Manifest], str]
+
+
 async def floor_back_to_back(world: World, bursts: int, burst: int) -> list[float]:
     """The same for ``bursts`` times ``burst`` patches; what follows is a StatefulSet that grows."""
-    admin, asked, sets = world.admin, CONFIGMAP.path(NAMESPACE), STATEFULSET.path(NAMESPACE)
     names = [f"floor-{index}" for index in range(burst)]
     for name in names:
-        await admin.send("POST", asked, {"metadata": {"name": name}, "data": {"n": "1"}})
+        body = {"metadata": {"name": name}, "data": {"n": "1"}}
+        await world.admin.send("POST", CONFIGMAP.path(NAMESPACE), body)
+    asked = Asked(CONFIGMAP.path(NAMESPACE), names, lambda n: {"data": {"n": n}}, _n)
+    return await _back_to_back(world, bursts, asked)
+
+
+async def floor_of_models(world: World, bursts: int, burst: int) -> list[float]:
+    """The same with models in place of the ConfigMaps: their patch costs the server more.
+
+    They get an annotation, for which the operator writes nothing.
+    """
+    names = [model_name(index) for index in range(burst)]
+    asked = Asked(MODEL.path(OURS), names, lambda n: _annotations({ANNOTATION: n}), _annotated)
+    return await _back_to_back(world, bursts, asked)
+
+
+async def _back_to_back(world: World, bursts: int, asked: Asked) -> list[float]:
+    admin, sets = world.admin, STATEFULSET.path(NAMESPACE)
+    for name in asked.names:
         await admin.send("PATCH", f"{sets}/{name}{APPLY_QUERY}", _set(name, 1), APPLY)
     await world.settled(1.0)
     wanted, made, waits = Seen(), Seen(), []
@@ -90,16 +119,16 @@ async def floor_back_to_back(world: World, bursts: int, burst: int) -> list[floa
 
     async with asyncio.TaskGroup() as group:
         watches = [
-            group.create_task(wanted.watch(admin, asked, _n)),
+            group.create_task(wanted.watch(admin, asked.path, asked.value_of)),
             group.create_task(made.watch(admin, sets, _replicas)),
         ]
         await asyncio.sleep(WATCH_OPENS_S)
         for number in range(2, bursts + 2):
             follows = []
-            for name in names:
+            for name in asked.names:
                 began = time.perf_counter()
-                body = {"data": {"n": str(number)}}
-                await admin.send("PATCH", f"{asked}/{name}", body, MERGE)
+                body = asked.body(str(number))
+                await admin.send("PATCH", f"{asked.path}/{name}", body, MERGE)
                 follows.append(group.create_task(follow(name, number, began)))
             waits += await asyncio.gather(*follows)
             await world.settled(1.0)
@@ -110,6 +139,14 @@ async def floor_back_to_back(world: World, bursts: int, burst: int) -> list[floa
 
 def _n(manifest: Manifest) -> str:
     return str(manifest.get("data", {}).get("n", ""))
+
+
+def _annotations(found: Manifest) -> Manifest:
+    return {"metadata": {"annotations": found}}
+
+
+def _annotated(manifest: Manifest) -> str:
+    return str((manifest["metadata"].get("annotations") or {}).get(ANNOTATION, ""))
 
 
 def _replicas(manifest: Manifest) -> int:
