@@ -158,7 +158,7 @@ def _by_need(running: Seq[Sequence]) -> tuple[list[Work], list[Sequence], list[S
     prompts: list[Sequence] = []
     images: list[Sequence] = []
     for sequence in running:
-        if sequence.is_restoring or sequence.images.awaits_rows:
+        if sequence.is_idle:
             continue
         if len(sequence.tokens) - sequence.num_computed == 1:
             assert sequence.slot is not None

@@ -87,9 +87,7 @@ class EngineCore:
     @property
     def is_blocked(self) -> bool:
         """A step would compute nothing until blocks come from the disk, or rows of an image."""
-        return bool(self._running) and all(
-            one.is_restoring or one.images.awaits_rows for one in self._running
-        )
+        return bool(self._running) and all(one.is_idle for one in self._running)
 
     @property
     def stats(self) -> EngineStats:
@@ -136,7 +134,7 @@ class EngineCore:
         outputs = [self._end(sequence, why) for sequence, why in self._open.due(started)]
         if not self._change_layout(started):
             self._admit(started)
-        others_run = any(not one.is_restoring for one in self._running)
+        others_run = any(not one.is_idle for one in self._running)
         self.prefix.restores.advance(others_run=others_run)
         self.prefix.trim(somebody_runs=bool(self._running))
         for sequence, why in self.images.advance(started):
@@ -235,7 +233,7 @@ class EngineCore:
         if not self._config.adapters:
             return self._running
         current = self._turns.current
-        ready = [one for one in self._running if not one.is_restoring]
+        ready = [one for one in self._running if not one.is_idle]
         adapter = self._turns.choose(ready, now)
         if adapter != current:
             self._backend.use_adapter(adapter)

@@ -64,8 +64,13 @@ def pseudo_tokens(key: bytes, count: int) -> list[int]:
     return found
 
 
+def spans_from(spans: Seq[ImageSpan], position: int) -> Seq[ImageSpan]:
+    """The pieces that do not end before or at ``position``; spans ascend."""
+    return spans[bisect_right(spans, position, key=attrgetter("stop")) :]
+
+
 def span_from(spans: Seq[ImageSpan], position: int) -> ImageSpan | None:
-    """The first piece that does not end before or at ``position``; spans ascend."""
+    """The first of them."""
     index = bisect_right(spans, position, key=attrgetter("stop"))
     return spans[index] if index < len(spans) else None
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from terrace_runtime.contract import IMAGE_ENCODE_BUCKETS, IMAGE_ROWS_BYTES, ImageReport
 from terrace_runtime.engine.image_encoder import EncodeJob
 from terrace_runtime.engine.image_rows import ImageRows
+from terrace_runtime.engine.image_spans import spans_from
 from terrace_runtime.engine.waiting import urgency
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class ImageStage:
     def _wanted(self, now: float) -> Iterator[_Wanted]:
         """Pieces that are yet to be computed: of those that wait at one, that run, that queue."""
         order = sorted(
-            self._open.values(),
+            (one for one in self._open.values() if one.images.spans[-1].stop > _known(one)),
             key=lambda one: (
                 not one.images.awaits_rows,
                 one.slot is None,
@@ -192,8 +193,11 @@ class ImageStage:
             ),
         )
         for sequence in order:
-            is_coming = sequence.slot is None or sequence.is_restoring
-            known = sequence.images.num_expected if is_coming else sequence.num_computed
-            for span in sequence.images.spans:
-                if span.stop > known:
-                    yield _Wanted(sequence, span)
+            for span in spans_from(sequence.images.spans, _known(sequence)):
+                yield _Wanted(sequence, span)
+
+
+def _known(sequence: Sequence) -> int:
+    """First tokens that are computed, or will be found."""
+    is_coming = sequence.slot is None or sequence.is_restoring
+    return sequence.images.num_expected if is_coming else sequence.num_computed

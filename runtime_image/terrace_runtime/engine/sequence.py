@@ -135,6 +135,11 @@ class Sequence:
         return span if span is not None and span.start <= self.num_computed else None
 
     @property
+    def is_idle(self) -> bool:
+        """It has a slot, and its cells or the rows of an image are on their way there."""
+        return self.is_restoring or self.images.awaits_rows
+
+    @property
     def num_text_ahead(self) -> int:
         """Pending tokens before the next image piece."""
         span = self.images.following(self.num_computed)
