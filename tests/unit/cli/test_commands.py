@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from support.projector_files import projector_file
 from terrace.cli.__main__ import app
 from terrace.cli.errors import InputError
 
@@ -62,6 +63,8 @@ def test_a_model_that_does_not_fit_says_what_is_missing() -> None:
         (("plan", str(DEMO), *NODE, "--with-pool"), "with -o yaml only"),
         (("plan", str(DEMO), *NODE, "--name", "Not A Name", "-o", "yaml"), "--name Not A Name"),
         (("plan", str(DEMO), *NODE, "--draft", "nowhere"), "--draft nowhere: there is no"),
+        (("plan", str(DEMO), *NODE, "--projector", "nowhere"), "--projector nowhere: there is no"),
+        (("plan", str(DEMO), *NODE, "--projector", str(DEMO)), "under spec.projector is a whole"),
         (("plan", str(DEMO), *NODE, "--accelerators", "no.yaml"), "--accelerators no.yaml"),
         (("plan", "https://127.0.0.1:9/m.gguf"), "--allow-network CIDR"),
         (("explain", "pod/x"), "must be im/NAME or ipool/NAME"),
@@ -74,3 +77,23 @@ def test_bad_input_is_one_line_that_names_it(arguments: tuple[str, ...], said: s
     assert isinstance(answer.exception, InputError)
     assert said in str(answer.exception)
     assert answer.exception.code == 2
+
+
+def test_a_projector_is_planned_with_its_model_in_every_form(tmp_path: Path) -> None:
+    file = projector_file(tmp_path / "mmproj.gguf", output=192)
+    command = ("plan", str(DEMO), *NODE, "--projector", str(file))
+    table = run(*command)
+    assert table.exit_code == 0
+    assert "projector: a projector: gemma3" in table.stdout
+    assert "- projector: " in table.stdout
+    document = json.loads(run(*command, "--json").stdout)
+    assert document["projector"]["outputLength"] == 192
+    spec = yaml.safe_load(run(*command, "-o", "yaml").stdout)["spec"]
+    assert spec["projector"] == {"uri": "pvc://models/mmproj.gguf"}
+
+
+def test_a_projector_of_another_model_is_told_before_there_is_a_cluster(tmp_path: Path) -> None:
+    file = projector_file(tmp_path / "mmproj.gguf")
+    answer = run("plan", str(DEMO), *NODE, "--projector", str(file))
+    assert answer.exit_code == 1
+    assert "rows of 64 values, the model takes 192" in answer.stdout

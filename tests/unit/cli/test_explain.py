@@ -19,12 +19,13 @@ from support.cli_cluster import (
     pool,
 )
 from support.cli_situations import SITUATIONS, crash_loop, no_node_fits, ready
-from support.controller_objects import node
+from support.controller_objects import node, projector_facts
 from terrace.api.names import Key
 from terrace.cli.errors import InputError, NoAnswerError
 from terrace.cli.explain import parse_object, story_of
 from terrace.cli.explain_text import story_document, story_lines
 from terrace.cli.screen import wrapped
+from terrace.controller.facts import KnownProjector, projector_status
 from terrace.controller.kinds import EVENT, MODEL, NODE, POD, STATEFULSET, Kind, Manifest
 from terrace.controller.port import NotFoundError, UnavailableError
 
@@ -225,10 +226,25 @@ def test_the_plan_to_type_asks_for_what_the_spec_asks_for() -> None:
         "source": {"uri": "hf://o/r:Q4_K_M"},
         "context": {"length": 4096, "parallel": 2},
         "offload": {"profile": "HostHeavy", "kvTypes": {"key": "q8_0"}, "maxDisk": "8Gi"},
+        "projector": {"uri": "hf://o/r:f16"},
         "draft": {"uri": "hf://o/d; rm"},
     }
     story = story_of(FakeReader([(kind, found), *others]), "im", DEMO)
     assert story.next_command == (
         "terrace plan hf://o/r:Q4_K_M --pool default/default --context 4096 --parallel 2 "
-        "--profile HostHeavy --kv-types q8_0,f16 --max-disk 8Gi --draft 'hf://o/d; rm'"
+        "--profile HostHeavy --kv-types q8_0,f16 --max-disk 8Gi --projector hf://o/r:f16 "
+        "--draft 'hf://o/d; rm'"
     )
+
+
+def test_a_model_with_a_projector_is_told_to_take_images() -> None:
+    objects = ready()
+    found = next(each for kind, each in objects if kind.kind == "InferenceModel")
+    known = KnownProjector(projector_facts(), "/models/p.gguf")
+    status = projector_status(known).model_dump(mode="json", by_alias=True)
+    found["status"]["projector"] = status
+    story = story_of(FakeReader(objects), "im", DEMO)
+    (step,) = (each for each in story.steps if each.name == "facts")
+    (detail,) = (each for each in step.details if each.startswith("takes images: "))
+    assert "idefics3" in detail
+    assert "rows of 256 values" in detail

@@ -10,17 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.controller_objects import MODEL_PATH, facts, model, offload_plan, pool
+from support.controller_objects import MODEL_PATH, facts, model, offload_plan, pool, projector_facts
 from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
-from terrace.controller.facts import KnownModel, read_fetch
-from terrace.controller.files import Extras
+from terrace.controller.facts import (
+    Fetch,
+    KnownModel,
+    KnownProjector,
+    projector_status,
+    read_fetch,
+)
+from terrace.controller.files import Extras, Projector, extra_files
 from terrace.controller.jobs import fetch_jobs
 from terrace.controller.kinds import STATEFULSET, Manifest
 from terrace.controller.manifests import Subject, model_children
 from terrace.controller.model_volumes import claim_of, replica_path, replica_volumes
 from terrace.controller.parse import parse_spec
 from terrace.controller.replica_config import runtime_config
+from terrace.controller.unused import used_files
 from terrace_runtime.contract import RUNTIME_CONFIG_FILE
 
 IMAGE = "registry.example:5000/models/chat:1.0"
@@ -120,3 +127,28 @@ def test_the_image_of_any_reference_is_found_again_in_its_path(reference: str) -
     path = replica_path("/source/d.gguf", uri, "demo://chat")
     (volume,) = replica_volumes([path], "demo://chat", "p", subject("demo://chat").pool)
     assert volume.claim == claim_of(uri) == f"image {reference}"
+
+
+def test_a_projector_in_an_image_of_its_own_is_told_where_it_is_mounted() -> None:
+    about = subject(f"oci://{IMAGE}#m.gguf", projector={"uri": f"oci://{OTHER}#p.gguf"})
+    known = KnownProjector(projector_facts(), "/source/p.gguf", f"image {OTHER}")
+    file = extra_files("demo", about.spec)[0]
+    extras = Extras(projector=Projector(file, Fetch(known=known)))
+    plan = offload_plan()
+    config = runtime_config(about, KnownModel(facts(), "/source/m.gguf"), extras, plan)
+    children = dict(model_children(about, about.pool.flavors[0], plan, config))
+    pod = children[STATEFULSET]["spec"]["template"]["spec"]
+    mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    folder, _, name = config.projector_path.rpartition("/")
+    assert name == "p.gguf"
+    assert folder in mounts
+    assert config.projector_digest == known.facts.digest
+    assert {v["image"]["reference"] for v in pod["volumes"] if "image" in v} == {IMAGE, OTHER}
+
+
+def test_a_projector_counts_as_used_while_its_model_names_it() -> None:
+    known = KnownProjector(projector_facts(), "/models/blobs/p.gguf")
+    status = projector_status(known).model_dump(mode="json", by_alias=True)
+    named = model(projector={"uri": "https://host/p.gguf", "sha256": "c" * 64})
+    used = used_files(named | {"status": {"projector": status}})
+    assert used == {"c" * 64: 0, known.facts.digest: known.facts.file_bytes}

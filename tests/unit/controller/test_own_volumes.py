@@ -88,6 +88,7 @@ def test_only_what_fetches_sees_the_secret() -> None:
 
 def test_every_file_of_the_model_is_fetched_but_those_on_a_users_claim() -> None:
     spec = {
+        "projector": {"uri": "hf://o/r:f16"},
         "draft": {"uri": "demo://draft"},
         "adapters": [
             {"name": "a", "source": {"uri": "hf://o/r/a.gguf"}},
@@ -97,6 +98,7 @@ def test_every_file_of_the_model_is_fetched_but_those_on_a_users_claim() -> None
     pod = replica(subject(spec))
     assert [told(each).get("role", "model") for each in pod["initContainers"]] == [
         "model",
+        "projector",
         "draft",
         "adapter",
     ]
