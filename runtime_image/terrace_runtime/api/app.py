@@ -42,10 +42,9 @@ def create_app(
     app.state.server = ServerState(engine, config, registry or CollectorRegistry(), make_renderer)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    max_bytes, total_bytes = body_bounds(
-        config.context_tokens, takes_images=bool(config.projector_path)
-    )
-    app.add_middleware(BodyLimit, max_bytes=max_bytes, total_bytes=total_bytes)
+    takes_images = bool(config.projector_path)
+    one, together = body_bounds(config.context_tokens, takes_images=takes_images)
+    app.add_middleware(BodyLimit, max_bytes=one, total_bytes=together, takes_images=takes_images)
     app.add_middleware(RequestLog)
     app.include_router(routes_generate.router)
     app.include_router(embeddings.router)

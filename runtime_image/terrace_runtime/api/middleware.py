@@ -31,8 +31,11 @@ class BodyLimit:
     A prompt takes about four times its bytes until it is tokens, and it is held while it waits.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, total_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, total_bytes: int, *, takes_images: bool = False
+    ) -> None:
         self._app = app
+        self._takes_images = takes_images
         self._max_bytes = max_bytes
         self._total_bytes = total_bytes
         self._open_bytes = 0
@@ -46,7 +49,7 @@ class BodyLimit:
         if declared.isdigit() and int(declared) > self._max_bytes:
             if int(declared) <= self._max_bytes + MAX_BODY_BYTES:
                 await _discard(receive)
-            await _too_large(self._max_bytes).response()(scope, receive, send)
+            await self._too_large().response()(scope, receive, send)
             return
         held = 0
 
@@ -57,7 +60,7 @@ class BodyLimit:
             held += size
             self._open_bytes += size
             if held > self._max_bytes:
-                raise _too_large(self._max_bytes)
+                raise self._too_large()
             if self._open_bytes > self._total_bytes:
                 raise _too_much(self._total_bytes)
             return message
@@ -73,6 +76,12 @@ class BodyLimit:
             await self._app(scope, receive_bounded, send)
         finally:
             self._open_bytes -= held
+
+    def _too_large(self) -> ApiError:
+        message = f"the body is larger than {self._max_bytes} bytes"
+        if not self._takes_images:
+            message += "; images are not taken, for this model's InferenceModel names no projector"
+        return ApiError(413, message, code="body_too_large")
 
 
 def forget_body(scope: Scope, num_bytes: int) -> None:
@@ -93,10 +102,6 @@ async def _discard(receive: Receive) -> None:
     """Read a body away, so that the client reads our answer and not a reset connection."""
     while (await receive()).get("more_body", False):
         pass
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
 
 
 def _too_much(limit: int) -> ApiError:

@@ -394,3 +394,4 @@ async def test_a_large_body_is_refused_where_none_are_taken() -> None:
     async with running(ScriptedEngine()) as site:
         reply = await raw(site.port, "POST", "/v1/chat/completions", b"x" * 2**20)
         assert reply.status == 413
+        assert b"images are not taken" in reply.body
