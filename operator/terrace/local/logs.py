@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_LOG_BYTES = 64 * 1024 * 1024
 _KEPT_BYTES = 8 * 1024 * 1024
+MAX_LINE_BYTES = 1024 * 1024
 _POLL_S = 0.2
 
 
@@ -49,24 +50,30 @@ def show(log: Path, lines: int, write: Callable[[str], None]) -> None:
 def follow(log: Path, write: Callable[[str], None]) -> None:
     """Write what is appended from now on, also after the file was cut or replaced.
 
-    Never returns; an exception such as KeyboardInterrupt ends it.
+    A line is written when it is whole, or as it is where no more of it can come. Never returns; an
+    exception such as KeyboardInterrupt ends it.
     """
-    file = log.open(errors="replace")
+    file, half = log.open("rb"), b""
     file.seek(0, os.SEEK_END)
     try:
         while True:
-            line = file.readline()
-            if line:
-                write(line.rstrip("\n"))
+            half += file.readline(MAX_LINE_BYTES)
+            if half.endswith(b"\n") or len(half) >= MAX_LINE_BYTES:
+                write(_text(half))
+                half = b""
                 continue
             time.sleep(_POLL_S)
             if _was_replaced(file.fileno(), file.tell(), log):
-                for rest in file:  # of the old one, written since we looked
-                    write(rest.rstrip("\n"))
+                for rest in (half + file.read()).splitlines():  # written since we looked
+                    write(_text(rest))
                 file.close()
-                file = log.open(errors="replace")
+                file, half = log.open("rb"), b""
     finally:
         file.close()
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\n")
 
 
 def _was_replaced(fd: int, position: int, log: Path) -> bool:

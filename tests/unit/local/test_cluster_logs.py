@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from terrace.local import logs, processes
 from terrace.local.audit import AuditEvent, policy, read_events
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+HALF_S = 1.0
+"""Longer than a follower takes to look again."""
 
 
 class StopFollowingError(Exception):
@@ -62,6 +68,38 @@ def test_a_short_log_is_left_alone(tmp_path: Path) -> None:
 def test_following_goes_on_in_the_log_of_a_restarted_process(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("before\n")
+    with following(log) as seen:
+        append(log, b"last words\n")
+        logs.start_afresh(log)
+        log.write_text("stop\n")
+    assert seen[-3:] == ["last words", "stop", "stopped"]
+
+
+def test_following_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("before\n")
+    with following(log) as seen:
+        whole = "one line, with a \N{SNOWMAN}, and its end\n".encode()
+        for byte in whole[:-1]:
+            append(log, bytes([byte]))
+        assert not processes.wait_until(lambda: seen[-1] != "same", HALF_S)
+        append(log, whole[-1:] + b"stop\n")
+    assert seen[-3:] == ["one line, with a \N{SNOWMAN}, and its end", "stop", "stopped"]
+
+
+def test_half_a_line_of_a_process_that_ended_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("before\n")
+    with following(log) as seen:
+        append(log, b"cut o")
+        logs.start_afresh(log)
+        log.write_text("stop\n")
+    assert seen[-3:] == ["cut o", "stop", "stopped"]
+
+
+@contextmanager
+def following(log: Path) -> Iterator[list[str]]:
+    """Lines that ``follow`` writes; it follows when this begins, and has ended when this ends."""
     seen: list[str] = []
 
     def see(line: str) -> None:
@@ -79,18 +117,17 @@ def test_following_goes_on_in_the_log_of_a_restarted_process(tmp_path: Path) -> 
     follower.start()
 
     def append_until_seen() -> bool:
-        with log.open("a") as file:
-            file.write("same\n")
+        append(log, b"same\n")
         return "same" in seen
 
     assert processes.wait_until(append_until_seen, 60)
-    with log.open("a") as file:
-        file.write("last words\n")
-    logs.start_afresh(log)
-    log.write_text("stop\n")
+    yield seen
     follower.join(timeout=60)
-    assert seen[0] == "same"
-    assert seen[-3:] == ["last words", "stop", "stopped"]
+
+
+def append(log: Path, data: bytes) -> None:
+    with log.open("ab") as file:
+        file.write(data)
 
 
 def test_audit_events_say_who_did_what(tmp_path: Path) -> None:
