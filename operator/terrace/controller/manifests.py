@@ -29,8 +29,8 @@ from terrace.controller.kinds import (
     Manifest,
     key_of,
 )
-from terrace.controller.kv_claims import claim_template_fields, claim_templates
 from terrace.controller.model_volumes import DEFAULT_CACHE_SIZE, own_claim_template, replica_volumes
+from terrace.controller.replica_claims import claim_template_fields, claim_templates
 from terrace.planner.accelerators import AcceleratorTable, built_in
 from terrace_runtime.contract import (
     RUNTIME_CONFIG_FILE,

@@ -15,10 +15,10 @@ from terrace.api.names import Key, statefulset_name
 from terrace.controller.apply import carry_out, remove
 from terrace.controller.diff import diff, leftovers
 from terrace.controller.kinds import POD, STATEFULSET, uid_of
-from terrace.controller.kv_claims import claim_steps
 from terrace.controller.manifests import Subject, model_children, plan_label, replica_claims
 from terrace.controller.placing import Decision
 from terrace.controller.port import ForbiddenError, InvalidError
+from terrace.controller.replica_claims import claim_steps
 from terrace.controller.replica_config import runtime_config
 from terrace.controller.rollout import rollout_step
 

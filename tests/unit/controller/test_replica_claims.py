@@ -9,8 +9,8 @@ import pytest
 from support.controller_objects import model
 from terrace.controller.diff import Removal, Write, diff
 from terrace.controller.kinds import CLAIM, STATEFULSET, Manifest
-from terrace.controller.kv_claims import claim_steps, claim_template_fields, claim_templates
 from terrace.controller.model_volumes import claim_template
+from terrace.controller.replica_claims import claim_steps, claim_template_fields, claim_templates
 from terrace.planner.plan import KvVolume
 
 MIB, GIB = 1 << 20, 1 << 30
