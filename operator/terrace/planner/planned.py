@@ -115,9 +115,13 @@ class _Threads:
 
 
 def _threads(wish: Wish, fit: Fit) -> _Threads:
-    """As the room says; few where all layers are on devices and the user wrote no number."""
+    """As the room says; few where all layers are on devices and the user wrote no number.
+
+    Images are encoded by the host's threads wherever the model is.
+    """
     room = fit.room
-    is_idle = fit.sized.is_whole(wish) and room.flavor.host.cpu is None
+    has_work = wish.model.projector is not None
+    is_idle = fit.sized.is_whole(wish) and room.flavor.host.cpu is None and not has_work
     if not is_idle or room.threads <= DEVICE_THREADS:
         return _Threads(room.threads, room.cpu_millis, room.cpu_words)
     millis = min(room.cpu_millis, DEVICE_THREADS * REQUEST_MILLIS_PER_THREAD)

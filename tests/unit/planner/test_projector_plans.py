@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.controller_objects import projector_facts
+from support.devices import H100, plan_in, room
 from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, pool
 from terrace.api.conditions import Reason
 from terrace.planner.inputs import Cluster, ModelInputs
 from terrace.planner.placement import Placement, place
+from terrace.planner.plan import OffloadPlan
+from terrace.planner.planned import DEVICE_THREADS
 from terrace.planner.projector import projector_bytes
 from terrace.planner.rooms import NoPlacement
 from terrace.planner.sticky import inputs_digest
 from terrace_runtime.contract import HELD_PIXEL_BYTES, IMAGE_ROWS_BYTES
 
 if TYPE_CHECKING:
-    from terrace.planner.plan import OffloadPlan
     from terrace_runtime.contract import ModelFacts, ProjectorFacts
 
 SPEC = model(projector={"uri": "https://host/mmproj.gguf"})
@@ -140,3 +142,11 @@ def test_another_projector_of_the_same_shape_is_another_plan() -> None:
         for each in (first, other)
     }
     assert len(digests) == 2
+
+
+def test_images_keep_the_host_s_threads_at_work_where_the_model_is_on_a_device() -> None:
+    plain = plan_in(llama_8b_facts(), room(H100))
+    seeing = plan_in(llama_8b_facts(), room(H100), {"projector": SIGLIP_400M})
+    assert isinstance(plain, OffloadPlan)
+    assert isinstance(seeing, OffloadPlan)
+    assert plain.threads == DEVICE_THREADS < seeing.threads
