@@ -101,7 +101,8 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         "(ProjectorFacts of a projector, FileFacts of an adapter). After an error: a FetchOutcome "
         "with its failure, exit code 10 where trying again is useless, else 1. Reads HF_ENDPOINT, "
         "HF_TOKEN (or the token of hf auth login), AWS_ENDPOINT_URL_S3, AWS_REGION, "
-        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and TERRACE_ALLOWED_NETWORKS (CIDRs, commas)."
+        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and TERRACE_ALLOWED_NETWORKS "
+        "(CIDRs, commas)."
     )
     parser.add_argument(
         "source",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from support.engine_builders import CoreDriver, alone, random_request, runtime_config, text_request
 from terrace_runtime.contract import Adapter, KvTiers
+from terrace_runtime.engine.request import PromptPart
 
 ADAPTERS = tuple(
     Adapter(name=name, path=f"/models/{name}", digest="e" * 64) for name in ("poet", "clerk")
@@ -35,9 +36,11 @@ def test_interleaved_requests_of_several_adapters_get_what_each_gets_alone(
     for number in range(chance.randint(2, 10)):
         one = random_request(f"r{number}", chance, adapter=chance.choice(NAMES))
         if one.prompt and chance.random() < 0.7:
+            (first, *_) = one.prompt
+            assert isinstance(first, PromptPart)
             one = text_request(
                 one.id,
-                shared + one.prompt[0].text,
+                shared + first.text,
                 sampling=one.sampling,
                 max_tokens=one.max_tokens,
                 adapter=one.adapter,

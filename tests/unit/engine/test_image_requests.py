@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from terrace_runtime.backend import BackendInfo
+    from terrace_runtime.engine.messages import Command
 
 RED = picture(1)
 
@@ -49,7 +50,7 @@ async def engine() -> AsyncIterator[InProcessEngine]:
 
 def test_a_request_with_images_comes_through_the_socket_whole() -> None:
     request = image_request("a", "see", RED, "and", picture(2, 3, 5), "?")
-    commands = [Abort("x"), Submit(request), Submit(image_request("b", RED, "?"))]
+    commands: list[Command] = [Abort("x"), Submit(request), Submit(image_request("b", RED, "?"))]
     data = encode_commands(commands)
     reader = FrameReader()
     *pixels, value = [one for byte in data for one in reader.feed(bytes((byte,)))]

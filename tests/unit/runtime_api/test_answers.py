@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -10,6 +10,10 @@ import pytest
 from support.runtime_http import ScriptedEngine, Site, config, piece, raw, running, words
 from terrace_runtime.contract import SamplingDefaults
 from terrace_runtime.engine.request import FinishReason, PromptPart
+
+if TYPE_CHECKING:
+    from support.runtime_http import Step
+    from terrace_runtime.engine.request import Request
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 
@@ -89,7 +93,12 @@ async def test_completions_are_answered_whole_and_streamed() -> None:
 
 
 async def test_several_prompts_and_choices_keep_their_order_and_usage() -> None:
-    engine = ScriptedEngine(lambda request: words(request.prompt[0].text, request.id[-3:]))
+    def repeated(request: Request) -> list[Step]:
+        part, *_ = request.prompt
+        assert isinstance(part, PromptPart)
+        return words(part.text, request.id[-3:])
+
+    engine = ScriptedEngine(repeated)
     async with running(engine) as site, site.client() as client:
         answer = await client.completions.create(model="chat", prompt=["a", "b"], n=2, seed=5)
         many = await client.chat.completions.create(
