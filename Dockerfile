@@ -29,7 +29,8 @@ COPY dist/wheelhouse/own /src/dist/wheelhouse/own
 FROM wheels-${WHEELS} AS wheels
 
 # What uv.lock decides: a layer of its own, which our edits leave as it is. Headers, static libraries
-# and the tests of libraries are for those who build on them.
+# and the tests of libraries are for those who build on them; of Pillow, which decodes images that
+# clients send, what could read other formats, fonts and colour profiles stays out of their reach.
 FROM ${INSTALL_BASE} AS packages
 COPY --from=wheels /src/dist/wheelhouse/locked /wheelhouse
 WORKDIR /wheelhouse
@@ -45,6 +46,11 @@ RUN mv pip-*.whl /pip.whl \
       && find "${venv}/lib" -type d \( -name tests -o -name include \) -prune -exec rm -rf {} + \
       && find "${venv}/lib" -type f \( -name '*.a' -o -name '*.h' -o -name '*.c' -o -name '*.pyx' \
            -o -name '*.pxd' -o -name '*.pyi' \) -delete \
+      && find "${venv}/lib" -type f \( -path '*/PIL/_avif.*' -o -path '*/PIL/_imagingft.*' \
+           -o -path '*/PIL/_imagingcms.*' -o -path '*/PIL/_imagingtk.*' -o -path '*/pillow.libs/libavif-*' \
+           -o -path '*/pillow.libs/libfreetype-*' -o -path '*/pillow.libs/libharfbuzz-*' \
+           -o -path '*/pillow.libs/liblcms2-*' -o -path '*/pillow.libs/libbrotli*' \
+           -o -path '*/pillow.libs/libpng16-*' \) -delete \
       && "${venv}/bin/python" -m compileall -q --invalidation-mode unchecked-hash \
            -s "/out/${image}" "${venv}/lib" || exit 1; \
     done

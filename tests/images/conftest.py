@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from typing import TYPE_CHECKING
+
 import pytest
 
 from build.archives import check_machine
 from build.workshop import BuildError
 from support.images import ARCHIVES, NAMES, Image, open_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +33,14 @@ def images() -> dict[str, Image]:
 def image(request: pytest.FixtureRequest, images: dict[str, Image]) -> Image:
     """Each image in turn."""
     return images[request.param]
+
+
+@pytest.fixture(scope="session")
+def root(images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runtime image's files, unpacked."""
+    folder = tmp_path_factory.mktemp("runtime")
+    for layer in images["runtime"].layers:
+        with tarfile.open(fileobj=io.BytesIO(layer), mode="r:gz") as content:
+            content.extractall(folder, filter="fully_trusted")
+    folder.chmod(0o755)
+    return folder

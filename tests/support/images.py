@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,3 +54,13 @@ def open_image(path: Path) -> Image:
                     assert file is not None
                     texts[name] = file.read()
     return Image(path.stem, json.loads(blob(manifest["config"])), layers, entries, texts)
+
+
+def run_in(root: Path, code: str) -> Any:
+    """What ``code`` prints as JSON in the image, as its user, with /proc and /dev alone."""
+    inside = ["chroot", "--userspec=65532:65532", str(root), "/opt/terrace/bin/python", "-c", code]
+    mounted = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec "$@"'
+    argv = ["unshare", "--mount", "sh", "-c", mounted, str(root), *inside]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

@@ -27,7 +27,7 @@ WAVES = st.lists(
     batch_tokens=st.sampled_from([64, 512]),
     abort=st.integers(0, 40),
 )
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_answers_do_not_depend_on_layouts(
     waves: list[tuple[bool, int, int, int]], host_blocks: int, batch_tokens: int, abort: int
 ) -> None:
