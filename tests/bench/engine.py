@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         is_against_itself=given.against_itself,
     )
     cases = _chosen(given.cases, is_quick=given.quick)
-    layouts = {"split": (False,), "unified": (True,), "both": (False, True)}[given.layout]
+    layouts = {"auto": (False,), "unified": (True,), "both": (False, True)}[given.layout]
     lines: list[Line] = []
     is_interrupted = False
     try:
@@ -122,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--layout",
-        choices=("split", "unified", "both"),
-        default="split",
+        choices=("auto", "unified", "both"),
+        default="auto",
         help=f"KV layout of ours; lines of the other one end with {OTHER_LAYOUT}",
     )
     parser.add_argument(
