@@ -53,8 +53,8 @@ class WidthsStatus(StatusValue):
     """Whether feed-forward blocks have a gate."""
 
 
-class ModelStatus(StatusValue):
-    """Facts of the model file, read from its header."""
+class HeaderStatus(StatusValue):
+    """A file whose header was read."""
 
     path: str = ""
     """Path of the file in the fetch Job."""
@@ -68,6 +68,11 @@ class ModelStatus(StatusValue):
     """SHA-256 of the file."""
     file_bytes: int
     """Size of the file."""
+
+
+class ModelStatus(HeaderStatus):
+    """Facts of the model file, read from its header."""
+
     architecture: str
     """Architecture, as llama.cpp names it."""
     name: str = ""
@@ -116,21 +121,9 @@ class ModelStatus(StatusValue):
     """Values per token inside a layer, which decide the size of a step."""
 
 
-class ProjectorStatus(StatusValue):
+class ProjectorStatus(HeaderStatus):
     """Facts of the projector, read from its header."""
 
-    path: str = ""
-    """Path of the file in the fetch Job."""
-    claim: str = ""
-    """The PersistentVolumeClaim it lies on."""
-    uri: str = ""
-    """Where it came from."""
-    version: str = "v1"
-    """Version of these facts."""
-    digest: str
-    """SHA-256 of the file."""
-    file_bytes: int
-    """Size of the file."""
     projector_type: str
     """Kind of projector, as llama.cpp names it."""
     name: str = ""

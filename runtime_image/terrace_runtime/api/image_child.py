@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from terrace_runtime.api.child_limits import grant_time, limit
+
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
 ADDRESS_BYTES: Final = 768 * 2**20
 CPU_SECONDS: Final = 10
@@ -32,9 +34,9 @@ class _RefusedError(Exception):
 
 def main() -> None:
     """Serve one parent until it closes our stdin."""
-    _limit(resource.RLIMIT_AS, ADDRESS_BYTES)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_AS, ADDRESS_BYTES)
+    limit(resource.RLIMIT_FSIZE, 0)
+    limit(resource.RLIMIT_CORE, 0)
     # Bounds of our own hold; Pillow's would only warn.
     Image.MAX_IMAGE_PIXELS = None
     warnings.simplefilter("ignore")
@@ -42,7 +44,7 @@ def main() -> None:
     while line := source.readline():
         asked = json.loads(line)
         file = source.read(asked["size"])
-        _grant_time()
+        grant_time(CPU_SECONDS)
         pixels = b""
         answer: dict[str, Any]
         try:
@@ -93,21 +95,6 @@ def _rgb(image: Image.Image) -> Image.Image:
         below = Image.new("RGBA", above.size, "white")
         return Image.alpha_composite(below, above).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (most, most))
-
-
-def _grant_time() -> None:
-    """A few more seconds of processor time, so that an orphan dies by itself."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    soft = int(usage.ru_utime + usage.ru_stime) + CPU_SECONDS
-    if hard == resource.RLIM_INFINITY or soft < hard:
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from terrace_runtime.api.child_limits import grant_time, limit
+
 if TYPE_CHECKING:
     import jinja2
     from jinja2 import nodes
@@ -44,13 +46,13 @@ class _Generation(Extension):
 
 def main() -> None:
     """Serve one parent until it closes our stdin."""
-    _limit(resource.RLIMIT_AS, ADDRESS_BYTES)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_AS, ADDRESS_BYTES)
+    limit(resource.RLIMIT_FSIZE, 0)
+    limit(resource.RLIMIT_CORE, 0)
     setting = json.loads(sys.stdin.readline())
     template: jinja2.Template | None = None
     wants_parts = False
-    _grant_time()
+    grant_time(RENDER_CPU_SECONDS)
     try:
         template = _environment().from_string(setting["template"])
         wants_parts = _wants_parts(template, setting)
@@ -58,13 +60,13 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - a template can raise anything
         _answer({"error": "broken", "message": _describe(error)})
     for line in sys.stdin:
-        _grant_time()
+        grant_time(RENDER_CPU_SECONDS)
         turns = json.loads(line)
         messages = [{"role": role, "content": _content(it, wants_parts)} for role, it in turns]
         _answer(_render(template, setting, messages))
 
 
-def _content(pieces: list[str], wants_parts: bool) -> str | list[dict[str, str]]:  # noqa: FBT001
+def _content(pieces: list[str], wants_parts: bool) -> str | list[dict[str, str]]:  # noqa: FBT001 - the only setting
     """A message's pieces as the template wants them; marks of images are text, as in llama.cpp."""
     if wants_parts:
         return [{"type": "text", "text": piece} for piece in pieces]
@@ -146,21 +148,6 @@ def _strftime_now(pattern: str) -> str:
 
 def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:500]
-
-
-def _limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (most, most))
-
-
-def _grant_time() -> None:
-    """A few more seconds of processor time, so that an orphan in a loop dies by itself."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    soft = int(usage.ru_utime + usage.ru_stime) + RENDER_CPU_SECONDS
-    if hard == resource.RLIM_INFINITY or soft < hard:
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 def _answer(value: dict[str, Any]) -> None:
