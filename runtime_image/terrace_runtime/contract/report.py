@@ -156,7 +156,7 @@ class Capabilities(Value):
     can_cut: bool = False
     """A sequence's last tokens can be dropped alone."""
     can_share_cells: bool = False
-    """A prefix can be shared without copying (unified KV)."""
+    """A prefix can be shared without copying (unified KV), at start; see ``cache.layout``."""
     can_shift: bool = False
     can_embed: bool = False
     pooling: str = ""

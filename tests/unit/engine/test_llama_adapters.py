@@ -88,6 +88,21 @@ def test_the_model_alone_says_the_same_while_adapters_take_turns_with_it(
         assert greedy(backend, slot) == tokens[name][len(PROMPT) :], name
 
 
+def test_the_adapter_in_use_stays_when_the_cells_are_opened_anew(backend: LlamaBackend) -> None:
+    alone = greedy(backend, 0)
+    backend.seq_rm(0)
+    backend.use_adapter("a")
+    adapted = greedy(backend, 0)
+    assert adapted != alone
+    for unified in (True, False):
+        backend.reopen(unified=unified)
+        assert backend.is_unified == unified
+        assert greedy(backend, 0) == adapted
+    backend.reopen(unified=True)
+    backend.use_adapter("")
+    assert greedy(backend, 0) == alone
+
+
 @pytest.mark.parametrize("kv_unified", [False, True])
 async def test_verified_answers_hold_while_requests_of_adapters_interleave(
     tmp_path: Path, *, kv_unified: bool

@@ -150,7 +150,9 @@ def test_cells_that_the_host_tier_could_not_keep_stay_where_they_are() -> None:
     assert facts(engine) == expected([long, *alike(7)], settings)
 
 
-@pytest.mark.parametrize("unable", [{"kv_auto": False}, {"kv": {"host_bytes": 0}}])
+@pytest.mark.parametrize(
+    "unable", [{"kv_auto": False}, {"kv": {"host_bytes": 0}}, {"device_sampling": "on"}]
+)
 def test_where_cells_cannot_move_the_layout_stays(unable: dict[str, Any]) -> None:
     engine = driver(config(**unable))
     engine.submit(*alike(8))
