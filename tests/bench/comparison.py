@@ -10,6 +10,7 @@ is about an empty cache, servers are started anew for each round instead.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -129,12 +130,19 @@ def compare(contest: Contest, options: Options) -> list[Line]:
 def play_plan(port: int, plan: Plan, limit_s: float = _ROUND_TIMEOUT_S) -> Round:
     """Run a plan in a process of its own. Raises RoundFailedError."""
     limit_s = min(limit_s, plan.timeout_s)
-    # By its path and with -P: it needs the standard library and nobody's PYTHONPATH.
-    argv = [sys.executable, "-P", load.__file__, HOST, str(port)]
+    argv = [sys.executable, "-m", load.__name__, HOST, str(port)]
+    # It needs its own package and nobody else's PYTHONPATH.
+    environment = {**os.environ, "PYTHONPATH": str(Path(load.__file__).parents[1])}
     told = json.dumps(asdict(replace(plan, timeout_s=limit_s)))
     try:
         done = subprocess.run(
-            argv, input=told, capture_output=True, text=True, timeout=limit_s + 30, check=False
+            argv,
+            input=told,
+            capture_output=True,
+            text=True,
+            timeout=limit_s + 30,
+            check=False,
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         raise RoundFailedError(f"a round took more than {limit_s:.0f} s") from None

@@ -13,15 +13,13 @@ import json
 import platform
 import subprocess
 import sys
-import tempfile
-import zipfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from bench.builds import llama_site
 from bench.models import model_file
 from bench.verdict import Metric, verdict
-from build.wheel import build_wheel, wheel_parser
 from build.workshop import say
 
 if TYPE_CHECKING:
@@ -42,12 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", default=",".join(MODELS), help="names, with commas")
     given = parser.parse_args(arguments)
     is_good = True
-    with tempfile.TemporaryDirectory(prefix="terrace-kernels-") as folder:
-        sites = [_site(Path(folder), option) for option in _SIDES]
-        for model in given.models.split(","):
-            for line in lines(model, sites, given.rounds):
-                print(json.dumps(line), flush=True)
-                is_good = is_good and line["ok"]
+    sites = [llama_site(option) for option in _SIDES]
+    for model in given.models.split(","):
+        for line in lines(model, sites, given.rounds):
+            print(json.dumps(line), flush=True)
+            is_good = is_good and line["ok"]
     sys.exit(0 if is_good else 1)
 
 
@@ -103,14 +100,6 @@ class Side:
         """End it."""
         self._process.kill()
         self._process.communicate()
-
-
-def _site(folder: Path, option: str) -> Path:
-    wheel = build_wheel(wheel_parser().parse_args([option]))
-    site = folder / option.strip("-")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site, [n for n in archive.namelist() if n.startswith("llama_cpp/")])
-    return site
 
 
 def _cpu_name() -> str:

@@ -1,7 +1,7 @@
 """The client of the benchmarks: users over raw sockets, in a process of its own.
 
 Owns: sending the prompts in the order of a plan (at once, spread over time, turn by turn, or while
-others run), reading server-sent events, and what a round measured. Does not own: the plans
+others run), and what a round measured. Does not own: reading one answer (``reading.py``), the plans
 (``plans.py``), the servers or what is compared (``cases``). It is the same for every server and
 does as little as it can per event, for it runs on the servers' own cores. A token counts when the
 server's ``usage`` says so; an answer that was cut short or whose counts are not what was asked
@@ -20,11 +20,9 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bench.reading import Reading, RoundError
+
 _TIMEOUT_S = 300
-
-
-class RoundError(Exception):
-    """An answer is not what was asked for; the message says what came."""
 
 
 @dataclass(frozen=True)
@@ -207,35 +205,29 @@ class _Client:
 
     async def _stream(self, said: list[str], generated_tokens: int, answer: Answer) -> list[bytes]:
         """The events of one answer, whose times and counts go to ``answer``."""
-        reader, writer = await asyncio.open_connection(self._host, self._port)
+        loop = asyncio.get_running_loop()
+        mark = self._mark if not self._plan.users[answer.user].after_events else 0
+        _, reading = await loop.create_connection(
+            lambda: Reading(self._request(said, generated_tokens), mark, self._reached_mark),
+            self._host,
+            self._port,
+        )
         try:
-            writer.write(self._request(said, generated_tokens))
-            status = await reader.readline()
-            if b" 200 " not in status:
-                raise RoundError(f"{status.decode().strip()}: {(await reader.read(2000)).decode()}")
-            times, lines, mark = answer.times, [], self._mark
-            clock, started = time.perf_counter, self._started
-            # Chunk sizes and headers stand on lines of their own and are passed over.
-            while line := await reader.readline():
-                if not line.startswith(b"data: "):
-                    continue
-                if line.startswith(b"data: [DONE]"):
-                    break
-                times.append(clock() - started)
-                lines.append(line)
-                if len(times) == mark:
-                    self._reached_mark(answer)
-            answer.end_s = self._now()
-            _read_usage(lines, answer)
-            return lines
+            await reading.ended
         finally:
-            writer.close()
+            # Who is cut off counts as far as it got.
+            reading.close()
+            times, lines = reading.events()
+            answer.times += [time - self._started for time in times]
+        answer.end_s = self._now()
+        reading.check()
+        _read_usage(lines, answer)
+        return lines
 
-    def _reached_mark(self, answer: Answer) -> None:
-        if not self._plan.users[answer.user].after_events:
-            self._ahead -= 1
-            if not self._ahead:
-                self._is_underway.set()
+    def _reached_mark(self) -> None:
+        self._ahead -= 1
+        if not self._ahead:
+            self._is_underway.set()
 
     def _check(self, answer: Answer, prompt_tokens: int, generated_tokens: int) -> None:
         is_short = answer.tokens != generated_tokens if self._plan.ignore_eos else False

@@ -1,9 +1,10 @@
 """Builds the program that we are measured against: llama.cpp's own llama-server.
 
 Owns: building llama-server and llama-batched-bench, once, from the very sdist and with the very
-ggml flags of our wheel, so that both sides of a benchmark run the same kernels. Does not own:
-running them (``engine.py``). Usage: ``PYTHONPATH=tests python -m bench.peer`` prints the folder
-of the programs; about 5 minutes on two cores the first time.
+ggml flags of the images' wheel, so that both sides of a benchmark run the kernels that users get.
+Does not own: running them (``engine.py``), that wheel (``builds.py``). Usage: ``PYTHONPATH=tests
+python -m bench.peer`` prints the folder of the programs; about 12 minutes on two cores the first
+time.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import sys
 import tarfile
 from typing import TYPE_CHECKING
 
+from build.accelerator import include_flags
 from build.source import REPOSITORY, fetch_sdist, index_environment, locked_sdist, pip_command
-from build.toolchain import cache_key, find_toolchain, ggml_flags, usable_cpus
+from build.toolchain import cache_key, dispatch_flags, find_toolchain, usable_cpus
+from build.wheel import AMX_SHIM
 from build.workshop import BuildError, Workshop, cache_root, cached, say
 
 if TYPE_CHECKING:
@@ -43,7 +46,8 @@ def peer_programs() -> Path:
     """Return the folder that holds PROGRAMS, built now when it is not cached."""
     sdist = locked_sdist(REPOSITORY / "uv.lock")
     machine = find_toolchain()
-    flags = (*ggml_flags(machine.machine), *_FLAGS)
+    identity = (*dispatch_flags(), *_FLAGS)
+    flags = (*identity, *include_flags((AMX_SHIM,)))
 
     def make(workshop: Workshop, folder: Path) -> None:
         archive = fetch_sdist(sdist, cache_root())
@@ -69,7 +73,7 @@ def peer_programs() -> Path:
         for name in (*PROGRAMS, *libraries):
             shutil.copy2(objects / "bin" / name, folder / name, follow_symlinks=False)
 
-    return cached(cache_root() / "peer" / cache_key(sdist, flags, machine), make)
+    return cached(cache_root() / "peer" / cache_key(sdist, identity, machine), make)
 
 
 def _with_build_tools(workshop: Workshop) -> dict[str, str]:

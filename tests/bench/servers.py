@@ -22,6 +22,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bench.builds import llama_site
 from bench.peer import peer_programs
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ def terrace(setting: Setting, folder: Path, *, unified: bool = False) -> Iterato
     path.write_text(json.dumps(config))
     port = _free_port()
     argv = [sys.executable, "-m", "terrace_runtime", "serve", "--host", HOST, "--port", str(port)]
-    with _running([*argv, "--config", str(path)], port, "/readyz", folder / "terrace.log"):
+    argv += ["--config", str(path)]
+    site = {"PYTHONPATH": str(llama_site())}
+    with _running(argv, port, "/readyz", folder / "terrace.log", site):
         yield port
 
 
@@ -135,9 +138,16 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(argv: Sequence[str], port: int, ready_path: str, log: Path) -> Iterator[None]:
+def _running(
+    argv: Sequence[str],
+    port: int,
+    ready_path: str,
+    log: Path,
+    changes: Mapping[str, str] | None = None,
+) -> Iterator[None]:
     # Our own PYTHONPATH finds tests/; a server must run as it does for users.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= changes or {}
     with log.open("wb") as sink:
         process = subprocess.Popen(argv, stdout=sink, stderr=subprocess.STDOUT, env=environment)
     try:
