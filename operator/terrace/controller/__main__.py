@@ -42,6 +42,7 @@ from terrace.controller.config import (
 from terrace.controller.context import Context
 from terrace.controller.controller import Controller, Item
 from terrace.controller.feed import run_feed
+from terrace.controller.garbage import collect_at_rest
 from terrace.controller.kinds import MODEL, POOL
 from terrace.controller.lease import LeaderLease, LeaseLostError
 from terrace.controller.metrics import Metrics
@@ -162,6 +163,7 @@ async def _work(
         if config.leader_election:
             group.create_task(lease.hold())
         group.create_task(measure_lag(metrics))
+        group.create_task(collect_at_rest(time.monotonic, lambda: controller.is_idle))
         group.create_task(_ask(controller))
         group.create_task(_reconcile(controller, synced))
         group.create_task(feed())

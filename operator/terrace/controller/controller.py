@@ -86,6 +86,11 @@ class Controller:
         self._listed_at: dict[Kind, float] = {}
         self._event_at: dict[Kind, float] = {}
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is to be done now."""
+        return not self.queue and not self.queue.num_in_flight
+
     def see(self, kind: Kind, manifest: Manifest, *, is_deleted: bool = False) -> None:
         """Take one event of a watch."""
         self._event_at[kind] = self._clock()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from dataclasses import dataclass
@@ -128,6 +129,9 @@ async def _live(state: ServerState, stop: asyncio.Event, http: asyncio.Task[None
         for words in state.node.report.warnings:
             _log.warning("node", words=words)
         await _log_devices(state)
+        # What starting made stays: no stream waits for a search for garbage among it.
+        gc.collect()
+        gc.freeze()
         while not (stopping.done() or http.done()):
             if state.engine.error:
                 _log.error("engine failed", reason=state.engine.error)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from terrace_runtime.engine.waiting import urgency
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Callable, Container, Iterable
     from collections.abc import Sequence as Seq
 
     from terrace_runtime.engine.image_spans import ImageSpan
@@ -46,6 +46,8 @@ class Budget:
     """Prompt tokens of a step in which others decode."""
     fill_holes: bool = True
     """Split KV: give free slots between decoding ones a token to throw away."""
+    slots: int = 0
+    """Split KV: how many there are, free ones too; 0: none are there for padding."""
     mixes: bool = True
     """Prompts and decodes share a step. In split KV llama.cpp would evaluate them apart all the
     same, and every row of the first part would attend to as many cells as the longest slot has."""
@@ -109,13 +111,14 @@ def plan_batch(
     now: float,
     turn: int,
     occupied: Container[int] = (),
+    quickest: Callable[[int], int] = int,
 ) -> BatchPlan:
     """Choose the tokens of the next step.
 
     ``running`` is sorted by slot. ``turn`` rotates the decoding sequences where they are more than
     the budget. Prompts go by urgency, then the tenant served least, then arrival; an image in one
     is a step of its own. ``occupied`` are free slots whose cells are kept and must not be used as
-    fillers.
+    fillers. ``quickest``: at how many rows a step that needs so many is quickest.
     """
     work, prompts, images = _by_need(running)
     decodes_wait = bool(work)
@@ -149,6 +152,10 @@ def plan_batch(
     if budget.fill_holes and num_decodes > 1:
         room = (budget.batch_tokens - num_tokens) // filler_tokens
         fillers = _fillers(work, running, room, occupied)
+        if num_tokens == num_decodes:
+            rows = num_decodes + len(fillers)
+            wanted = min(quickest(rows) - rows, room - len(fillers))
+            fillers += _padding(work, running, wanted, budget.slots, occupied)
     return BatchPlan(work, fillers, num_tokens, num_prompt_tokens, num_drafted, filler_tokens)
 
 
@@ -260,3 +267,17 @@ def _fillers(
         if not any(slot in busy or slot in occupied for slot in gap):
             fillers += gap
     return fillers
+
+
+def _padding(
+    work: list[Work],
+    running: Seq[Sequence],
+    wanted: int,
+    slots: int,
+    occupied: Container[int],
+) -> list[int]:
+    """``wanted`` free slots right behind the planned ones; none where there are fewer."""
+    behind = range(work[-1].slot + 1, work[-1].slot + 1 + wanted)
+    busy = {sequence.slot for sequence in running}
+    is_free = behind.stop <= slots and not any(one in busy or one in occupied for one in behind)
+    return list(behind) if is_free else []

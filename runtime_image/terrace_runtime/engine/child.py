@@ -6,6 +6,7 @@ Owns: the child's side of the socket and dying with its parent. Does not own: th
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -15,7 +16,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from terrace_runtime.contract import EXIT_BACKEND, RuntimeConfig
-from terrace_runtime.engine.messages import Failed, FrameReader, decode_commands, encode_event
+from terrace_runtime.engine.messages import (
+    Failed,
+    FrameReader,
+    Ready,
+    decode_commands,
+    encode_event,
+)
 from terrace_runtime.engine.runner import EngineRunner
 from terrace_runtime.logs import flush_log, log_in_child
 
@@ -40,6 +47,10 @@ def main(fd: int) -> int:
     lock = threading.Lock()
 
     def emit(event: Event) -> None:
+        if isinstance(event, Ready):
+            # What loading made stays: no step waits for a search for garbage among it.
+            gc.collect()
+            gc.freeze()
         data = encode_event(event)
         # When the parent is gone the frames below end too, and with them this process.
         with suppress(OSError), lock:

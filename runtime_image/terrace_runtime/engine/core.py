@@ -253,6 +253,7 @@ class EngineCore:
             # A slot between those of one adapter may be another one's.
             fill_holes=not self._backend.is_unified and len(group) == len(self._running),
             mixes=self._backend.is_unified,
+            slots=self._config.parallel,
         )
 
     def _plan(self, group: list[Sequence], budget: Budget, now: float) -> BatchPlan:
@@ -264,6 +265,7 @@ class EngineCore:
             now=now,
             turn=self._meter.steps,
             occupied=self.prefix.untouchable,
+            quickest=self.costs.quickest_rows,
         )
 
     def _advance(self, plan: BatchPlan) -> list[RequestOutput]:

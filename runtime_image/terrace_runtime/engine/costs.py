@@ -21,6 +21,10 @@ _PACE_RISE, _PACE_FALL = 0.3, 0.5
 """Of a step like the one before, in the pace: steps are disturbed upwards alone."""
 _MIXED_WEIGHT = 0.15
 """Of a step unlike the one before, in the pace: the rest of the difference is the rows'."""
+MAX_PADDING = 3
+"""Rows that a step may get to fill a group of four."""
+_WORTH = 0.95
+"""Of the step as it is: padding that saves less is not worth its cells."""
 MIN_CHUNK = 32
 """Prompt tokens that a step gets at least, so that a prompt always gets on."""
 CHUNK_RATIO = 8
@@ -139,6 +143,23 @@ class StepCosts:
         before = around[-2]
         slope = max(0.0, (low.value - before.value) / (low.size - before.size))
         return low.value + slope * (num_rows - low.size)
+
+    def quickest_rows(self, num_rows: int) -> int:
+        """``num_rows``, or the few more that a step is measured to be quicker with.
+
+        Kernels take rows in groups: with repacked weights seven rows cost more than eight.
+        """
+        best, least = num_rows, _WORTH * self._measured(num_rows)
+        for more in range(num_rows + 1, num_rows + MAX_PADDING + 1):
+            seconds = self._measured(more)
+            if 0 < seconds < least:
+                best, least = more, seconds
+        return best
+
+    def _measured(self, num_rows: int) -> float:
+        """In units of the pace; 0: not this number of rows, or not often enough."""
+        average = self._averages.get(num_rows) if num_rows <= _EXACT_ROWS else None
+        return average.value if average is not None and average.count >= _FIRST else 0.0
 
     @property
     def prefill_tokens_per_second(self) -> float:

@@ -86,6 +86,8 @@ class Evaluation:
             tokens = sequence.tokens[start:stop] + sequence.draft[:num_drafted]
             outputs = 1 + num_drafted if stop == len(sequence.tokens) else 0
             batch.extend(tokens, slot, start, outputs=outputs)
+        for slot in fillers:
+            self._add_filler(slot, plan)
 
     def _add_filler(self, slot: int, plan: BatchPlan) -> None:
         base, count = self._fillers.get(slot, (0, _FILLER_CELLS))

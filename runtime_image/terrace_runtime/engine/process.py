@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from terrace_runtime.logs import ChildLog
 
 LLAMA_BACKEND = "terrace_runtime.backend.llama:LlamaBackend"
+_TUNABLES, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+"""glibc asks the kernel for huge pages for large allocations: repacked weights, cells, buffers."""
 _EXIT_S = 6.0
 """For the child to put its KV blocks on the disk and go."""
 _LAST_WORDS_S = 5.0
@@ -79,7 +81,7 @@ class ChildEngine(EngineFrontend):
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
-                env=_environment(),
+                env=child_environment(os.environ),
             )
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_unix_connection(lambda: _Link(self), sock=ours)
@@ -151,9 +153,16 @@ class _Link(asyncio.Protocol):
         self._engine.lost()
 
 
-def _environment() -> dict[str, str]:
+def child_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """The child's variables: ours, with what llama.cpp and its memory need (docs/adr/0029).
+
+    A choice about ``glibc.malloc.hugetlb`` that is there already stays.
+    """
+    tunables = ours.get(_TUNABLES, "")
+    if _HUGE_PAGES not in tunables:
+        tunables = ":".join(filter(None, (tunables, f"{_HUGE_PAGES}=1")))
     # ggml would start a debugger for its backtrace, which hangs in a container.
-    return {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    return {**ours, "GGML_NO_BACKTRACE": "1", _TUNABLES: tunables}
 
 
 def _reap(process: subprocess.Popen[bytes]) -> int:

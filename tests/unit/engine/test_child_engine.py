@@ -14,7 +14,7 @@ import pytest
 
 from support.engine_builders import FAKE, GREEDY, alone, answer_of, runtime_config, text_request
 from support.waiting import wait_for
-from terrace_runtime.engine.process import ChildEngine
+from terrace_runtime.engine.process import ChildEngine, child_environment
 from terrace_runtime.engine.request import (
     EngineError,
     FinishReason,
@@ -215,3 +215,14 @@ def is_gone(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def test_a_child_asks_for_huge_pages_unless_somebody_chose_otherwise() -> None:
+    theirs = "glibc.malloc.arena_max=2"
+    chosen = "glibc.malloc.hugetlb=0"
+    found = [child_environment(ours)["GLIBC_TUNABLES"] for ours in _tunables("", theirs, chosen)]
+    assert found == ["glibc.malloc.hugetlb=1", f"{theirs}:glibc.malloc.hugetlb=1", chosen]
+
+
+def _tunables(*values: str) -> list[dict[str, str]]:
+    return [{"GLIBC_TUNABLES": value} if value else {} for value in values]
