@@ -36,17 +36,13 @@ async def change(world: World) -> Line:
         watching = group.create_task(seen.run())
         await seen.started.wait()
         await asyncio.sleep(1.0)
-        one = [await _change(world, seen, index, 2) for index in range(_some(world, CHANGES))]
+        growing = Growing(world)
+        one = [await _change(growing, seen) for _ in range(_some(world, CHANGES))]
         back: list[float] = []
-        for burst in range(BURSTS):
-            chosen = range(burst * BURST, (burst + 1) * BURST)
-            indexes = [index % world.sizes.models for index in chosen]
+        for _ in range(BURSTS):
             # Sent one after the other, without waiting for what follows from any of them.
-            waits = []
-            for index in indexes:
-                began = await _patch(world, index, 3 + burst)
-                waits.append(seen.wait(model_name(index), 3 + burst, began))
-            back += await asyncio.gather(*waits)
+            sent = [await growing.patch() for _ in range(BURST)]
+            back += await asyncio.gather(*(seen.wait(*each) for each in sent))
             await world.settled(1.0)
         watching.cancel()
     ours = between(log.news())
@@ -117,19 +113,27 @@ class SetWatch:
         return self._seen[name, replicas] - began
 
 
-async def _change(world: World, seen: SetWatch, index: int, replicas: int) -> float:
-    began = await _patch(world, index, replicas)
-    seconds = await seen.wait(model_name(index), replicas, began)
+class Growing:
+    """Gives one model after another one replica more, as the floor does with bare sets."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._count = 0
+
+    async def patch(self) -> tuple[str, int, float]:
+        """The next model's name, its replicas from now on, and when it was sent."""
+        around, index = divmod(self._count, self._world.sizes.models)
+        self._count += 1
+        began = time.perf_counter()
+        path = f"{MODEL.path(OURS)}/{model_name(index)}"
+        await self._world.admin.send("PATCH", path, {"spec": {"replicas": around + 2}}, MERGE)
+        return model_name(index), around + 2, began
+
+
+async def _change(growing: Growing, seen: SetWatch) -> float:
+    seconds = await seen.wait(*await growing.patch())
     await asyncio.sleep(PAUSE_S)
     return seconds
-
-
-async def _patch(world: World, index: int, replicas: int) -> float:
-    """Returns when it was sent."""
-    began = time.perf_counter()
-    path = f"{MODEL.path(OURS)}/{model_name(index)}"
-    await world.admin.send("PATCH", path, {"spec": {"replicas": replicas}}, MERGE)
-    return began
 
 
 def _some(world: World, count: int) -> int:
