@@ -100,6 +100,36 @@ def test_fillers_close_whole_gaps_of_free_slots_and_are_never_more_than_the_work
         assert len(gap & fillers) <= MAX_GAP
 
 
+def group_of_four(rows: int) -> int:
+    return -(-rows // 4) * 4
+
+
+@given(running_sequences(), BUDGETS, st.integers(0, 45), st.sets(st.integers(0, 45), max_size=5))
+def test_padding_makes_up_whole_groups_of_free_slots_behind_decodes_alone(
+    running: list[Sequence], budget: Budget, slots: int, occupied: set[int]
+) -> None:
+    budget = replace(budget, slots=slots)
+    plain, found = (
+        plan_batch(
+            running, budget, TenantShares(), now=0, turn=0, occupied=occupied, quickest=quickest
+        )
+        for quickest in (int, group_of_four)
+    )
+    padding = found.fillers[len(plain.fillers) :]
+    assert found.work == plain.work
+    assert found.fillers[: len(plain.fillers)] == plain.fillers
+    assert found.num_tokens + len(found.fillers) <= budget.batch_tokens
+    if padding:
+        last = found.work[-1].slot
+        assert padding == list(range(last + 1, last + 1 + len(padding)))
+        assert padding[-1] < slots
+        assert not set(padding) & (occupied | {one.slot for one in running})
+        assert found.num_prompt_tokens == found.num_drafted == 0
+        assert found.filler_tokens == 1
+        assert padding[0] > 1, "a step of one row reads all weights once whatever is added"
+        assert (found.num_decodes + len(found.fillers)) % 4 == 0
+
+
 @given(st.integers(2, 20), st.data())
 def test_single_holes_between_decoding_sequences_leave_no_gap(
     count: int, data: st.DataObject

@@ -238,6 +238,24 @@ def test_holes_between_decoding_slots_are_filled_with_throw_away_tokens() -> Non
         assert answers[name].facts == reference.run()[name].facts
 
 
+def test_a_step_that_is_quicker_with_a_row_more_gets_one_and_answers_the_same() -> None:
+    driver = CoreDriver(TIERED, FakeBackend(eos_odds=10**9))
+    for rows, seconds in ((3, 0.0061), (4, 0.0049)):
+        for _ in range(5):
+            driver.core.costs.record(rows, 0, seconds)
+    requests = [text_request(name, "hi", max_tokens=90) for name in ("a", "b", "c")]
+    driver.submit(*requests)
+    for _ in range(20):
+        driver.step()
+    assert driver.backend.seq_pos_max(3) >= 0
+    answers = driver.run()
+    assert driver.backend.seq_pos_max(3) < 90
+    for request in requests:
+        reference = CoreDriver(CONFIG, FakeBackend(eos_odds=10**9))
+        reference.submit(request)
+        assert answers[request.id].facts == reference.run()[request.id].facts
+
+
 def test_a_new_request_takes_the_hole_and_starts_from_clean_cells() -> None:
     driver = CoreDriver(CONFIG, FakeBackend(eos_odds=10**9))
     driver.submit(*(text_request(name, "hi", max_tokens=n) for name, n in (("a", 40), ("b", 3))))

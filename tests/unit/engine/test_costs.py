@@ -51,6 +51,20 @@ def test_more_rows_than_any_grow_as_the_last_points_do() -> None:
     assert measured((4, 0.010), (8, 0.009)).decode_seconds(16) == 0.009
 
 
+def test_rows_are_added_where_a_step_is_measured_to_be_quicker_with_them() -> None:
+    groups = measured(
+        *[(3, 0.0061)] * 3, *[(4, 0.0049)] * 3, *[(7, 0.0101)] * 3, *[(8, 0.0087)] * 3
+    )
+    assert [groups.quickest_rows(rows) for rows in (3, 4, 7, 8)] == [4, 4, 8, 8]
+
+
+def test_rows_are_not_added_for_little_on_a_guess_or_by_the_dozen() -> None:
+    assert measured(*[(3, 0.0051)] * 3, *[(4, 0.0049)] * 3).quickest_rows(3) == 3
+    assert measured(*[(3, 0.0061)] * 3, (4, 0.0049)).quickest_rows(3) == 3
+    assert measured(*[(2, 0.0091)] * 3, *[(6, 0.0049)] * 3).quickest_rows(2) == 2
+    assert StepCosts(prefill_tokens=512).quickest_rows(5) == 5
+
+
 def test_rows_between_buckets_keep_their_own_place() -> None:
     costs = measured((5, 0.010), (8, 0.016))
     assert costs.decode_seconds(5) == 0.010
