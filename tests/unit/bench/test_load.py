@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench import plans
-from bench.load import Ask, Plan, Round, RoundError, User, run_round
+from bench.load import Ask, Plan, Round, User, run_round
+from bench.reading import RoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
