@@ -255,7 +255,8 @@ class EngineFrontend(ABC):
 
     async def _is_idle_within(self, timeout_s: float) -> bool:
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True
