@@ -104,10 +104,10 @@ format: init ## Rewrite the code as the formatter wants it
 
 .PHONY: test
 test: init ## The fast tests: no network, no cluster, under two minutes
-	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/property $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/property --ignore=tests/unit/bench $(PYTEST_ARGS)
 
 .PHONY: simulation
-simulation: init ## Controller and engine under faults, seeded, in virtual time
+simulation: init ## Controller and engine under faults in virtual time, replicas as processes
 	$(BIN)/pytest tests/simulation $(PYTEST_ARGS)
 
 # Tests have time limits of their own that no build fits into.
@@ -148,8 +148,8 @@ tool-programs: programs
 
 # With programs that others wrote: Helm 3 and 4, promtool, Argo CD's and Flux's evaluators, pip.
 .PHONY: test-tools
-test-tools: tool-programs ## Chart, GitOps, dashboards and alerts, docs, release, each judged by the tools that users have
-	$(BIN)/pytest $(wildcard tests/chart tests/gitops tests/observability tests/docs tests/release) $(PYTEST_ARGS)
+test-tools: tool-programs ## Chart, GitOps, dashboards and alerts, docs, release, each judged by the tools that users have; benchmarks
+	$(BIN)/pytest $(wildcard tests/chart tests/gitops tests/observability tests/docs tests/release tests/unit/bench) $(PYTEST_ARGS)
 
 # The Vulkan build goes before the environment's own; without VK_ICD_FILENAMES it is Mesa's software
 # device, which llama.cpp skips unless it is named, and which crashes in some batches of fused kernels.
