@@ -3,7 +3,7 @@
 Owns: building llama-server and llama-batched-bench, once, from the very sdist and with the very
 ggml flags of the images' wheel, so that both sides of a benchmark run the kernels that users get.
 Does not own: running them (``engine.py``), that wheel (``builds.py``). Usage: ``PYTHONPATH=tests
-python -m bench.peer`` prints the folder of the programs; about 12 minutes on two cores the first
+python -m bench.peer`` prints the folder of the programs; about 6 minutes on two cores the first
 time.
 """
 

@@ -158,8 +158,8 @@ class StepCosts:
 
     def _measured(self, num_rows: int) -> float:
         """In units of the pace; 0: not this number of rows, or not often enough."""
-        average = self._averages.get(num_rows) if num_rows <= _EXACT_ROWS else None
-        return average.value if average is not None and average.count >= _FIRST else 0.0
+        is_known = num_rows <= _EXACT_ROWS and self.measurements(num_rows) >= _FIRST
+        return self._paces(num_rows) if is_known else 0.0
 
     @property
     def prefill_tokens_per_second(self) -> float:

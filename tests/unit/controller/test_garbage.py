@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+from contextlib import suppress
+
 from support.engine_builders import Clock
-from terrace.controller.garbage import ALL_S, BUSY_S, LOOK_S, QUIET_S, REST_S, Rest
+from terrace.controller.garbage import (
+    ALL_S,
+    BUSY_S,
+    LOOK_S,
+    NEVER,
+    QUIET_S,
+    REST_S,
+    Rest,
+    collect_at_rest,
+)
 
 
 class Recorder:
@@ -62,3 +75,18 @@ def test_what_was_set_aside_is_looked_through_once_an_hour_and_at_rest_alone() -
     seen.told.clear()
     _looks(rest, clock, REST_S, is_idle=True)
     assert seen.told == ["unfreeze", "collect", "freeze"]
+
+
+async def test_python_begins_no_full_pass_by_itself_from_then_on() -> None:
+    before = gc.get_threshold()
+    looking = asyncio.create_task(collect_at_rest(Clock(), lambda: True))
+    try:
+        await asyncio.sleep(0)
+        young, _, full = gc.get_threshold()
+    finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+        gc.set_threshold(*before)
+    assert full == NEVER
+    assert young > 0, "what is new is still looked through"
