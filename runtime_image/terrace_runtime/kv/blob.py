@@ -6,7 +6,7 @@ own: where blocks lie (``store.py``) or moving states in and out (``backend``). 
 A state is: u32 magic, i32 sequence, u32 streams; per stream u32 cells and, where not 0: per cell
 {i32 position, u32 1, i32 sequence}, u32 0 (V not transposed), u32 layers, then keys and after them
 values, layer by layer: {i32 type, u64 bytes of a row, rows}. A block holds the rows of its tokens
-in that order, without any header.
+in that order, without any header; one that a sequence ends in has room for the rest.
 """
 
 from __future__ import annotations
@@ -110,13 +110,17 @@ class StateLayout:
         at_token: int,
         block: NDArray[np.uint8],
         block_tokens: int,
+        count: int | None = None,
     ) -> None:
-        """Put a block's rows, from token ``at_token`` on, into a state that ``begin`` began."""
-        self._check_range(state, num_tokens, at_token, block, block_tokens)
+        """Put a block's rows, from token ``at_token`` on, into a state that ``begin`` began.
+
+        ``count``: only so many of its first tokens.
+        """
+        count = self._check_range(state, num_tokens, at_token, block, block_tokens, count)
         rows_at = self._rows_at(0, num_tokens)
         for run in self.runs:
-            target = self._in_state(run, state, rows_at, num_tokens, at_token, block_tokens)
-            np.copyto(target, _in_block(run, block, block_tokens))
+            target = self._in_state(run, state, rows_at, num_tokens, at_token, count)
+            np.copyto(target, _in_block(run, block, block_tokens, count))
 
     def cut(
         self,
@@ -126,31 +130,32 @@ class StateLayout:
         block: NDArray[np.uint8],
         block_tokens: int,
         first_position: int = 0,
+        count: int | None = None,
     ) -> None:
-        """Copy the rows of the tokens from ``at_token`` on into ``block``.
+        """Copy the rows of the tokens from ``at_token`` on into ``block``: ``count``, or all.
 
         ``state`` holds ``num_tokens`` cells of consecutive positions from ``first_position``, in
         any order. Raises ValueError if it does not.
         """
-        self._check_range(state, num_tokens, at_token, block, block_tokens)
+        count = self._check_range(state, num_tokens, at_token, block, block_tokens, count)
         stream = self._find_stream(state, num_tokens)
         rows_at = self._rows_at(stream, num_tokens)
         positions = _cells(state, _START.size + (stream + 1) * _WORD.size, num_tokens)[:, 0]
-        wanted = np.arange(block_tokens) + (first_position + at_token)
-        if np.array_equal(positions[at_token : at_token + block_tokens], wanted):
+        wanted = np.arange(count) + (first_position + at_token)
+        if np.array_equal(positions[at_token : at_token + count], wanted):
             for run in self.runs:
-                rows = self._in_state(run, state, rows_at, num_tokens, at_token, block_tokens)
-                np.copyto(_in_block(run, block, block_tokens), rows)
+                rows = self._in_state(run, state, rows_at, num_tokens, at_token, count)
+                np.copyto(_in_block(run, block, block_tokens, count), rows)
             return
         # A sequence that took the gaps of others has its cells in another order (unified KV).
         order = _order(positions, wanted)
         for run in self.runs:
             rows = self._in_state(run, state, rows_at, num_tokens, 0, num_tokens)
-            targets = _in_block(run, block, block_tokens)
+            targets = _in_block(run, block, block_tokens, count)
             # One by one: numpy's take would first copy all rows of a strided whole.
             for tensor in range(run.num_tensors):
                 source = rows[tensor].reshape(num_tokens, run.row_bytes)
-                target = targets[tensor].reshape(block_tokens, run.row_bytes)
+                target = targets[tensor].reshape(count, run.row_bytes)
                 np.take(source, order, axis=0, out=target, mode="clip")
 
     def _rows_at(self, stream: int, num_tokens: int) -> int:
@@ -203,12 +208,18 @@ class StateLayout:
         at_token: int,
         block: NDArray[np.uint8],
         block_tokens: int,
-    ) -> None:
+        count: int | None,
+    ) -> int:
+        """How many tokens are moved; ValueError where they do not fit."""
         self._check_room(state, num_tokens)
         if block.nbytes != self.block_bytes(block_tokens):
             raise ValueError(f"a block has {self.block_bytes(block_tokens)} bytes: {block.nbytes}")
-        if not 0 <= at_token <= num_tokens - block_tokens:
-            raise ValueError(f"{block_tokens} tokens from {at_token} on are not in {num_tokens}")
+        count = block_tokens if count is None else count
+        if not 1 <= count <= block_tokens:
+            raise ValueError(f"{count} tokens are not in a block of {block_tokens}")
+        if not 0 <= at_token <= num_tokens - count:
+            raise ValueError(f"{count} tokens from {at_token} on are not in {num_tokens}")
+        return count
 
 
 def _cells(state: NDArray[np.uint8], at: int, num_tokens: int) -> NDArray[Any]:
@@ -216,9 +227,13 @@ def _cells(state: NDArray[np.uint8], at: int, num_tokens: int) -> NDArray[Any]:
     return np.ndarray((num_tokens, 3), "<i4", state, at)
 
 
-def _in_block(run: _Run, block: NDArray[np.uint8], block_tokens: int) -> NDArray[np.uint8]:
-    shape = (run.num_tensors, block_tokens * run.row_bytes)
-    return np.ndarray(shape, np.uint8, block, block_tokens * run.row_offset)
+def _in_block(
+    run: _Run, block: NDArray[np.uint8], block_tokens: int, count: int
+) -> NDArray[np.uint8]:
+    """A view of the rows of a block's first ``count`` tokens: (tensors, bytes)."""
+    shape = (run.num_tensors, count * run.row_bytes)
+    stride = block_tokens * run.row_bytes
+    return np.ndarray(shape, np.uint8, block, block_tokens * run.row_offset, (stride, 1))
 
 
 def _order(positions: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.intp]:

@@ -54,6 +54,31 @@ def test_cut_and_join_give_the_state_back(
     assert np.array_equal(again, blocks)
 
 
+@given(_shapes(), st.integers(1, 9), st.integers(1, 30), st.integers(1, 9), st.randoms())
+def test_a_state_that_ends_inside_a_block_comes_back_whole(
+    shape: Shape, block_tokens: int, num_tokens: int, kept: int, chance: np.random.Generator
+) -> None:
+    """The last block is cut short; of any block, fewer tokens may be joined than it holds."""
+    positions = list(range(num_tokens))
+    shuffled = list(positions)
+    chance.shuffle(shuffled)
+    state = make_state(shape, shuffled)
+    layout = StateLayout.read(state)
+    first_at = range(0, num_tokens, block_tokens)
+    blocks = np.full((len(first_at), layout.block_bytes(block_tokens)), 0xBB, np.uint8)
+    for at, block in zip(first_at, blocks, strict=True):
+        count = min(block_tokens, num_tokens - at)
+        layout.cut(state, num_tokens, at, block, block_tokens, count=count)
+    wanted = num_tokens - min(kept, num_tokens) + 1
+    joined = np.full(layout.state_bytes(wanted), 0xAA, np.uint8)
+    layout.begin(joined, wanted)
+    for at, block in zip(range(0, wanted, block_tokens), blocks, strict=False):
+        count = min(block_tokens, wanted - at)
+        layout.join(joined, wanted, at, block, block_tokens, count)
+    first_stream = Shape(shape.keys, shape.values, shape.num_streams, 0)
+    assert joined.tobytes() == make_state(first_stream, positions[:wanted]).tobytes()
+
+
 @given(_shapes(), st.integers(1, 9), st.integers(0, 1000))
 def test_a_block_is_the_rows_of_its_tokens_tensor_by_tensor(
     shape: Shape, block_tokens: int, first: int

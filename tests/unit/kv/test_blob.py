@@ -142,6 +142,8 @@ def test_what_does_not_fit_is_refused() -> None:
         lambda: layout.begin(state, 0),
         lambda: layout.join(state, BLOCK_TOKENS, 1, block, BLOCK_TOKENS),
         lambda: layout.join(state, BLOCK_TOKENS, -1, block, BLOCK_TOKENS),
+        lambda: layout.join(state, BLOCK_TOKENS, 0, block, BLOCK_TOKENS, BLOCK_TOKENS + 1),
+        lambda: layout.join(state, BLOCK_TOKENS, 0, block, BLOCK_TOKENS, 0),
         lambda: layout.cut(state, BLOCK_TOKENS, 0, block[1:], BLOCK_TOKENS),
         lambda: layout.cut(state, BLOCK_TOKENS - 1, 0, block, BLOCK_TOKENS),
         lambda: layout.cut(state, BLOCK_TOKENS, 0, block, BLOCK_TOKENS, first_position=1),
