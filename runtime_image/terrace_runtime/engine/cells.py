@@ -38,10 +38,12 @@ UNIFIED_BLOCKS = 16
 class Restore:
     """The way of a sequence's first blocks into its slot."""
 
-    def __init__(self, sequence: Sequence, keys: list[bytes]) -> None:
-        """``keys`` of the blocks from the start on."""
+    def __init__(self, sequence: Sequence, keys: list[bytes], wanted: int) -> None:
+        """``keys`` of the blocks from the start on, of which ``wanted`` tokens are."""
         self.sequence = sequence
         self.keys = keys
+        self.wanted = wanted
+        """Fewer than the blocks hold where the prompt goes on otherwise inside the last one."""
         self.reading: Reading | None = None
         self.num_joined = 0
         """Blocks that are staged or already in the slot."""
@@ -80,8 +82,11 @@ class CellMover(ABC):
         return True
 
     @abstractmethod
-    def save(self, slot: int, keys: Seq[bytes]) -> None:
-        """Put those blocks of ``keys``, the slot's first ones, into the store that it lacks."""
+    def save(self, slot: int, keys: Seq[bytes], num_tokens: int) -> None:
+        """Put those blocks of ``keys``, the slot's first ones, into the store that it lacks.
+
+        The slot holds ``num_tokens``, and the last block may be short.
+        """
 
     @abstractmethod
     def copy(self, source: int, target: int, num_tokens: int) -> bool:
@@ -100,13 +105,18 @@ class CellMover(ABC):
 
     def _open(self, restore: Restore) -> bool:
         """Begin to read what is still there of ``restore``; False: it is done, for nothing is."""
-        reading = self._store.open(restore.keys, restore.sequence.id)
+        reading = self._store.open(restore.keys, restore.sequence.id, restore.wanted)
         # Since it was found, saving the cells of another slot may have evicted its last blocks.
-        restore.reading, restore.keys = reading, restore.keys[: reading.num_blocks]
+        restore.reading = reading
+        self._shorten(restore, reading.num_blocks)
         if restore.keys:
             return True
         restore.close()
         return False
+
+    def _shorten(self, restore: Restore, num_blocks: int) -> None:
+        restore.keys = restore.keys[:num_blocks]
+        restore.wanted = min(restore.wanted, num_blocks * self._block_tokens)
 
     def _missing(self, keys: Seq[bytes]) -> list[int]:
         return [index for index, key in enumerate(keys) if not self._store.has(key)]
@@ -119,7 +129,7 @@ class CellMover(ABC):
         num_tokens: int,
         first: int,
     ) -> None:
-        """Cut blocks out of ``state``, which begins with block ``first``.
+        """Cut blocks out of ``state``, ``num_tokens`` that begin with block ``first``.
 
         The last block goes first: where room is short, the beginning of a prefix, without which
         the rest is worth nothing, is the one that stays.
@@ -130,8 +140,9 @@ class CellMover(ABC):
                 return
             start = first * self._block_tokens
             at_token = index * self._block_tokens - start
-            self._layout.cut(state, num_tokens, at_token, block, self._block_tokens, start)
-            self._store.commit(keys[index])
+            count = min(self._block_tokens, num_tokens - at_token)
+            self._layout.cut(state, num_tokens, at_token, block, self._block_tokens, start, count)
+            self._store.commit(keys[index], is_short=count < self._block_tokens)
 
     def _take(self, restore: Restore, until: int, budget_bytes: int, first: int, total: int) -> int:
         """Join blocks as they come, up to block ``until``; returns what is left of the budget."""
@@ -143,7 +154,8 @@ class CellMover(ABC):
                 break
             index, block = found
             at_token = (index - first) * self._block_tokens
-            self._layout.join(self._staging, total, at_token, block, self._block_tokens)
+            count = min(self._block_tokens, total - at_token)
+            self._layout.join(self._staging, total, at_token, block, self._block_tokens, count)
             restore.num_joined = index + 1
             budget_bytes -= block.nbytes
         return budget_bytes
@@ -155,8 +167,8 @@ class SplitMover(CellMover):
     def __init__(self, backend: Backend, store: KvStore, layout: StateLayout, tokens: int) -> None:
         super().__init__(backend, store, layout, tokens)
         self._busy: Restore | None = None
-        self._staged: list[bytes] = []
-        """Keys of the blocks whose joined state the buffer holds."""
+        self._staged: tuple[list[bytes], int] | None = None
+        """Keys of the blocks, and tokens, whose joined state the buffer holds."""
         self._copied: tuple[int, int, int] | None = None
         """Whose state it holds instead: slot, cells, bytes."""
 
@@ -166,13 +178,12 @@ class SplitMover(CellMover):
         return self._busy is None
 
     @override
-    def save(self, slot: int, keys: Seq[bytes]) -> None:
+    def save(self, slot: int, keys: Seq[bytes], num_tokens: int) -> None:
         assert self._busy is None, "the staging buffer is taken"
         missing = self._missing(keys)
         if not missing:
             return
-        self._staged, self._copied = [], None
-        num_tokens = self._backend.seq_pos_max(slot) + 1
+        self._staged = self._copied = None
         if self._backend.state_get(slot, self._staging):
             self._cut(self._staging, missing, keys, num_tokens, 0)
         self._store.touch(keys)
@@ -182,7 +193,7 @@ class SplitMover(CellMover):
         assert self._busy is None, "the staging buffer is taken"
         held = self._backend.seq_pos_max(source) + 1
         if self._copied is None or self._copied[:2] != (source, held):
-            self._staged = []
+            self._staged = None
             written = self._backend.state_get(source, self._staging)
             self._copied = (source, held, written)
         state = self._staging[: self._copied[2]]
@@ -199,24 +210,23 @@ class SplitMover(CellMover):
         if self._busy not in (None, restore):
             return False
         if self._busy is None:
-            if self._staged == restore.keys:
-                self._store.use(restore.keys)
+            if self._staged == (restore.keys, restore.wanted):
+                self._store.use(restore.keys, restore.wanted)
                 return self._set(restore)
             if not self._begin(restore):
                 return True
-        total = len(restore.keys) * self._block_tokens
-        self._take(restore, len(restore.keys), budget_bytes, 0, total)
+        self._take(restore, len(restore.keys), budget_bytes, 0, restore.wanted)
         assert restore.reading is not None
         if restore.num_joined == len(restore.keys):
             restore.close()
-            self._staged = restore.keys
+            self._staged = restore.keys, restore.wanted
             return self._set(restore)
         if restore.reading.is_failed:
             # What came before the lost block is good; in a shorter state its rows lie elsewhere.
-            keys = restore.keys[: restore.num_joined]
+            self._shorten(restore, restore.num_joined)
             self.give_up(restore)
-            restore.keys, restore.num_joined = keys, 0
-            return not keys
+            restore.num_joined = 0
+            return not restore.keys
         return False
 
     @override
@@ -229,16 +239,15 @@ class SplitMover(CellMover):
         if not self._open(restore):
             return False
         self._busy = restore
-        self._staged, self._copied = [], None
-        self._layout.begin(self._staging, len(restore.keys) * self._block_tokens)
+        self._staged = self._copied = None
+        self._layout.begin(self._staging, restore.wanted)
         return True
 
     def _set(self, restore: Restore) -> bool:
         self._busy = None
-        total = len(restore.keys) * self._block_tokens
-        state = self._staging[: self._layout.state_bytes(total)]
+        state = self._staging[: self._layout.state_bytes(restore.wanted)]
         if self._backend.state_set(restore.slot, state):
-            restore.num_tokens = total
+            restore.num_tokens = restore.wanted
         return True
 
 
@@ -253,7 +262,7 @@ class UnifiedMover(CellMover):
         self._saving = _buffer(layout.state_bytes(UNIFIED_BLOCKS * store.block_tokens))
 
     @override
-    def save(self, slot: int, keys: Seq[bytes]) -> None:
+    def save(self, slot: int, keys: Seq[bytes], num_tokens: int) -> None:
         missing = self._missing(keys)
         while missing:
             # From the end on, as in _cut, and only neighbours that fit the buffer together.
@@ -262,12 +271,11 @@ class UnifiedMover(CellMover):
             while missing and missing[-1] > last - UNIFIED_BLOCKS:
                 group.append(missing.pop())
             first = group[-1]
-            self._backend.seq_cp(
-                slot, self._scratch, first * self._block_tokens, (last + 1) * self._block_tokens
-            )
+            start = first * self._block_tokens
+            stop = min((last + 1) * self._block_tokens, num_tokens)
+            self._backend.seq_cp(slot, self._scratch, start, stop)
             if self._backend.state_get(self._scratch, self._saving):
-                num_tokens = (last + 1 - first) * self._block_tokens
-                self._cut(self._saving, group[::-1], keys, num_tokens, first)
+                self._cut(self._saving, group[::-1], keys, stop - start, first)
             self._backend.seq_rm(self._scratch)
         self._store.touch(keys)
 
@@ -284,9 +292,10 @@ class UnifiedMover(CellMover):
         while budget_bytes > 0:
             first = restore.num_tokens // self._block_tokens
             until = min(first + UNIFIED_BLOCKS, len(restore.keys))
-            total = (until - first) * self._block_tokens
+            start, stop = self._range(restore, first, until)
+            total = stop - start
             if restore.num_joined == first:
-                self._layout.begin(self._staging, total, first * self._block_tokens)
+                self._layout.begin(self._staging, total, start)
             budget_bytes = self._take(restore, until, budget_bytes, first, total)
             if restore.num_joined < until:
                 if restore.reading.is_failed:
@@ -298,8 +307,12 @@ class UnifiedMover(CellMover):
                 return True
         return False
 
+    def _range(self, restore: Restore, first: int, until: int) -> tuple[int, int]:
+        """Tokens of the blocks from ``first`` to before ``until``."""
+        return first * self._block_tokens, min(until * self._block_tokens, restore.wanted)
+
     def _set(self, restore: Restore, first: int, until: int) -> bool:
-        start, stop = first * self._block_tokens, until * self._block_tokens
+        start, stop = self._range(restore, first, until)
         state = self._staging[: self._layout.state_bytes(stop - start)]
         is_set = self._backend.state_set(self._scratch, state)
         if is_set:

@@ -30,10 +30,10 @@ class CheckpointMover(CellMover):
         self._block_tokens = block_tokens
 
     @override
-    def save(self, slot: int, keys: Seq[bytes]) -> None:
+    def save(self, slot: int, keys: Seq[bytes], num_tokens: int) -> None:
         """Keep the state when the slot holds exactly these blocks."""
-        num_tokens = len(keys) * self._block_tokens
-        if keys and self._backend.seq_pos_max(slot) + 1 == num_tokens:
+        is_whole = num_tokens == len(keys) * self._block_tokens
+        if keys and is_whole and self._backend.seq_pos_max(slot) + 1 == num_tokens:
             self._checkpoints.save(
                 keys[-1],
                 num_tokens,

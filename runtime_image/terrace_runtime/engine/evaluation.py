@@ -94,7 +94,7 @@ class Evaluation:
         if count + plan.filler_tokens > _FILLER_CELLS:
             self.drop_filler(slot)
             longest = max(item.sequence.num_computed for item in plan.work)
-            base, count = self._prefix.filler_base(slot, longest, _FILLER_CELLS), 0
+            base, count = self._prefix.residents.filler_base(slot, longest, _FILLER_CELLS), 0
         tokens = [0] * plan.filler_tokens
         self._backend.batch.extend(tokens, slot, base + count, outputs=0)
         self._fillers[slot] = (base, count + plan.filler_tokens)

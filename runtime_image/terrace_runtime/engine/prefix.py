@@ -62,7 +62,7 @@ class PrefixCache:
     ) -> None:
         """``backend`` is loaded; ``clock`` gives seconds."""
         self.tiers = tiers
-        self.residents = Residents(backend, tiers, config.kv.block_tokens)
+        self.residents = Residents(backend, tiers, config)
         self.restores = Restores(tiers, clock)
         self._pins = Pins(tiers.store) if tiers.store is not None else None
         self._backend = backend
@@ -208,10 +208,13 @@ class PrefixCache:
         """Have what is worth it brought into the slot; how many tokens."""
         count = self.tiers.worth_restoring(found.stored, found.on_disk, found.in_host)
         count = self._whole(sequence, count)
+        keys = sequence.keys[: count // self._block_tokens]
+        tier = "disk" if count > found.in_host else "host"
+        if count == found.stored:
+            count = self.restores.lengthen(sequence, keys)
         if count:
             self._num_restores += 1
-            tier = "disk" if count > found.in_host else "host"
-            self.restores.start(sequence, sequence.keys[: count // self._block_tokens], tier)
+            self.restores.start(sequence, keys, count, tier)
         return count
 
     def _taken(self, sequence: Sequence, slot: int, restored: int) -> int:
@@ -239,18 +242,6 @@ class PrefixCache:
         can_leave = self.tiers.store is not None and self.tiers.can_save
         return () if can_leave and self._capabilities.can_cut else self.residents
 
-    def filler_base(self, slot: int, longest: int, room: int) -> int:
-        """Where fillers of a free slot begin: behind the cells that lie there, or at 0.
-
-        A step attends to as many cells as its longest slot has, so cells that are longer than
-        everybody's (``longest``) leave, saved; so do those that leave no ``room`` for fillers.
-        """
-        held = self.residents.length(slot)
-        if held <= longest and held + room <= self._config.context_tokens:
-            return held
-        self.residents.drop(slot)
-        return 0
-
     def trim(self, *, somebody_runs: bool) -> None:
         """Unified cells: those that nobody uses leave the device before they slow others down."""
         if self._backend.is_unified and somebody_runs and self.tiers.can_save:
@@ -274,8 +265,8 @@ class PrefixCache:
         for item in plan.work:
             sequence = item.sequence
             if sequence.slot is not None and sequence.num_computed == sequence.stop_at:
-                blocks = sequence.num_computed // self._block_tokens
-                self.tiers.save(sequence.slot, sequence.keys[:blocks])
+                computed = sequence.tokens[: sequence.num_computed]
+                self.tiers.save(sequence.slot, sequence.root, computed, sequence.keys)
 
     # It leaves its slot ---------------------------------------------------------------------------
 
@@ -305,10 +296,9 @@ class PrefixCache:
         computed = sequence.tokens[: sequence.num_computed]
         self._forget(sequence)
         if computed and self.tiers.can_save:
-            known = sequence.keys[: len(computed) // self._block_tokens]
-            sequence.keys = block_keys(sequence.root, computed, self._block_tokens, known)
-            self.tiers.save(slot, sequence.keys)
-            self.tiers.hold(sequence.keys, sequence.id)
+            saved = self.tiers.save(slot, sequence.root, computed, sequence.keys)
+            self.tiers.hold(saved, sequence.id)
+            sequence.keys = saved[: len(computed) // self._block_tokens]
         self._backend.seq_rm(slot)
 
     def _forget(self, sequence: Sequence) -> None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from terrace_runtime.kv.keys import block_keys
-
 if TYPE_CHECKING:
     from collections.abc import Sequence as Seq
 
     from terrace_runtime.backend import Backend
+    from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.sequence import Sequence
     from terrace_runtime.engine.tiers import Tiers
 
@@ -52,11 +51,12 @@ class Resident:
 class Residents:
     """Cells by the free slot that they lie in."""
 
-    def __init__(self, backend: Backend, tiers: Tiers, block_tokens: int) -> None:
+    def __init__(self, backend: Backend, tiers: Tiers, config: RuntimeConfig) -> None:
         """``tiers`` take what leaves."""
         self._backend = backend
         self._tiers = tiers
-        self._block_tokens = block_tokens
+        self._block_tokens = config.kv.block_tokens
+        self._context_tokens = config.context_tokens
         self._can_cut = backend.info.capabilities.can_cut
         self._keeps = backend.info.capabilities.reuse != "none"
         self._held: dict[int, Resident] = {}
@@ -124,13 +124,24 @@ class Residents:
         for slot in list(self._held):
             self.drop(slot)
 
+    def filler_base(self, slot: int, longest: int, room: int) -> int:
+        """Where fillers of a free slot begin: behind the cells that lie there, or at 0.
+
+        A step attends to as many cells as its longest slot has, so cells that are longer than
+        everybody's (``longest``) leave, saved; so do those that leave no ``room`` for fillers.
+        """
+        held = self.length(slot)
+        if held <= longest and held + room <= self._context_tokens:
+            return held
+        self.drop(slot)
+        return 0
+
     def save(self, slot: int) -> None:
         """Have a tier below keep what a slot holds, unless it was done or cannot be done now."""
         resident = self._held[slot]
         if not resident.is_saved and self._tiers.can_save:
-            known = resident.keys[: len(resident.tokens) // self._block_tokens]
-            resident.keys = block_keys(resident.root, resident.tokens, self._block_tokens, known)
-            self._tiers.save(slot, resident.keys)
+            saved = self._tiers.save(slot, resident.root, resident.tokens, resident.keys)
+            resident.keys = saved[: len(resident.tokens) // self._block_tokens]
             resident.is_saved = True
 
     def unsaved(self) -> int | None:

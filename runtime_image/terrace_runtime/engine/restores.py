@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from terrace_runtime.engine.cells import Restore
+from terrace_runtime.engine.tiers import MIN_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +35,31 @@ class Restores:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def start(self, sequence: Sequence, keys: list[bytes], tier: str) -> None:
-        """``sequence`` has its slot; its first blocks, of which ``tier`` holds the last, follow."""
+    def lengthen(self, sequence: Sequence, keys: list[bytes]) -> int:
+        """Add a block to ``keys`` that begins with the next few tokens; how many it is in all."""
+        count = len(keys) * self._tiers.block_tokens
+        # The last token must be computed for its logits.
+        stop = min(count + self._tiers.block_tokens, len(sequence.tokens) - 1)
+        found = self._tiers.successor(
+            keys[-1] if keys else sequence.root, sequence.tokens[count:stop]
+        )
+        if found is None:
+            return count
+        total = sequence.whole(count + found[1])
+        if total <= count or total < MIN_TOKENS:
+            return count
+        keys.append(found[0])
+        return total
+
+    def start(self, sequence: Sequence, keys: list[bytes], count: int, tier: str) -> None:
+        """``sequence`` has its slot; ``count`` tokens of its first blocks follow.
+
+        ``tier`` holds the last of them.
+        """
         sequence.is_restoring = True
         if not sequence.num_generated:
             sequence.cached_tier = tier
-        self._queue.append(Restore(sequence, keys))
+        self._queue.append(Restore(sequence, keys, count))
 
     def advance(self, *, others_run: bool) -> None:
         """Go on, in slices while ``others_run``, so that their tokens keep coming."""

@@ -21,7 +21,7 @@ from terrace_runtime.engine.checkpoint_cells import CheckpointMover
 from terrace_runtime.kv.blob import StateLayout
 from terrace_runtime.kv.checkpoints import CheckpointStore
 from terrace_runtime.kv.disk import DiskTier
-from terrace_runtime.kv.keys import root_key
+from terrace_runtime.kv.keys import block_keys, root_key, short_key
 from terrace_runtime.kv.store import KvStore
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.cells import CellMover
     from terrace_runtime.kv import BlockDisk
+
 _LOG = logging.getLogger(__name__)
+MIN_TOKENS = 8
+"""Fewer in all are not worth the way: computing them takes no longer."""
 _ROTATION = "LLAMA_ATTN_ROT_DISABLE"
 """llama.cpp turns quantised keys unless this is set, so their bytes depend on it."""
 
@@ -51,6 +54,7 @@ class Tiers:
         self.store: KvStore | None = None
         self.checkpoints: CheckpointStore | None = None
         self.mover: CellMover | None = None
+        self.block_tokens = config.kv.block_tokens
         self.block_bytes = 0
         self._config = config
         self._build = f"{backend.info.build} rotation={os.environ.get(_ROTATION, '')}"
@@ -78,7 +82,7 @@ class Tiers:
         # The old one's staging buffer goes before there is another.
         self.mover = None
         layout = _layout(backend)
-        if layout.block_bytes(self._config.kv.block_tokens) != self.block_bytes:
+        if layout.block_bytes(self.block_tokens) != self.block_bytes:
             raise BackendError("blocks of the two layouts of KV cells differ in size")
         self._make_mover(backend, self.store, layout)
 
@@ -110,7 +114,7 @@ class Tiers:
                 config.model_digest,
                 (config.kv_key_type, config.kv_value_type),
                 self._build,
-                config.kv.block_tokens,
+                self.block_tokens,
                 adapter=self._adapters.get(adapter, adapter),
                 salt=salt,
             )
@@ -125,7 +129,7 @@ class Tiers:
 
     def find(self, keys: Sequence[bytes]) -> tuple[int, int, int]:
         """(tokens kept of this prefix, of these on disk alone, of the first in host memory)."""
-        block_tokens = self._config.kv.block_tokens
+        block_tokens = self.block_tokens
         if self.checkpoints is not None:
             found = self.checkpoints.find(keys) * block_tokens
             return found, 0, found
@@ -145,7 +149,7 @@ class Tiers:
         """
         if self.store is None:
             return stored
-        per_token = self.block_bytes // self._config.kv.block_tokens
+        per_token = self.block_bytes // self.block_tokens
         policy = self.store.policy
         if policy.worth_restoring(stored - on_disk, on_disk, per_token):
             return stored
@@ -154,7 +158,7 @@ class Tiers:
     def observe_restore(self, num_tokens: int, seconds: float) -> None:
         """So many tokens came back from host memory in so much of the engine's time."""
         if self.store is not None:
-            num_bytes = num_tokens * self.block_bytes // self._config.kv.block_tokens
+            num_bytes = num_tokens * self.block_bytes // self.block_tokens
             self.store.policy.observe_restore(num_bytes, seconds)
 
     def observe_prefill(self, num_tokens: int, seconds: float) -> None:
@@ -162,10 +166,34 @@ class Tiers:
         if self.store is not None:
             self.store.policy.observe_prefill(num_tokens, seconds)
 
-    def save(self, slot: int, keys: Sequence[bytes]) -> None:
-        """Keep those of the slot's first blocks that no tier has."""
-        if self.mover is not None:
-            self.mover.save(slot, keys)
+    def save(
+        self, slot: int, root: bytes, tokens: Sequence[int], known: Sequence[bytes]
+    ) -> list[bytes]:
+        """Keep what no tier has of a slot's cells, which hold ``tokens``; the keys of all blocks.
+
+        ``known`` are the first of these, without the last one where that is short.
+        """
+        size = self.block_tokens
+        keys = block_keys(root, tokens, size, known)
+        if self.store is None:
+            if self.mover is not None:
+                self.mover.save(slot, keys, len(tokens))
+            return keys
+        parents = [root, *keys]
+        rest = tokens[len(keys) * size :]
+        if rest and len(tokens) >= MIN_TOKENS:
+            keys.append(short_key(parents[-1], rest))
+        missing = [index for index, key in enumerate(keys) if not self.store.has(key)]
+        assert self.mover is not None
+        self.mover.save(slot, keys, len(tokens))
+        for index in missing:
+            block = tokens[index * size : (index + 1) * size]
+            self.store.follow(parents[index], keys[index], block)
+        return keys
+
+    def successor(self, parent: bytes, tokens: Sequence[int]) -> tuple[bytes, int] | None:
+        """(key, count) of a block after ``parent`` that begins with ``count`` of ``tokens``."""
+        return self.store.successor(parent, tokens) if self.store is not None else None
 
     def hold(self, keys: Sequence[bytes], owner: str) -> None:
         """Keep a parked sequence's blocks until ``release``, as far as there is room."""

@@ -44,6 +44,11 @@ def root_key(
     return hasher.digest()
 
 
+def short_key(parent: bytes, tokens: Sequence[int]) -> bytes:
+    """Key of a block that ends early, with these ``tokens`` after ``parent``."""
+    return sha256(parent + np.asarray(tokens, "<i4").tobytes()).digest()
+
+
 def block_keys(
     root: bytes, tokens: Sequence[int], block_tokens: int, known: Sequence[bytes] = ()
 ) -> list[bytes]:

@@ -17,6 +17,7 @@ from terrace_runtime.kv.policy import RestorePolicy
 from terrace_runtime.kv.reading import Landings, Reading
 from terrace_runtime.kv.reserve import Reserve
 from terrace_runtime.kv.spill import WriteBehind
+from terrace_runtime.kv.successors import Successors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from terrace_runtime.kv.blob import StateLayout
     from terrace_runtime.kv.host_tier import Entry
 
+_MAX_PARENTS = 8192
+"""Blocks whose successors are known: about 5 MB."""
 _NEEDED_NOW = 2
 """Landing buffers that prefetches leave free, so that they never hold up a restore."""
 
@@ -77,7 +80,9 @@ class KvStore:
         self._held = Reserve(self._host, max_blocks // 2)
         self._pinned = Reserve(self._host, min(config.pinned_bytes // self.block_bytes, max_blocks))
         self._filling: dict[bytes, Entry] = {}
+        self._successors = Successors(min(max(max_blocks, 1), _MAX_PARENTS))
         self._num_spills = self._num_host_hits = self._num_disk_hits = 0
+        self._host_hit_tokens = self._disk_hit_tokens = 0
         self._clock = clock
 
     @property
@@ -107,6 +112,13 @@ class KvStore:
             num_blocks += 1
         return Match(num_blocks, num_blocks if num_host is None else num_host, num_disk)
 
+    def successor(self, parent: bytes, tokens: Sequence[int]) -> tuple[bytes, int] | None:
+        """(key, count) of a block in host memory whose first ``count`` tokens go on as ``tokens``.
+
+        ``parent`` is the key before ``tokens``; None: no block that is known goes on like that.
+        """
+        return self._successors.best(parent, tokens, self._host.is_ready)
+
     # Saving ---------------------------------------------------------------------------------------
 
     def put(self, key: bytes) -> NDArray[np.uint8] | None:
@@ -120,14 +132,21 @@ class KvStore:
         self._filling[key] = entry
         return self._host.buffer(entry)
 
-    def commit(self, key: bytes) -> None:
-        """The buffer is filled: it can be found from now on, and goes to the disk behind."""
+    def commit(self, key: bytes, *, is_short: bool = False) -> None:
+        """The buffer is filled: it can be found from now on, and goes to the disk behind.
+
+        One that ``is_short`` stays here: only ``successor`` finds it, which forgets with a restart.
+        """
         entry = self._filling.pop(key)
         entry.is_ready = True
         self._host.unpin(entry)
         self._num_spills += 1
-        if self._spill is not None:
+        if self._spill is not None and not is_short:
             self._spill.add(key)
+
+    def follow(self, parent: bytes, key: bytes, tokens: Sequence[int]) -> None:
+        """Remember for ``successor`` which ``tokens`` a block holds."""
+        self._successors.add(parent, key, tokens)
 
     def discard(self, key: bytes) -> None:
         """The buffer could not be filled."""
@@ -140,21 +159,24 @@ class KvStore:
         """
         self._host.touch(reversed(keys), is_use=False)
 
-    def use(self, keys: Sequence[bytes]) -> None:
+    def use(self, keys: Sequence[bytes], num_tokens: int) -> None:
         """Count a use of blocks that were not read again: a copy of their bytes was at hand."""
-        self._count_hits(keys)
+        self._count_hits(keys, num_tokens)
         self._host.touch(reversed(keys), is_use=True)
         if self._disk is not None:
             self._disk.touch(keys)
 
     # Reading --------------------------------------------------------------------------------------
 
-    def open(self, keys: Sequence[bytes], owner: str) -> Reading:
-        """Read the blocks that ``match`` finds; takes over what ``owner`` had prefetched."""
+    def open(self, keys: Sequence[bytes], owner: str, num_tokens: int = 0) -> Reading:
+        """Read the blocks that ``match`` finds; takes over what ``owner`` had prefetched.
+
+        ``num_tokens`` of them are wanted; 0: all.
+        """
         self.poll()
         found = self.match(keys)
         run = keys[: found.num_blocks]
-        self._count_hits(run)
+        self._count_hits(run, num_tokens or len(run) * self.block_tokens)
         if self._disk is not None:
             self._disk.touch(run)
         reading = Reading(run, self._host, self._landings, is_ahead=False)
@@ -236,7 +258,7 @@ class KvStore:
             limit_bytes=self._host.max_blocks * self.block_bytes,
             blocks=self._host.num_residents,
             hits=self._num_host_hits,
-            hit_tokens=self._num_host_hits * self.block_tokens,
+            hit_tokens=self._host_hit_tokens,
             spills=self._num_spills,
             evictions=self._host.num_evictions,
         )
@@ -255,7 +277,7 @@ class KvStore:
             limit_bytes=self._disk.limit_bytes,
             blocks=len(self._disk),
             hits=self._num_disk_hits,
-            hit_tokens=self._num_disk_hits * self.block_tokens,
+            hit_tokens=self._disk_hit_tokens,
             spills=stats.written,
             evictions=stats.evictions,
         )
@@ -271,13 +293,16 @@ class KvStore:
     def _disk_rate(self) -> float:
         return self._disk.stats().read_bytes_per_second if self._disk is not None else 0.0
 
-    def _count_hits(self, keys: Sequence[bytes]) -> None:
-        for key in keys:
+    def _count_hits(self, keys: Sequence[bytes], num_tokens: int) -> None:
+        for index, key in enumerate(keys):
+            count = min(self.block_tokens, num_tokens - index * self.block_tokens)
             entry = self._host.find(key)
             if entry is None or entry.is_guest or not entry.is_ready:
                 self._num_disk_hits += 1
+                self._disk_hit_tokens += count
             else:
                 self._num_host_hits += 1
+                self._host_hit_tokens += count
 
     def _evicted(self, key: bytes) -> None:
         if self._spill is not None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from support.kv_blocks import FakeDisk, block_of, keys_of, make_store, read_all, save
+from support.kv_blocks import (
+    BLOCK_TOKENS,
+    FakeDisk,
+    block_of,
+    keys_of,
+    make_store,
+    read_all,
+    save,
+)
+from terrace_runtime.kv.keys import short_key
 from terrace_runtime.kv.store import KvStore, Match
 
 
@@ -351,13 +360,38 @@ def test_an_empty_disk_is_a_disk() -> None:
     assert disk.is_closed
 
 
+def test_a_short_block_is_found_by_its_tokens_and_never_goes_to_the_disk() -> None:
+    """Its tokens are known until the next start alone, so there nobody could find it."""
+    disk = FakeDisk(is_immediate=True)
+    store = make_store(2, disk)
+    keys = keys_of(1)
+    save(store, keys)
+    rest = [7, 8, 9]
+    short = short_key(keys[0], rest)
+    assert store.put(short) is not None
+    store.commit(short, is_short=True)
+    store.follow(keys[0], short, rest)
+    assert store.successor(keys[0], [7, 8, 5, 5]) == (short, 2)
+    assert store.successor(keys[0], [9]) is None
+    reading = store.open([*keys, short], "reader", BLOCK_TOKENS + 2)
+    assert reading.num_blocks == 2
+    reading.close()
+    assert {tier.name: tier.hit_tokens for tier in store.report().tiers}["host"] == BLOCK_TOKENS + 2
+    for token in range(50, 60):
+        save(store, keys_of(1, token))
+    assert not store.has(short)
+    assert short not in disk.blocks
+    assert store.successor(keys[0], rest) is None
+    store.close()
+
+
 def test_blocks_used_without_being_read_count_as_used() -> None:
     disk = FakeDisk(is_immediate=True)
     store = make_store(8, disk)
     keys = keys_of(3)
     save(store, keys)
     _on_disk(disk, keys_of(4))
-    store.use(keys_of(4))
+    store.use(keys_of(4), 4 * BLOCK_TOKENS)
     assert _tiers(store) == {"host": (3, 3), "disk": (4, 1)}
     assert disk.counts.get("read", 0) == 0
     assert disk.touched == keys_of(4)
