@@ -34,6 +34,8 @@ class Shape:
     values: tuple[tuple[int, int], ...] = ((1, 12), (1, 12))
     num_streams: int = 1
     stream: int = 0
+    has_places: bool = False
+    """Cells are those of a model with positions of several numbers."""
 
     @property
     def token_bytes(self) -> int:
@@ -41,19 +43,61 @@ class Shape:
         return sum(row for _, row in self.keys + self.values)
 
 
-def make_state(shape: Shape, positions: Sequence[int], slot: int = 0) -> NDArray[np.uint8]:
-    """A state whose every row is told by its tensor and its position."""
+def make_state(
+    shape: Shape,
+    positions: Sequence[int],
+    slot: int = 0,
+    places: Sequence[tuple[int, int, int]] = (),
+) -> NDArray[np.uint8]:
+    """A state whose every row is told by its tensor and its position.
+
+    ``places`` are (position, column, row) where those are not what ``positions`` say, by token.
+    """
     parts = [struct.pack("<IiI", MAGIC, slot, shape.num_streams)]
     for stream in range(shape.num_streams):
         parts.append(struct.pack("<I", len(positions) if stream == shape.stream else 0))
         if stream != shape.stream or not positions:
             continue
-        parts += [struct.pack("<iIi", position, 1, slot) for position in positions]
+        parts += [_cell(shape, token, slot, places) for token in positions]
         parts.append(struct.pack("<II", 0, len(shape.keys)))
         for tensor, (kind, row_bytes) in enumerate(shape.keys + shape.values):
             parts.append(struct.pack("<iQ", kind, row_bytes))
             parts += [row_of(tensor, position, row_bytes) for position in positions]
     return np.frombuffer(bytearray(b"".join(parts)), np.uint8)
+
+
+def _cell(shape: Shape, token: int, slot: int, places: Sequence[tuple[int, int, int]]) -> bytes:
+    if not shape.has_places:
+        return struct.pack("<iIi", token, 1, slot)
+    position, column, row = places[token] if places else (token, token, token)
+    return struct.pack("<iIiiii", position, 1, column, row, token_of(token), slot)
+
+
+def token_of(index: int) -> int:
+    """What ``make_state`` says that a token was."""
+    return 3 * index - 1
+
+
+def places_with(
+    num_tokens: int, images: Iterable[tuple[int, int, int]]
+) -> list[tuple[int, int, int]]:
+    """(position, column, row) by token of a text with ``images``: (text before, columns, rows).
+
+    What follows an image goes on after its longer side, as libmtmd has it.
+    """
+    found: list[tuple[int, int, int]] = []
+    position = 0
+    for before, columns, rows in images:
+        found += [(at, at, at) for at in range(position, position + before)]
+        position += before
+        found += [
+            (position, position + column, position + row)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        position += max(columns, rows)
+    found += [(at, at, at) for at in range(position, position + num_tokens)]
+    return found[:num_tokens]
 
 
 def row_of(tensor: int, position: int, row_bytes: int) -> bytes:

@@ -152,6 +152,22 @@ def qwen3_embedding(path: Path) -> None:
     model.write()
 
 
+def qwen2vl(path: Path, marks: Sequence[str] = ()) -> None:
+    """Positions of four numbers (M-RoPE), in neighbouring parts of each head."""
+    _placed(path, "qwen2vl", marks)
+
+
+def qwen3vl(path: Path, marks: Sequence[str] = ()) -> None:
+    """The same with the parts of a head taking turns."""
+    _placed(path, "qwen3vl", marks, norms=True)
+
+
+def _placed(path: Path, architecture: str, marks: Sequence[str], *, norms: bool = False) -> None:
+    model = llama_like(path, architecture, norms=norms, marks=marks)
+    model.writer.add_rope_dimension_sections([4, 6, 6, 0])
+    model.write()
+
+
 def gemma3(path: Path) -> None:
     """Sliding windows, all layers but the last."""
     model = _Model(path, "gemma3")
@@ -300,6 +316,8 @@ def t5(path: Path) -> None:
 
 MODELS: dict[str, Callable[[Any], None]] = {
     "llama": llama,
+    "qwen2vl": qwen2vl,
+    "qwen3vl": qwen3vl,
     "mamba": mamba,
     "lfm2": lfm2,
     "gemma3": gemma3,

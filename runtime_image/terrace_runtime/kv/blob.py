@@ -7,6 +7,9 @@ A state is: u32 magic, i32 sequence, u32 streams; per stream u32 cells and, wher
 {i32 position, u32 1, i32 sequence}, u32 0 (V not transposed), u32 layers, then keys and after them
 values, layer by layer: {i32 type, u64 bytes of a row, rows}. A block holds the rows of its tokens
 in that order, without any header; one that a sequence ends in has room for the rest.
+
+Models with positions of several numbers have larger cells (``places.py``), and a block of theirs
+ends with the places of its cells.
 """
 
 from __future__ import annotations
@@ -18,6 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from terrace_runtime.kv.places import (
+    CELL_BYTES,
+    PLACE,
+    PLACE_BYTES,
+    PLACED_CELL_BYTES,
+    cells_at,
+    order_by_place,
+    order_by_position,
+)
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -28,7 +41,6 @@ MAX_ROW_BYTES = 1 << 24
 _MAX_TYPE = 255
 _START = struct.Struct("<IiI")
 _WORD = struct.Struct("<I")
-_CELL = struct.Struct("<iIi")
 _LAYERS = struct.Struct("<II")
 _HEAD = struct.Struct("<iQ")
 
@@ -58,6 +70,8 @@ class StateLayout:
     token_bytes: int
     """Bytes of one token's rows in all tensors."""
     runs: tuple[_Run, ...]
+    has_places: bool = False
+    """Cells are of the larger kind."""
 
     @classmethod
     def read(cls, state: NDArray[np.uint8]) -> StateLayout:
@@ -68,15 +82,19 @@ class StateLayout:
             raise ValueError("the state ends inside a header") from error
 
     def block_bytes(self, block_tokens: int) -> int:
-        """Bytes of a block: keys then values, layer by layer, a layer's rows together."""
-        return block_tokens * self.token_bytes
+        """Bytes of a block: keys then values, layer by layer, a layer's rows together; places."""
+        return block_tokens * (self.token_bytes + (PLACE_BYTES if self.has_places else 0))
+
+    @property
+    def _cell_bytes(self) -> int:
+        return PLACED_CELL_BYTES if self.has_places else CELL_BYTES
 
     def state_bytes(self, num_tokens: int) -> int:
         """Bytes of a state that holds so many tokens, one at least."""
         return (
             _START.size
             + self.num_streams * _WORD.size
-            + num_tokens * (_CELL.size + self.token_bytes)
+            + num_tokens * (self._cell_bytes + self.token_bytes)
             + _LAYERS.size
             + self.num_tensors * _HEAD.size
         )
@@ -85,14 +103,15 @@ class StateLayout:
         """Write all but the rows into the first ``state_bytes(num_tokens)`` of ``state``.
 
         The cells get ascending positions and stand in the first stream's entry: llama.cpp puts
-        them into the stream of the sequence that they are restored to.
+        them into the stream of the sequence that they are restored to. Cells of the larger kind
+        get theirs from the blocks that are joined.
         """
         self._check_room(state, num_tokens)
         _START.pack_into(state.data, 0, MAGIC, 0, self.num_streams)
         _WORD.pack_into(state.data, _START.size, num_tokens)
-        cells = _cells(state, _START.size + _WORD.size, num_tokens)
+        cells = self._cells(state, 0, num_tokens)
         cells[:, 0] = np.arange(first_position, first_position + num_tokens)
-        cells[:, 1:] = (1, 0)
+        cells[:, 1], cells[:, 2:] = 1, 0
         rows_at = self._rows_at(0, num_tokens)
         _LAYERS.pack_into(state.data, rows_at - _LAYERS.size, 0, self.num_layers)
         for run in self.runs:
@@ -121,6 +140,9 @@ class StateLayout:
         for run in self.runs:
             target = self._in_state(run, state, rows_at, num_tokens, at_token, count)
             np.copyto(target, _in_block(run, block, block_tokens, count))
+        if self.has_places:
+            cells = self._cells(state, 0, num_tokens)[at_token : at_token + count]
+            cells[:, PLACE] = self._places(block, block_tokens)[:count]
 
     def cut(
         self,
@@ -135,20 +157,25 @@ class StateLayout:
         """Copy the rows of the tokens from ``at_token`` on into ``block``: ``count``, or all.
 
         ``state`` holds ``num_tokens`` cells of consecutive positions from ``first_position``, in
-        any order. Raises ValueError if it does not.
+        any order. Raises ValueError if it does not. In cells of the larger kind positions only
+        ascend, never beyond those.
         """
         count = self._check_range(state, num_tokens, at_token, block, block_tokens, count)
         stream = self._find_stream(state, num_tokens)
         rows_at = self._rows_at(stream, num_tokens)
-        positions = _cells(state, _START.size + (stream + 1) * _WORD.size, num_tokens)[:, 0]
+        cells = self._cells(state, stream, num_tokens)
         wanted = np.arange(count) + (first_position + at_token)
-        if np.array_equal(positions[at_token : at_token + count], wanted):
+        if self.has_places:
+            order = order_by_place(cells, at_token, wanted)
+            self._places(block, block_tokens)[:count] = cells[order][:, PLACE]
+        else:
+            order = order_by_position(cells[:, 0], at_token, wanted)
+        if isinstance(order, slice):
             for run in self.runs:
                 rows = self._in_state(run, state, rows_at, num_tokens, at_token, count)
                 np.copyto(_in_block(run, block, block_tokens, count), rows)
             return
         # A sequence that took the gaps of others has its cells in another order (unified KV).
-        order = _order(positions, wanted)
         for run in self.runs:
             rows = self._in_state(run, state, rows_at, num_tokens, 0, num_tokens)
             targets = _in_block(run, block, block_tokens, count)
@@ -158,10 +185,20 @@ class StateLayout:
                 target = targets[tensor].reshape(count, run.row_bytes)
                 np.take(source, order, axis=0, out=target, mode="clip")
 
+    def _cells(self, state: NDArray[np.uint8], stream: int, num_tokens: int) -> NDArray[Any]:
+        """A view of the cells that stand in a stream's entry, see ``cells_at``."""
+        at = _START.size + (stream + 1) * _WORD.size
+        return cells_at(state, at, num_tokens, self._cell_bytes)
+
+    def _places(self, block: NDArray[np.uint8], block_tokens: int) -> NDArray[Any]:
+        """A view of a block's end: position, column, row and token of each cell."""
+        shape = (block_tokens, PLACE_BYTES // 4)
+        return np.ndarray(shape, "<i4", block, block_tokens * self.token_bytes)
+
     def _rows_at(self, stream: int, num_tokens: int) -> int:
         """Where the first head stands."""
         before = _START.size + (stream + 1) * _WORD.size
-        return before + num_tokens * _CELL.size + _LAYERS.size
+        return before + num_tokens * self._cell_bytes + _LAYERS.size
 
     @staticmethod
     def _run_at(run: _Run, rows_at: int, num_tokens: int) -> tuple[int, int]:
@@ -222,11 +259,6 @@ class StateLayout:
         return count
 
 
-def _cells(state: NDArray[np.uint8], at: int, num_tokens: int) -> NDArray[Any]:
-    """(cells, 3): position, number of sequences, sequence."""
-    return np.ndarray((num_tokens, 3), "<i4", state, at)
-
-
 def _in_block(
     run: _Run, block: NDArray[np.uint8], block_tokens: int, count: int
 ) -> NDArray[np.uint8]:
@@ -234,15 +266,6 @@ def _in_block(
     shape = (run.num_tensors, count * run.row_bytes)
     stride = block_tokens * run.row_bytes
     return np.ndarray(shape, np.uint8, block, block_tokens * run.row_offset, (stride, 1))
-
-
-def _order(positions: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.intp]:
-    """Indices of the cells of the ``wanted`` positions, which ascend by one."""
-    found = np.flatnonzero((positions >= wanted[0]) & (positions <= wanted[-1]))
-    order = found[np.argsort(positions[found])]
-    if not np.array_equal(positions[order], wanted):
-        raise ValueError(f"the state lacks positions of {wanted[0]}..{wanted[-1]}")
-    return order
 
 
 def _read_layout(state: NDArray[np.uint8]) -> StateLayout:
@@ -256,21 +279,39 @@ def _read_layout(state: NDArray[np.uint8]) -> StateLayout:
         (count,) = _WORD.unpack_from(state.data, at)
         at += _WORD.size
         stream += 1
-    if not count or count > state.nbytes // _CELL.size:
+    if not count or count > state.nbytes // CELL_BYTES:
         raise ValueError(f"{count} cells are not what {state.nbytes} bytes can hold")
     end = state.nbytes - (num_streams - stream) * _WORD.size
     if state[max(end, 0) :].any():
         raise ValueError("more than one stream holds cells")
-    if at + count * _CELL.size > end or (_cells(state, at, count)[:, 1] != 1).any():
+    try:
+        found = _read_rows(state, at, end, count, CELL_BYTES)
+    except (ValueError, struct.error) as error:
+        try:
+            found = _read_rows(state, at, end, count, PLACED_CELL_BYTES)
+        except (ValueError, struct.error):
+            raise error from None
+        return _layout(num_streams, *found, has_places=True)
+    return _layout(num_streams, *found, has_places=False)
+
+
+def _read_rows(
+    state: NDArray[np.uint8], at: int, end: int, count: int, cell_bytes: int
+) -> tuple[int, list[tuple[int, int]]]:
+    """Layers and heads of what begins with ``count`` cells of ``cell_bytes``.
+
+    One size alone can be right: the number of layers would be the upper half of a row's bytes.
+    """
+    after = at + count * cell_bytes
+    if after > end or (cells_at(state, at, count, cell_bytes)[:, 1] != 1).any():
         raise ValueError("its cells are not those of one sequence of a plain cache")
-    at += count * _CELL.size
-    transposed, num_layers = _LAYERS.unpack_from(state.data, at)
+    transposed, num_layers = _LAYERS.unpack_from(state.data, after)
     if transposed:
         raise ValueError("values are stored transposed: flash attention is off")
-    heads = _read_heads(state, at + _LAYERS.size, end, count)
+    heads = _read_heads(state, after + _LAYERS.size, end, count)
     if len(heads) not in {num_layers, 2 * num_layers}:
         raise ValueError(f"{len(heads)} tensors are not keys and values of {num_layers} layers")
-    return _layout(num_streams, num_layers, heads)
+    return num_layers, heads
 
 
 def _read_heads(state: NDArray[np.uint8], at: int, end: int, count: int) -> list[tuple[int, int]]:
@@ -289,7 +330,9 @@ def _read_heads(state: NDArray[np.uint8], at: int, end: int, count: int) -> list
     return heads
 
 
-def _layout(num_streams: int, num_layers: int, heads: list[tuple[int, int]]) -> StateLayout:
+def _layout(
+    num_streams: int, num_layers: int, heads: list[tuple[int, int]], *, has_places: bool
+) -> StateLayout:
     runs: list[_Run] = []
     tensor = offset = 0
     for (kind, row_bytes), group in groupby(heads):
@@ -297,4 +340,4 @@ def _layout(num_streams: int, num_layers: int, heads: list[tuple[int, int]]) -> 
         runs.append(_Run(kind, row_bytes, size, tensor, offset))
         tensor += size
         offset += size * row_bytes
-    return StateLayout(num_streams, num_layers, tensor, offset, tuple(runs))
+    return StateLayout(num_streams, num_layers, tensor, offset, tuple(runs), has_places)

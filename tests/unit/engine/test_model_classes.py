@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TABLE = Path(__file__).parents[3] / "docs/model-classes.md"
+CUT = {"llama", "qwen2vl", "qwen3vl"}
 NUM_PROMPT = 3 * WINDOW + 7
 
 
@@ -71,7 +72,7 @@ def prompt_of(seed: int, length: int = NUM_PROMPT) -> list[int]:
 
 
 @pytest.mark.parametrize("kv_unified", [False, True])
-@pytest.mark.parametrize("name", ["llama", "mamba", "lfm2", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "qwen2vl", "mamba", "lfm2", "gemma3"])
 def test_a_state_goes_on_in_another_slot_as_if_it_had_never_stopped(
     load: Callable[..., LlamaBackend], name: str, *, kv_unified: bool
 ) -> None:
@@ -138,7 +139,7 @@ def test_shared_cells_are_offered_only_where_they_can_be_cut(
 ) -> None:
     with closing(load(name, kv_unified=True)) as backend:
         found = backend.info.capabilities
-    assert found.can_share_cells == (found.reuse == "blocks") == (name == "llama")
+    assert found.can_share_cells == (found.reuse == "blocks") == (name in CUT)
 
 
 def test_what_cannot_run_is_refused_with_the_reason(tmp_path: Path) -> None:
