@@ -66,6 +66,7 @@ def random_request(name: str, chance: random.Random, **changes: Any) -> Request:
         "stop": chance.choice([(), ("th", "llama"), ("zz",)]),
         "tenant": chance.choice(["", "a", "b"]),
         "priority": chance.choice([0, 1]),
+        "stream": chance.choice([False, True]),
     }
     return text_request(name, text, **(values | changes))
 
@@ -87,12 +88,15 @@ class Answer:
     text: str = ""
     num_tokens: int = 0
     ends: list[RequestOutput] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Of each token, where they were asked for."""
 
     def add(self, output: RequestOutput) -> None:
         """Append an output; nothing may come after the end."""
         assert not self.ends, f"an output after the end: {output}"
         self.text += output.text
         self.num_tokens += output.num_tokens
+        self.logprobs += output.logprobs
         if output.finish is not None:
             self.ends.append(output)
 
@@ -108,6 +112,22 @@ class Answer:
     def facts(self) -> tuple[str, int, FinishReason]:
         """What must not depend on who else runs."""
         return self.text, self.num_tokens, self.finish
+
+    def agrees(self, other: Answer, within: float = 0.03) -> bool:
+        """The same tokens with nearly the same odds, up to a choice between two equally likely.
+
+        Cells in another order are summed in another order, and random weights tie often.
+        """
+        assert len(self.logprobs) == len(other.logprobs) == self.num_tokens, "ask for logprobs"
+        for ours, theirs in zip(self.logprobs, other.logprobs, strict=True):
+            mine = {one.piece: one.logprob for one in ours.top}
+            odds = {one.piece: one.logprob for one in theirs.top}
+            if any(abs(mine[piece] - odds[piece]) > within for piece in mine.keys() & odds.keys()):
+                return False
+            if ours.piece != theirs.piece:
+                first, second = sorted(odds.values(), reverse=True)[:2]
+                return first - second < 2 * within
+        return True
 
 
 class InlineEncoder(ImageEncoder):

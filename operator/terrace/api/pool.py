@@ -232,6 +232,9 @@ class Queue(ApiValue):
 
     max_requests: int = Field(default=64, ge=0, le=10000)
     """Requests that may wait per replica before the next one gets 429. Default: 64."""
+    reader_tokens_per_second: int = Field(default=5, ge=0, le=10000)
+    """How fast whoever reads a streamed answer is taken to read. While streams wait, those that are
+    ahead of their readers stand still, so that new ones begin sooner. 0: none does. Default: 5."""
 
 
 class PoolSpec(ApiValue):

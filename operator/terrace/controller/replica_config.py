@@ -71,6 +71,7 @@ def runtime_config(
         adapters=_adapters(subject, extras),
         **_projector(subject, extras),
         max_waiting=subject.pool.queue.max_requests,
+        reader_pace=subject.pool.queue.reader_tokens_per_second,
         max_tokens=spec.limits.max_tokens or 0,
         sampling=SamplingDefaults(**spec.sampling.model_dump(exclude_none=True)),
         drain_timeout_s=float(subject.pool.drain_timeout_seconds),

@@ -55,6 +55,7 @@ async def chat(http: Request) -> Response:
             priority=priority,
             timeout_s=body.timeout,
             pin=bool(body.pin_prompt),
+            stream=bool(body.stream),
             adapter=state.adapter(body.model),
             add_bos=False,
         )
@@ -96,6 +97,7 @@ async def completions(http: Request) -> Response:
                 priority=priority,
                 timeout_s=body.timeout,
                 pin=bool(body.pin_prompt),
+                stream=bool(body.stream),
                 adapter=state.adapter(body.model),
                 add_bos=is_text,
             )

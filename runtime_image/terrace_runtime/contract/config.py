@@ -156,6 +156,9 @@ class RuntimeConfig(Value):
     """Requests queued before 429."""
     max_wait_s: float = Field(default=120, gt=0, le=86_400)
     """A request that would wait longer, by the speed measured, gets 429 at once."""
+    reader_pace: float = Field(default=5, ge=0, le=10_000)
+    """Tokens per second that whoever reads a stream is taken to follow. While streams queue, those
+    ahead of it stand still for new ones. 0: none does."""
     request_timeout_s: float = Field(default=3600, gt=0, le=86_400)
     """A request older than this ends with what it has."""
     max_tokens: int = Field(default=0, ge=0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import insort
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from terrace_runtime.backend import DECODE_NO_ROOM
@@ -23,12 +24,12 @@ from terrace_runtime.engine.harvest import Harvest
 from terrace_runtime.engine.image_stage import ImageStage
 from terrace_runtime.engine.meter import StepMeter
 from terrace_runtime.engine.open_requests import OpenRequests
+from terrace_runtime.engine.parking import ParkingRule
 from terrace_runtime.engine.prefix import PrefixCache
 from terrace_runtime.engine.relayout import Relayout
 from terrace_runtime.engine.request import FinishReason
 from terrace_runtime.engine.sampling import open_sampler
 from terrace_runtime.engine.shortlisting import Shortlisting
-from terrace_runtime.engine.waiting import urgency
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,9 @@ class EngineCore:
         self._open = OpenRequests(clock, config.request_timeout_s)
         self._shares, self._waiting = self._open.shares, self._open.waiting
         self._running: list[Sequence] = []
+        # Without a host tier whoever makes room would compute everything anew.
+        pace = config.reader_pace if tiers.store is not None else 0.0
+        self._parking = ParkingRule(pace, self.costs, tiers.restore_seconds)
         self._turns = AdapterTurns(backend.info.adapter_switch_s)
         cells = config.parallel * config.context_tokens
         if config.kv_unified and config.kv_cells:
@@ -166,11 +170,14 @@ class EngineCore:
 
     def _admit(self, now: float) -> None:
         self._waiting.release(self.prefix.is_released)
+        self._waiting.wake(now)
         has_parked = False
-        while not self._waiting.is_empty:
+        while True:
             free = free_slots(self._running, self._config.parallel)
+            if self._waiting.is_empty and not (free and self._waiting.wake()):
+                return
             if not free:
-                if has_parked or not self._park_for_urgent(now):
+                if has_parked or not self._park_for_head(now):
                     return
                 has_parked = True
                 continue
@@ -205,26 +212,23 @@ class EngineCore:
 
     def _start(self, sequence: Sequence, slot: int, now: float) -> None:
         sequence.slot = slot
+        sequence.rests_until = 0.0
         if not sequence.num_generated:
             sequence.queued_s = now - sequence.arrival
         if sequence.sampler is None:
             sequence.sampler = open_sampler(
                 self._backend, sequence.request.sampling, sequence.text, self._draw_seed()
             )
-        insort(self._running, sequence, key=_slot)
+        insort(self._running, sequence, key=attrgetter("slot"))
 
-    def _park_for_urgent(self, now: float) -> bool:
-        """Set a less urgent sequence aside, where the first in the queue is more urgent."""
+    def _park_for_head(self, now: float) -> bool:
+        """Set a sequence aside that may wait, for the first in the queue."""
         head = self._waiting.head(now)
         assert head is not None
-        candidates = [one for one in self._running if not one.is_restoring]
-        if not candidates:
-            return False
-        victim = max(candidates, key=lambda one: (urgency(one, now), one.order))
-        if urgency(victim, now) <= urgency(head, now):
-            return False
-        self._park(victim)
-        return True
+        found = self._parking.choose(self._running, head, now)
+        if found is not None:
+            self._park(found.sequence, found.rests_until)
+        return found is not None
 
     # The parts of a step --------------------------------------------------------------------------
 
@@ -277,6 +281,8 @@ class EngineCore:
             self._meter.generated += accepted + 1
             if self.speculator is not None and drafted:
                 self.speculator.observe(sequence, drafted, accepted)
+            if not sequence.started:
+                sequence.first_token_at = self._clock()
             outputs.append(
                 self._end(sequence, finish, sequence.error) if finish else sequence.output()
             )
@@ -312,9 +318,10 @@ class EngineCore:
             return [self._end(last, FinishReason.ERROR, reason)]
         return []
 
-    def _park(self, sequence: Sequence) -> None:
+    def _park(self, sequence: Sequence, rests_until: float = 0.0) -> None:
         """Set a running sequence aside in the host tier; it goes on when there is room."""
         self.prefix.park(sequence)
+        sequence.rests_until = rests_until
         self._set_aside(sequence)
 
     def _set_aside(self, sequence: Sequence) -> None:
@@ -322,7 +329,7 @@ class EngineCore:
         sequence.slot = None
         sequence.num_computed = 0
         sequence.draft.clear()
-        self._waiting.push_front(sequence)
+        self._waiting.put_back(sequence)
 
     def _end(self, sequence: Sequence, finish: FinishReason, error: str = "") -> RequestOutput:
         """Forget a sequence, give its slot and sampler back; its cells stay for whoever comes."""
@@ -341,8 +348,3 @@ class EngineCore:
         if not self._running:
             self._evaluation.drop_fillers()
         return output
-
-
-def _slot(sequence: Sequence) -> int:
-    assert sequence.slot is not None
-    return sequence.slot

@@ -114,6 +114,8 @@ class Request:
     """Keep the prompt's blocks in host memory, within what the server allows for all pins."""
     add_bos: bool = True
     """Let the vocabulary's own rule add its BOS token; chat templates write theirs themselves."""
+    stream: bool = False
+    """Somebody reads the answer while it is made: see ``parking.py``."""
     embed: bool = False
     """Asks for the prompt's embedding; nothing is generated."""
 

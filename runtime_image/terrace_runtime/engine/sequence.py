@@ -35,6 +35,7 @@ class Sequence:
         "detokenizer",
         "draft",
         "encoded",
+        "first_token_at",
         "id",
         "images",
         "is_aborted",
@@ -49,6 +50,7 @@ class Sequence:
         "priority",
         "queued_s",
         "request",
+        "rests_until",
         "root",
         "sampler",
         "slot",
@@ -109,10 +111,9 @@ class Sequence:
         """Encoder-decoder: the prompt, whose answer ``tokens`` is from the start token on."""
         self.sampler: SamplerChain | None = None
         self.detokenizer = Detokenizer(table, request.stop)
-        self.arrival = 0.0
-        """Seconds on the engine's clock."""
-        self.deadline = 0.0
-        """Seconds on the same clock."""
+        self.arrival = self.deadline = self.first_token_at = self.rests_until = 0.0
+        """Seconds on the engine's clock; until the last one it needs no slot, for its reader is
+        busy (``parking.py``)."""
         self.order = 0
         """Position among all arrivals."""
         self.is_aborted = False

@@ -161,6 +161,11 @@ class Tiers:
             num_bytes = num_tokens * self.block_bytes // self.block_tokens
             self.store.policy.observe_restore(num_bytes, seconds)
 
+    def restore_seconds(self, num_tokens: int) -> float:
+        """What bringing so many tokens back from host memory is expected to take; 0: unknown."""
+        rate = self.store.policy.restore_bytes_per_second if self.store is not None else 0.0
+        return num_tokens * self.block_bytes / self.block_tokens / rate if rate else 0.0
+
     def observe_prefill(self, num_tokens: int, seconds: float) -> None:
         """So many prompt tokens were computed in a step of their own."""
         if self.store is not None:

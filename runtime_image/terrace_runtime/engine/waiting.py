@@ -64,13 +64,15 @@ class WaitingQueue:
         self._size = 0
         self._held: dict[str, Sequence] = {}
         """Out of the order for now: each waits for a prefix that another one computes."""
+        self._resting: dict[str, Sequence] = {}
+        """Out of the order until their readers need more."""
 
     def __len__(self) -> int:
-        return self._size + len(self._held)
+        return self._size + len(self._held) + len(self._resting)
 
     @property
     def is_empty(self) -> bool:
-        """Nobody can be popped; some may be held."""
+        """Nobody can be popped; some may be held, or rest."""
         return self._size == 0
 
     def some(self, count: int) -> Iterator[Sequence]:
@@ -81,6 +83,27 @@ class WaitingQueue:
     def hold(self, sequence: Sequence) -> None:
         """Set a popped sequence aside until ``release`` lets it in again."""
         self._held[sequence.id] = sequence
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Take a sequence that lost its slot: the next in its line, or resting until it is due."""
+        if sequence.rests_until:
+            self._resting[sequence.id] = sequence
+        else:
+            self.push_front(sequence)
+
+    def wake(self, now: float | None = None) -> bool:
+        """Queue those that have rested until ``now``, or without it the next one; True: somebody.
+
+        They go before their tenants' others, those whose readers wait longest first.
+        """
+        if not self._resting:
+            return False
+        by_need = sorted(self._resting.values(), key=lambda one: one.rests_until)
+        due = by_need[:1] if now is None else [one for one in by_need if one.rests_until <= now]
+        for sequence in reversed(due):
+            del self._resting[sequence.id]
+            self.push_front(sequence)
+        return bool(due)
 
     def release(self, may_run: Callable[[Sequence], bool]) -> None:
         """Put those that are held and may run before their tenants' others, in their order."""
@@ -120,8 +143,8 @@ class WaitingQueue:
         return first
 
     def remove(self, sequence: Sequence) -> None:
-        """Take out a sequence that is queued or held."""
-        if self._held.pop(sequence.id, None) is not None:
+        """Take out a sequence that is queued, held or resting."""
+        if self._held.pop(sequence.id, None) or self._resting.pop(sequence.id, None):
             return
         key = (sequence.priority, sequence.tenant)
         line = self._lines[key]

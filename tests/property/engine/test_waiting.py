@@ -37,6 +37,36 @@ def test_everybody_queued_and_not_removed_is_popped_exactly_once(
     assert len(queue) == 0
 
 
+@given(st.lists(st.integers(1, 20), max_size=12), st.integers(0, 20), st.integers(0, 11))
+def test_those_that_rest_come_back_when_they_are_due_in_the_order_of_need(
+    rests: list[int], now: int, removed: int
+) -> None:
+    queue = WaitingQueue(TenantShares())
+    queue.push(sequence(99, "", 0))
+    everyone = [sequence(order, "", 0) for order in range(len(rests))]
+    for one, rests_until in zip(everyone, rests, strict=True):
+        one.rests_until = rests_until
+        queue.put_back(one)
+    if removed < len(everyone):
+        queue.remove(everyone.pop(removed))
+    assert len(queue) == 1 + len(everyone)
+    due = sorted(
+        (one for one in everyone if one.rests_until <= now), key=lambda one: one.rests_until
+    )
+    assert queue.wake(now) == bool(due)
+    popped = []
+    while (found := queue.pop(now)) is not None:
+        popped.append(found)
+    assert popped == [*due, popped[-1]]
+    assert popped[-1].order == 99, "whoever is due goes before those that have not begun"
+    left = sorted((one for one in everyone if one not in due), key=lambda one: one.rests_until)
+    for one in left:
+        assert queue.wake(), "a free slot is for the one whose reader will need it next"
+        assert queue.pop(now) is one
+    assert not queue.wake()
+    assert len(queue) == 0
+
+
 @given(st.lists(KINDS, max_size=30))
 def test_one_tenants_requests_of_one_priority_keep_their_order(
     kinds: list[tuple[str, int]],

@@ -353,6 +353,8 @@ def test_a_claim_that_is_cache_and_source_at_once_is_one_volume() -> None:
         ({"servedNames": ["a", "b"]}, {}, "served_names", ("a", "b")),
         ({"limits": {"maxTokens": 7}}, {}, "max_tokens", 7),
         ({}, {"queue": {"maxRequests": 3}}, "max_waiting", 3),
+        ({}, {"queue": {"readerTokensPerSecond": 0}}, "reader_pace", 0),
+        ({}, {}, "reader_pace", 5),
         ({}, {"drainTimeoutSeconds": 9}, "drain_timeout_s", 9.0),
         ({}, {}, "served_names", ("demo",)),
         ({}, {}, "trust_key", "trust-key"),
