@@ -23,6 +23,7 @@ from terrace_runtime.engine.request import (
     Request,
     RequestOutput,
     SamplingParams,
+    TokenLogprobs,
 )
 from terrace_runtime.engine.tiers import Tiers
 
