@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from terrace_runtime.backend.mtmd import MtmdImage, MtmdProjector
+    from terrace_runtime.backend.projector import Grid
     from terrace_runtime.contract import RuntimeConfig
 
 BATCH = 32
@@ -28,7 +29,13 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "sliced": tiny_projectors.sliced,
     "gemma3": tiny_projectors.gemma3,
     "idefics3": tiny_projectors.idefics3,
+    "qwen2vl": tiny_projectors.qwen2vl,
+    "qwen2.5vl": tiny_projectors.qwen25vl,
+    "qwen3vl": tiny_projectors.qwen3vl,
+    "glm4v": tiny_projectors.glm4v,
 }
+PLACED = {"qwen2vl": "qwen2vl", "qwen2.5vl": "qwen2vl", "qwen3vl": "qwen3vl", "glm4v": "qwen2vl"}
+"""Those whose images have positions in two dimensions, by the model of each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,21 +46,27 @@ class Files:
 
     @property
     def model(self) -> Path:
-        return self.folder / "llama.gguf"
+        return self.model_of("llava")
+
+    def model_of(self, kind: str) -> Path:
+        return self.folder / f"{PLACED.get(kind, 'llama')}.gguf"
 
     def written(self) -> Files:
         """Itself, with all files there."""
         tiny_models.llama(self.model, marks=tiny_projectors.IDEFICS3_MARKS)
+        for name in set(PLACED.values()):
+            tiny_models.MODELS[name](self.folder / f"{name}.gguf")
         for kind, write in KINDS.items():
             write(self.projector(kind))
         return self
 
     def projector(self, kind: str) -> Path:
-        return self.folder / f"{kind}.gguf"
+        return self.folder / f"eyes-{kind}.gguf"
 
     def config(self, projector: Path, **changes: Any) -> RuntimeConfig:
         settings = {"context_tokens": 512, "batch_tokens": BATCH, "ubatch_tokens": BATCH}
-        paths = {"model_path": str(self.model), "projector_path": str(projector)}
+        model = self.model_of(projector.stem.removeprefix("eyes-"))
+        paths = {"model_path": str(model), "projector_path": str(projector)}
         return runtime_config(**{"threads": 1, **settings, **paths, **changes})
 
     def load(self, projector: Path, **changes: Any) -> LlamaBackend:
@@ -98,8 +111,9 @@ def read_image(
     is_causal: bool | None = None,
     step: int = BATCH,
     wants_logits: bool = False,
+    grid: Grid | None = None,
 ) -> int:
-    """Evaluate all that ``image`` becomes; the next position."""
+    """Evaluate all that ``image`` becomes; the next position. ``grid``: rows stand so instead."""
     assert backend.projector is not None
     made = prepared(backend.projector, image)
     for index, chunk in enumerate(made.chunks):
@@ -111,7 +125,13 @@ def read_image(
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             code = backend.decode_embeddings(
-                slot, position, part, is_causal=causal, wants_logits=wants_logits
+                slot,
+                position,
+                part,
+                is_causal=causal,
+                wants_logits=wants_logits,
+                grid=grid or chunk.grid,
+                first=start,
             )
             assert code == DECODE_OK
             position += len(part)

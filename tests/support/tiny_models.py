@@ -154,18 +154,20 @@ def qwen3_embedding(path: Path) -> None:
 
 def qwen2vl(path: Path, marks: Sequence[str] = ()) -> None:
     """Positions of four numbers (M-RoPE), in neighbouring parts of each head."""
-    _placed(path, "qwen2vl", marks)
+    _placed(path, "qwen2vl", marks).write()
 
 
-def qwen3vl(path: Path, marks: Sequence[str] = ()) -> None:
-    """The same with the parts of a head taking turns."""
-    _placed(path, "qwen3vl", marks, norms=True)
+def qwen3vl(path: Path, marks: Sequence[str] = (), deepstack: int = 1) -> None:
+    """The same with the parts of a head taking turns; rows of images are wider by ``deepstack``."""
+    model = _placed(path, "qwen3vl", marks, norms=True)
+    model.number("n_deepstack_layers", deepstack)
+    model.write()
 
 
-def _placed(path: Path, architecture: str, marks: Sequence[str], *, norms: bool = False) -> None:
+def _placed(path: Path, architecture: str, marks: Sequence[str], *, norms: bool = False) -> _Model:
     model = llama_like(path, architecture, norms=norms, marks=marks)
     model.writer.add_rope_dimension_sections([4, 6, 6, 0])
-    model.write()
+    return model
 
 
 def gemma3(path: Path) -> None:
@@ -237,6 +239,50 @@ def lfm2(path: Path) -> None:
         model.feed_forward(at)
     model.norm("token_embd_norm")
     model.matrix("output", _TOKENS, WIDTH, scale=4.0)
+    model.write()
+
+
+def qwen35(path: Path) -> None:
+    """Hybrid, with positions of four numbers: a gated delta net, then attention with a gate."""
+    heads, state, kernel = 2, 16, 4
+    inner = heads * state
+    model = _Model(path, "qwen35")
+    model.writer.add_head_count_kv(1)
+    model.writer.add_key_length(HEAD)
+    model.writer.add_value_length(HEAD)
+    model.writer.add_rope_dimension_count(HEAD)
+    model.writer.add_rope_dimension_sections([4, 6, 6, 0])
+    model.writer.add_ssm_conv_kernel(kernel)
+    model.writer.add_ssm_inner_size(inner)
+    model.writer.add_ssm_state_size(state)
+    model.writer.add_ssm_time_step_rank(heads)
+    model.writer.add_ssm_group_count(heads)
+    model.number("full_attention_interval", LAYERS)
+    model.byte_vocabulary()
+    model.embeddings()
+    for layer in range(LAYERS):
+        at = f"blk.{layer}."
+        model.norm(f"{at}attn_norm")
+        model.norm(f"{at}post_attention_norm")
+        if layer == 0:
+            model.matrix(f"{at}attn_qkv", 3 * inner, WIDTH)
+            model.matrix(f"{at}attn_gate", inner, WIDTH)
+            model.matrix(f"{at}ssm_conv1d", 3 * inner, kernel)
+            model.vector(f"{at}ssm_dt.bias", heads, -2.0, 0.1)
+            model.vector(f"{at}ssm_a", heads, -1.0, 0.1)
+            model.matrix(f"{at}ssm_beta", heads, WIDTH)
+            model.matrix(f"{at}ssm_alpha", heads, WIDTH)
+            model.norm(f"{at}ssm_norm", state)
+            model.matrix(f"{at}ssm_out", WIDTH, inner)
+        else:
+            model.matrix(f"{at}attn_q", 2 * HEADS * HEAD, WIDTH)
+            model.matrix(f"{at}attn_k", HEAD, WIDTH)
+            model.matrix(f"{at}attn_v", HEAD, WIDTH)
+            model.matrix(f"{at}attn_output", WIDTH, HEADS * HEAD)
+            model.norm(f"{at}attn_q_norm", HEAD)
+            model.norm(f"{at}attn_k_norm", HEAD)
+        model.feed_forward(at)
+    model.head()
     model.write()
 
 
@@ -320,6 +366,7 @@ MODELS: dict[str, Callable[[Any], None]] = {
     "qwen3vl": qwen3vl,
     "mamba": mamba,
     "lfm2": lfm2,
+    "qwen35": qwen35,
     "gemma3": gemma3,
     "bert": bert,
     "qwen3-embedding": qwen3_embedding,

@@ -7,7 +7,7 @@ what tests need.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import gguf
 import numpy as np
@@ -62,9 +62,12 @@ class _Projector:
             _add(writer, key, value)
 
     def matrix(self, name: str, *shape: int, scale: float = 1.0) -> None:
+        self.tensor(f"{name}.weight", *shape, scale=scale)
+
+    def tensor(self, name: str, *shape: int, scale: float = 1.0) -> None:
         columns = int(np.prod(shape[1:]))
         weights = self._numbers.standard_normal(shape) * scale * columns**-0.5
-        self.add(f"{name}.weight", weights)
+        self.add(name, weights)
 
     def norm(self, name: str) -> None:
         self.add(f"{name}.weight", np.ones(_WIDTH))
@@ -140,6 +143,86 @@ def idefics3(path: Path) -> Path:
     projector.matrix("mm.model.fc", WIDTH, 4 * _WIDTH, scale=4.0)
     projector.write()
     return path
+
+
+def qwen2vl(path: Path) -> Path:
+    """Causal rows in a grid (M-RoPE), four patches each, as many as the image's shape takes."""
+    projector = _Projector(path, "qwen2vl_merger", _GRID_KEYS)
+    _grid_encoder(projector)
+    _merger(projector, "mm", (0, 2))
+    projector.write()
+    return path
+
+
+def qwen25vl(path: Path) -> Path:
+    """The same; all layers but the last attend within windows."""
+    keys = {**_GRID_KEYS, "clip.vision.n_wa_pattern": _LAYERS}
+    projector = _Projector(path, "qwen2.5vl_merger", keys)
+    _grid_encoder(projector)
+    _merger(projector, "mm", (0, 2))
+    projector.write()
+    return path
+
+
+def qwen3vl(path: Path) -> Path:
+    """The same for a model that reads rows twice as wide: the first layer's go along."""
+    projector = _Projector(path, "qwen3vl_merger", _GRID_KEYS)
+    _grid_encoder(projector, is_joint=True)
+    projector.add("v.patch_embd.bias", np.zeros(_WIDTH))
+    projector.matrix("v.position_embd", ROWS, _WIDTH, scale=3.0)
+    projector.add("v.deepstack.0.norm.weight", np.ones(4 * _WIDTH))
+    projector.add("v.deepstack.0.norm.bias", np.zeros(4 * _WIDTH))
+    _merger(projector, "v.deepstack.0", ("fc1", "fc2"))
+    _merger(projector, "mm", (0, 2))
+    projector.write()
+    return path
+
+
+def glm4v(path: Path) -> Path:
+    """Causal rows in a grid after a convolution over four patches."""
+    projector = _Projector(path, "glm4v", _GRID_KEYS)
+    _grid_encoder(projector, is_joint=True)
+    projector.add("v.patch_embd.bias", np.zeros(_WIDTH))
+    projector.matrix("v.position_embd", ROWS, _WIDTH, scale=3.0)
+    for layer in range(_LAYERS):
+        projector.matrix(f"v.blk.{layer}.ffn_gate", _FEED_FORWARD, _WIDTH)
+    projector.matrix("mm.patch_merger", WIDTH, _WIDTH, 2, 2, scale=4.0)
+    projector.add("mm.patch_merger.bias", np.zeros(WIDTH))
+    projector.matrix("mm.model.fc", WIDTH, WIDTH)
+    projector.add("mm.post_norm.weight", np.ones(WIDTH))
+    projector.add("mm.post_norm.bias", np.zeros(WIDTH))
+    projector.matrix("mm.up", _FEED_FORWARD, WIDTH)
+    projector.matrix("mm.gate", _FEED_FORWARD, WIDTH)
+    projector.matrix("mm.down", WIDTH, _FEED_FORWARD, scale=4.0)
+    projector.write()
+    return path
+
+
+_GRID_KEYS: Final[dict[str, Any]] = {"clip.vision.spatial_merge_size": 2}
+
+
+def _grid_encoder(projector: _Projector, *, is_joint: bool = False) -> None:
+    """One without positions of its own, which sees two frames; ``is_joint``: one matrix for QKV."""
+    for name in ("v.patch_embd.weight", "v.patch_embd.weight.1"):
+        projector.tensor(name, _WIDTH, 3, PATCH, PATCH)
+    for layer in range(_LAYERS):
+        at = f"v.blk.{layer}."
+        projector.norm(f"{at}ln1")
+        projector.norm(f"{at}ln2")
+        parts = {"attn_qkv": 3} if is_joint else {"attn_q": 1, "attn_k": 1, "attn_v": 1}
+        for part, count in (parts | {"attn_out": 1}).items():
+            projector.matrix(f"{at}{part}", count * _WIDTH, _WIDTH, scale=2.0)
+            projector.add(f"{at}{part}.bias", np.zeros(count * _WIDTH))
+        projector.matrix(f"{at}ffn_up", _FEED_FORWARD, _WIDTH)
+        projector.matrix(f"{at}ffn_down", _WIDTH, _FEED_FORWARD)
+    projector.norm("v.post_ln")
+
+
+def _merger(projector: _Projector, at: str, parts: tuple[object, object]) -> None:
+    """Four patches to one row."""
+    for part, rows in zip(parts, (4 * _WIDTH, WIDTH), strict=True):
+        projector.matrix(f"{at}.{part}", rows, 4 * _WIDTH, scale=2.0)
+        projector.add(f"{at}.{part}.bias", np.zeros(rows))
 
 
 def _add(writer: Any, key: str, value: Any) -> None:

@@ -48,6 +48,12 @@ MROPE_ARCHITECTURES: Final = frozenset(
     {"qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "paddleocr"}
 )
 """Language models whose image rows have positions in two dimensions."""
+MROPE_KINDS: Final = frozenset({"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "glm4v"})
+"""Projectors that are made for such models."""
+WINDOWED: Final = frozenset({"qwen2.5vl_merger"})
+"""Kinds with attention within windows, by a mask of every patch by every patch."""
+STACKED: Final = frozenset({"qwen3vl_merger"})
+"""Kinds whose rows hold values for several of the model's layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +95,16 @@ def graph_bytes(facts: ProjectorFacts) -> int:
     body = facts.max_patches * max(ATTENTION_WIDTHS * width, FEED_FORWARD_WIDTHS * width + wide)
     head = facts.max_patches * width + HEAD_WIDTHS * facts.max_rows * facts.output_length
     turned = HALF * width * facts.output_length if facts.projector_type in TURNS_MATRIX else 0
-    return FLOAT * (max(body, head) + facts.max_patches * pixels) + turned
+    mask = facts.max_patches**2 if facts.projector_type in WINDOWED else 0
+    return FLOAT * (max(body, head) + facts.max_patches * pixels + mask) + HALF * mask + turned
 
 
 def work_bytes(facts: ProjectorFacts) -> int:
-    """What the threads make of the widest product's input."""
+    """What the threads make of the widest product's input, and a mask before it is handed over."""
     pixels = CHANNELS * facts.patch_size**2
     widest = max(facts.feed_forward_length, facts.embedding_length, pixels)
-    return HALF * facts.max_patches * widest
+    mask = facts.max_patches**2 if facts.projector_type in WINDOWED else 0
+    return HALF * facts.max_patches * widest + FLOAT * mask
 
 
 def piece_bytes(facts: ProjectorFacts) -> int:
@@ -115,17 +123,17 @@ def refuse_pair(
             "this model does not generate from a prompt's positions (it embeds, or is an "
             "encoder-decoder), so it cannot be given images: drop spec.projector"
         )
-    elif projector.output_length != model.embedding_length:
+    elif not _fits_width(model, projector):
         why = (
             f"spec.projector makes rows of {projector.output_length:,} values, the model takes "
             f"{model.embedding_length:,}: it belongs to another model; name the mmproj file of "
             "this one"
         )
-    elif model.architecture in MROPE_ARCHITECTURES:
+    elif model.architecture in MROPE_ARCHITECTURES and projector.projector_type not in MROPE_KINDS:
         why = (
-            f"models of the architecture {model.architecture} need image positions in two "
-            "dimensions (M-RoPE), which Terrace does not have: drop spec.projector, or serve "
-            "another model"
+            f"models of the architecture {model.architecture} place images in two dimensions "
+            f"(M-RoPE), which spec.projector of the kind {projector.projector_type} was not made "
+            "for: name the mmproj file of this model"
         )
     elif projector.rows_at_once > step_tokens:
         why = (
@@ -135,3 +143,10 @@ def refuse_pair(
     else:
         return None
     return NoPlacement(Reason.INVALID_PROJECTOR, why)
+
+
+def _fits_width(model: ModelFacts, projector: ProjectorFacts) -> bool:
+    """Whether the model can read the rows; how many layers get some, its header alone says."""
+    if projector.projector_type in STACKED:
+        return projector.output_length % model.embedding_length == 0
+    return projector.output_length == model.embedding_length

@@ -192,6 +192,9 @@ class Drafter(Protocol):
 class Backend(EmbeddingInput, Protocol):
     """A loaded model and its KV cache.
 
+    Positions are indices of tokens, where a row of an image is a token; what llama.cpp's are is the
+    backend's business (``positions.py``).
+
     One thread owns it; only ``tokenize`` and what ``projector`` offers are thread-safe.
     """
 

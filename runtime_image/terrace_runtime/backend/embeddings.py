@@ -8,17 +8,24 @@ it in, for it alone imports it.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from terrace_runtime.backend import BackendError
-from terrace_runtime.backend.rows import RawBatch
+from terrace_runtime.backend.rows import RawBatch, pointer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from terrace_runtime.backend.projector import Grid
+
+ROPE_OF_SEVERAL: Final = (8, 40)
+"""llama.h, enum llama_rope_type: positions of more than one number (M-RoPE)."""
+_NUMBERS: Final = 4
+"""Of such a position: that of all rows of an image, line, column, and one that is 0."""
 
 
 class EmbeddingRows:
@@ -35,6 +42,9 @@ class EmbeddingRows:
         """Most rows that can attend to each other."""
         self._num_slots = int(lib.llama_n_seq_max(context))
         self._raw = RawBatch(lib, self._most)
+        model = lib.llama_get_model(context)
+        self._numbers = _NUMBERS if lib.llama_model_rope_type(model) in ROPE_OF_SEVERAL else 1
+        self._positions = np.zeros(self._numbers * self._most, np.int32)
 
     def decode(
         self,
@@ -44,18 +54,23 @@ class EmbeddingRows:
         *,
         is_causal: bool,
         wants_logits: bool,
+        grid: Grid | None = None,
+        first: int = 0,
     ) -> int:
-        """See ``EmbeddingInput.decode_embeddings``."""
-        self._check(slot, rows, is_causal=is_causal)
+        """See ``EmbeddingInput.decode_embeddings``; rows were ``check``ed.
+
+        ``position`` is llama.cpp's, with a ``grid`` that of all rows.
+        """
         numbers = np.ascontiguousarray(rows, np.float32)
         count, batch = len(rows), self._raw.rows
         batch.size = count
-        batch.positions[:count] = range(position, position + count)
+        self._place(position, count, grid, first)
         batch.sequences[:count] = slot
         batch.outputs[:count] = 0
         batch.outputs[count - 1] = wants_logits
         raw = self._raw.raw
         raw.token = None
+        raw.pos = pointer(self._positions, ctypes.c_int32)
         raw.embd = numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         if is_causal:
             return self._decode(self._context, raw)
@@ -65,7 +80,20 @@ class EmbeddingRows:
         finally:
             self._lib.llama_set_causal_attn(self._context, True)
 
-    def _check(self, slot: int, rows: NDArray[np.float32], *, is_causal: bool) -> None:
+    def _place(self, position: int, count: int, grid: Grid | None, first: int) -> None:
+        """Write the positions, number by number as llama.cpp reads them."""
+        numbers = self._positions[: self._numbers * count].reshape(self._numbers, count)
+        if grid is None:
+            numbers[:] = np.arange(position, position + count)
+            return
+        rows = np.arange(first, first + count)
+        numbers[:] = position
+        numbers[1] += rows // grid.columns
+        numbers[2] += rows % grid.columns
+        numbers[3] = 0
+
+    def check(self, slot: int, rows: NDArray[np.float32], *, is_causal: bool) -> None:
+        """Raise BackendError for what would have llama.cpp abort."""
         if rows.ndim != 2 or rows.shape[1] != self._width:  # noqa: PLR2004 - rows by columns
             raise BackendError(
                 f"bad rows: {rows.shape}, the model reads {self._width} numbers each"

@@ -19,6 +19,7 @@ from typing_extensions import override
 from terrace_runtime.backend import BackendError
 from terrace_runtime.backend.projector import (
     EmbeddingInput,
+    Grid,
     MediaChunk,
     Prepared,
     Projector,
@@ -144,6 +145,8 @@ class FakeEmbeddingInput(EmbeddingInput, ABC):
         *,
         is_causal: bool,
         wants_logits: bool,
+        grid: Grid | None = None,
+        first: int = 0,
     ) -> int:
         count = len(rows)
         most = self._config.batch_tokens if is_causal else self._config.ubatch_tokens

@@ -253,7 +253,9 @@ class LlamaBackend(LlamaCells, LlamaImages):
         slots_end = self._num_slots if self._scratch is None else self._scratch
         if slots.min() < 0 or slots.max() >= slots_end:
             raise BackendError(f"bad batch: a sequence id is not in 0..{slots_end - 1}")
-        return int(self._evaluate(self._context, self._raw.raw))
+        placed = self._positions
+        raw = self._raw.shifted(placed.shifts) if placed.is_shifted else self._raw.raw
+        return int(self._evaluate(self._context, raw))
 
     @override
     def encode(self, tokens: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from terrace_runtime.backend import Backend, BackendError
+from terrace_runtime.backend import DECODE_OK, Backend, BackendError
 from terrace_runtime.backend.binding import mtmd_binding
 from terrace_runtime.backend.cpu import usable_threads
 from terrace_runtime.backend.loadlog import LoadLog, LogTap
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from terrace_runtime.backend.embeddings import EmbeddingRows
+    from terrace_runtime.backend.positions import SlotPositions
+    from terrace_runtime.backend.projector import Grid
 
 
 class LlamaImages(Backend):
@@ -34,6 +36,8 @@ class LlamaImages(Backend):
     _projector: MtmdProjector | None = None
     _rows: EmbeddingRows | None = None
     """Of the context that is open now."""
+    _positions: SlotPositions
+    _has_placed_images: bool
     _doing = ""
     """Begins the last words of an abort."""
 
@@ -56,6 +60,7 @@ class LlamaImages(Backend):
         self._doing = f"opening the projector {path}: "
         self._projector = MtmdProjector(mtmd_binding(lib), lib, log)
         self._projector.load(path, model, threads, self._rows.together)
+        self._has_placed_images = self._projector.is_placed
         self._doing = ""
         tap.install(model_log)
 
@@ -73,14 +78,28 @@ class LlamaImages(Backend):
         *,
         is_causal: bool,
         wants_logits: bool,
+        grid: Grid | None = None,
+        first: int = 0,
     ) -> int:
         if self._rows is None:
             raise BackendError("this model does not read rows of embeddings")
         self.batch.clear()
         self.batch.num_outputs = int(wants_logits)
-        return self._rows.decode(
-            slot, position, rows, is_causal=is_causal, wants_logits=wants_logits
+        self._rows.check(slot, rows, is_causal=is_causal)
+        held, start = self._positions[slot], position - first
+        code = self._rows.decode(
+            slot,
+            held.of(start if grid is not None else position),
+            rows,
+            is_causal=is_causal,
+            wants_logits=wants_logits,
+            grid=grid,
+            first=first,
         )
+        if code == DECODE_OK and grid is not None:
+            held.add(start, first + len(rows), grid)
+            self._positions.note(slot)
+        return code
 
 
 def open_alone(lib: Any, tap: LogTap, model_path: Path, path: Path) -> None:

@@ -23,6 +23,7 @@ from terrace_runtime.backend import BackendError
 from terrace_runtime.backend.loadlog import LoadLog, LogTap
 from terrace_runtime.backend.projector import (
     MAX_SIDE,
+    Grid,
     MediaChunk,
     Prepared,
     Projector,
@@ -30,6 +31,7 @@ from terrace_runtime.backend.projector import (
     check_image,
 )
 from terrace_runtime.backend.projector_file import read_projector
+from terrace_runtime.models.projector_families import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +48,6 @@ _TRIED: Final = 32
 """Pixels of a side of the image that is encoded at load."""
 _TEXT: Final = 0
 """mtmd.h, enum mtmd_input_chunk_type."""
-_MROPE: Final = (8, 24, 40)
-"""llama.h, enum llama_rope_type: positions of more than one number."""
 _TAPS: list[LogTap] = []
 """Never emptied: C holds the address of the last one."""
 
@@ -77,7 +77,22 @@ class MtmdImage(Prepared):
                 yield MediaChunk(tokens=tuple(tokens[: size.value]))
             else:
                 is_causal = not mtmd.mtmd_decode_use_non_causal(context, chunk)
-                yield MediaChunk(rows=count, is_causal=is_causal)
+                placed = mtmd.mtmd_decode_use_mrope(context)
+                grid = self._grid(chunk, count) if placed else None
+                yield MediaChunk(rows=count, is_causal=is_causal, grid=grid)
+
+    def _grid(self, chunk: Any, count: int) -> Grid:
+        """How the rows of a piece stand; ProjectorError where they do not stand line by line."""
+        mtmd = self._mtmd
+        piece = mtmd.mtmd_input_chunk_get_tokens_image(chunk)
+        last = mtmd.mtmd_image_tokens_get_decoder_pos(piece, 0, count - 1)
+        grid = Grid(last.x + 1, last.y + 1)
+        span = int(mtmd.mtmd_input_chunk_get_n_pos(chunk))
+        if last.t or last.z or span != max(grid) or count != grid.columns * grid.lines:
+            raise ProjectorError(
+                f"{count} rows over {span} positions, the last at {last.x, last.y}"
+            )
+        return grid
 
     @property
     @override
@@ -115,11 +130,6 @@ class MtmdProjector(Projector):
         self._about = f"projector_path: {path}"
         self._facts = read_projector(path)
         lib = self._lib
-        if int(lib.llama_model_rope_type(model)) in _MROPE:
-            raise BackendError(
-                f"{self._about}: this model places images by row and column (M-RoPE), which is not"
-                " supported: serve it without a projector, or a model with plain positions"
-            )
         # A model that is loaded for its vocabulary alone knows no width.
         self._width = int(lib.llama_model_n_embd_inp(model)) or self._facts.output_length
         self._vocabulary = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
@@ -146,15 +156,21 @@ class MtmdProjector(Projector):
         # Only lays the graph out, so that its memory is taken now and told.
         params.warmup = True
         params.batch_max_tokens = 1
+        if FAMILIES[self.name].is_placed:
+            params.image_max_tokens = self._facts.max_rows
         return params
 
     def _check_loaded(self, together: int) -> None:
         mtmd = self._mtmd
         if not mtmd.mtmd_support_vision(self._context):
             raise BackendError(f"{self._about} takes no images: {self.name} is not for them")
-        if mtmd.mtmd_decode_use_mrope(self._context):
-            raise BackendError(f"{self._about} needs M-RoPE positions, which are not supported")
-        found = list(self._probe())
+        try:
+            found = list(self._probe())
+        except ProjectorError as error:
+            raise BackendError(
+                f"{self._about}: {self.name} gives rows positions that are not known ({error});"
+                " it is the projector of another model, or of a kind that is not supported"
+            ) from error
         pieces = [chunk for chunk in found if chunk.rows]
         if not pieces:
             raise BackendError(f"{self._about} makes nothing of an image: {self._complaint}")
@@ -197,6 +213,11 @@ class MtmdProjector(Projector):
     @override
     def name(self) -> str:
         return self._facts.projector_type
+
+    @property
+    def is_placed(self) -> bool:
+        """Rows have positions in two dimensions."""
+        return bool(self._mtmd.mtmd_decode_use_mrope(self._context))
 
     @property
     @override

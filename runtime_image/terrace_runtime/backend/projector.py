@@ -8,7 +8,7 @@ Next: ``mtmd.py`` is the real one, ``fake_projector.py`` a deterministic one for
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,13 @@ class ProjectorError(ValueError):
     """An image that the projector cannot use; the message says why, as words for a client."""
 
 
+class Grid(NamedTuple):
+    """How the rows of an image piece stand, line by line, for models that look at both sides."""
+
+    columns: int
+    lines: int
+
+
 @dataclass(frozen=True, slots=True)
 class MediaChunk:
     """One piece of what an image becomes: tokens around image pieces, or the rows of one piece."""
@@ -29,9 +36,11 @@ class MediaChunk:
     tokens: tuple[int, ...] = ()
     """Text: marks of the model's family for begin, end, rows and columns. Empty for a piece."""
     rows: int = 0
-    """An image piece: rows of embeddings, one position each. 0 for text."""
+    """An image piece: rows of embeddings. 0 for text."""
     is_causal: bool = True
     """False: the rows attend to each other, so all of them go into one graph evaluation."""
+    grid: Grid | None = None
+    """Where rows have positions in two dimensions (M-RoPE); None: one after the other, as text."""
 
 
 class Prepared(Protocol):
@@ -99,8 +108,12 @@ class EmbeddingInput(Protocol):
         *,
         is_causal: bool,
         wants_logits: bool,
+        grid: Grid | None = None,
+        first: int = 0,
     ) -> int:
-        """Evaluate (count, projector.width) ``rows`` of one sequence from ``position`` on.
+        """Evaluate (count, projector.width) ``rows`` of one sequence from token ``position`` on.
+
+        They are those from ``first`` on of a piece with this ``grid``.
 
         Returns what ``Backend.decode`` does. Causal rows may come in several calls, at most
         RuntimeConfig.batch_tokens each; others come all at once, and a projector whose images need

@@ -29,20 +29,30 @@ class RawBatch:
         self._ones = np.ones(capacity, np.int32)
         base = rows.sequences.ctypes.data
         self._sequence_pointers = np.arange(base, base + 4 * capacity, 4, dtype=np.uintp)
+        self._shifted = np.zeros(capacity, np.int32)
         self._raw = raw = lib.llama_batch()
         raw.n_tokens = 0
-        raw.token = _pointer(rows.tokens, ctypes.c_int32)
+        raw.token = pointer(rows.tokens, ctypes.c_int32)
         raw.embd = None
-        raw.pos = _pointer(rows.positions, ctypes.c_int32)
-        raw.n_seq_id = _pointer(self._ones, ctypes.c_int32)
-        raw.seq_id = _pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32))
-        raw.logits = _pointer(rows.outputs, ctypes.c_int8)
+        self._positions = raw.pos = pointer(rows.positions, ctypes.c_int32)
+        self._others = pointer(self._shifted, ctypes.c_int32)
+        raw.n_seq_id = pointer(self._ones, ctypes.c_int32)
+        raw.seq_id = pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32))
+        raw.logits = pointer(rows.outputs, ctypes.c_int8)
 
     @property
     def raw(self) -> Any:
         """The struct with as many tokens as ``rows`` has now."""
         self._raw.n_tokens = self.rows.size
+        self._raw.pos = self._positions
         return self._raw
+
+    def shifted(self, shifts: NDArray[np.int32]) -> Any:
+        """The same with positions by as much more as ``shifts`` has for their sequence."""
+        raw, rows, size = self.raw, self.rows, self.rows.size
+        np.add(rows.positions[:size], shifts[rows.sequences[:size]], out=self._shifted[:size])
+        raw.pos = self._others
+        return raw
 
 
 class LogitRows:
@@ -68,5 +78,6 @@ class LogitRows:
         return self._view[:num_rows]
 
 
-def _pointer(array: NDArray[Any], kind: Any) -> Any:
+def pointer(array: NDArray[Any], kind: Any) -> Any:
+    """What C reads ``array`` by; holds it."""
     return array.ctypes.data_as(ctypes.POINTER(kind))

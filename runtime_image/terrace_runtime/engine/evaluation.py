@@ -58,9 +58,15 @@ class Evaluation:
         slot, sequence, count, _ = plan.work[0]
         assert sequence.images.rows is not None
         start = sequence.num_computed
-        rows = sequence.images.rows[start - image.start :][:count]
+        first = start - image.start
         return self._backend.decode_embeddings(
-            slot, start, rows, is_causal=image.is_causal, wants_logits=False
+            slot,
+            start,
+            sequence.images.rows[first : first + count],
+            is_causal=image.is_causal,
+            wants_logits=False,
+            grid=image.grid,
+            first=first,
         )
 
     def drop_filler(self, slot: int) -> None:

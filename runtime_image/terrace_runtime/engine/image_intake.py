@@ -60,7 +60,13 @@ class PromptTokens:
             self.tokens += pseudo_tokens(key, chunk.rows)
             self.spans.append(
                 ImageSpan(
-                    start, len(self.tokens), key, self._num_images, index, is_causal=chunk.is_causal
+                    start,
+                    len(self.tokens),
+                    key,
+                    self._num_images,
+                    index,
+                    is_causal=chunk.is_causal,
+                    grid=chunk.grid,
                 )
             )
         self._num_images += 1

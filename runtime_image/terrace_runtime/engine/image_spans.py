@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from terrace_runtime.backend.projector import Grid
     from terrace_runtime.engine.request import ImagePart
 
 FIRST_PSEUDO_TOKEN = 1 << 30
 
 
 class ImageSpan(NamedTuple):
-    """One piece of an image: positions ``start`` to ``stop`` - 1, a row of embeddings each."""
+    """One piece of an image: tokens ``start`` to ``stop`` - 1, a row of embeddings each."""
 
     start: int
     stop: int
@@ -43,6 +44,8 @@ class ImageSpan(NamedTuple):
     """Index among the chunks that the projector makes of the image."""
     is_causal: bool = True
     """False: all rows are evaluated at once, for they attend to each other."""
+    grid: Grid | None = None
+    """How they stand, where the model has positions in two dimensions; the backend's business."""
 
 
 def image_digest(image: ImagePart, projector_digest: str) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from terrace_runtime.contract import ProjectorFacts
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.metadata import MAX_LAYERS, Keys, invalid_model
-from terrace_runtime.models.projector_families import FAMILIES, MROPE, Family
+from terrace_runtime.models.projector_families import FAMILIES, OTHER_PLACED, Family
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,10 +89,10 @@ def _projector_type(keys: Keys) -> str:
 
 
 def _family(name: str) -> Family:
-    if name in MROPE:
+    if name in OTHER_PLACED:
         _refuse(
-            f"a projector of the kind {name}, whose images need positions in two dimensions "
-            "(M-RoPE), which Terrace does not have; use a model of another family"
+            f"a projector of the kind {name}, whose images have positions in two dimensions "
+            "(M-RoPE) in a way that Terrace does not know; use a model of another family"
         )
     family = FAMILIES.get(name)
     if family is None:
@@ -116,7 +116,10 @@ def _merge(keys: Keys, family: Family, image_size: int) -> int:
     merge = family.merge
     if family.merge_key:
         merge = keys.number(f"vision.{family.merge_key}", merge) or merge
-    if merge > image_size:
+    if family.is_placed:
+        # libmtmd takes two for given, so that an image of another size would end the process.
+        merge = keys.number("vision.spatial_merge_size", merge)
+    if merge > image_size or (family.is_placed and merge != family.merge):
         invalid_model(f"it joins {merge} x {merge} patches into one row")
     return merge
 
@@ -191,7 +194,9 @@ def _output_length(tensors: Sequence[Tensor], family: Family) -> int:
     if not widths:
         wanted = " or ".join(name for name, _ in family.outputs)
         invalid_model(f"the projector has no tensor {wanted}, which makes the model's rows")
-    return widths[0]
+    begin, end = family.stack
+    stacked = sum(bool(begin) and name.startswith(begin) and name.endswith(end) for name in shapes)
+    return widths[0] * (1 + stacked)
 
 
 def _main_type(tensors: Sequence[Tensor]) -> str:

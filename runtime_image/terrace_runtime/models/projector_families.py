@@ -6,7 +6,7 @@ Owns: the table, after ``tools/mtmd/clip.cpp`` of llama.cpp 0c1e570 (``load_hpar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from terrace_runtime.models.metadata import names_of
@@ -40,11 +40,18 @@ class Family:
     """Images are cut into squares of image_size, after their longer side was scaled to this."""
     has_grid: bool = False
     """image_grid_pinpoints says into which grids an image may be cut."""
+    is_placed: bool = False
+    """Rows have positions in two dimensions (M-RoPE); ``most_rows`` is our bound, not libmtmd's."""
+    stack: tuple[str, str] = ("", "")
+    """Begin and end of the names of tensors that each make a row wider by its width."""
 
 
 _MM_2 = (("mm.2.weight", 1),)
 _INPUT_PROJECTION = "mm.input_projection.weight"
 _FC = (("mm.model.fc.weight", 1),)
+PLACED_ROWS: Final = 46**2
+"""libmtmd reserves the graph of so many rows; larger images are scaled to fit."""
+_QWEN_VL: Final = Family((("mm.2.bias", 0),), merge=2, most_rows=PLACED_ROWS, is_placed=True)
 
 FAMILIES: Final[dict[str, Family]] = {
     # LLaVA 1.5 and 1.6, MobileVLM, GLM-Edge.
@@ -92,9 +99,12 @@ FAMILIES: Final[dict[str, Family]] = {
     "lfm2": Family(_MM_2, merge_key="projector.scale_factor", most_rows=256, most_pieces=11),
     "kimivl": Family(_MM_2, merge_key="projector.scale_factor", most_rows=1024),
     "phi4": Family(_MM_2, has_most_pixels=True),
+    "qwen2vl_merger": _QWEN_VL,
+    "qwen2.5vl_merger": _QWEN_VL,
+    # Qwen3-VL and Qwen3.5.
+    "qwen3vl_merger": replace(_QWEN_VL, stack=("v.deepstack.", ".fc2.bias")),
+    # GLM-4.1V to GLM-4.6V.
+    "glm4v": replace(_QWEN_VL, outputs=(("mm.down.weight", 1),)),
 }
-MROPE: Final = names_of(
-    "qwen2vl_merger qwen2.5vl_merger qwen2.5o qwen3vl_merger ling3vl glm4v glm5v paddleocr "
-    "hunyuanvl dots3note_v mimovl"
-)
-"""Made for models whose image rows have positions in two dimensions (``mtmd_decode_use_mrope``)."""
+OTHER_PLACED: Final = names_of("qwen2.5o ling3vl glm5v paddleocr hunyuanvl dots3note_v mimovl")
+"""Others whose rows have such positions: not tried, or placed in another way."""

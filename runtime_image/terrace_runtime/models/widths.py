@@ -33,11 +33,15 @@ def widths_of(keys: Keys, tensors: Iterable[Tensor]) -> Widths:
     streams = keys.number("altup.num_inputs", 0)
     if keys.architecture == "gemma3n":
         streams, per_layer = streams or 4, per_layer or 256
+    # Rows of images have values for so many layers more.
+    stacked = keys.number("n_deepstack_layers", 0) * width
     return Widths(
         query=heads * keys.number("attention.key_length", plain),
         expert=_expert(keys, wide) if keys.number("expert_count", 0) else 0,
         mixer=_mixer(keys, width, heads),
-        carried=per_layer * keys.positive("block_count") + (streams + 2) * width * bool(streams),
+        carried=per_layer * keys.positive("block_count")
+        + (streams + 2) * width * bool(streams)
+        + stacked,
         gated=_is_gated(tensors, wide),
     )
 

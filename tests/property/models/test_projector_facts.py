@@ -15,7 +15,7 @@ from terrace_runtime.contract import ProjectorFacts
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.gguf_header import Header, read_header
 from terrace_runtime.models.projector import projector_facts
-from terrace_runtime.models.projector_families import FAMILIES, MROPE
+from terrace_runtime.models.projector_families import FAMILIES, OTHER_PLACED
 
 if TYPE_CHECKING:
     from terrace_runtime.models.gguf_header import Tensor, Value
@@ -35,7 +35,7 @@ VALUES: Final = st.one_of(
     st.integers(-1, 2**33),
     st.sampled_from([0, 1, 2, 3, 16, 512, 1024, 8192, 2**31 - 1]),
     st.floats(allow_nan=True),
-    st.sampled_from([*FAMILIES, *MROPE, "", "clip", "ultravox"]),
+    st.sampled_from([*FAMILIES, *OTHER_PLACED, "", "clip", "ultravox"]),
     st.lists(st.integers(-5, 2**32), max_size=8).map(tuple),
 )
 KEYS: Final = sorted(

@@ -17,6 +17,7 @@ from support.seeing import (
     BATCH,
     BEFORE,
     KINDS,
+    PLACED,
     Files,
     logits_after,
     picture,
@@ -25,9 +26,9 @@ from support.seeing import (
     read_tokens,
     rows_of,
 )
-from terrace_runtime.backend import BackendError, SamplerSettings
+from terrace_runtime.backend import DECODE_OK, BackendError, SamplerSettings
 from terrace_runtime.backend.llama import LlamaBackend
-from terrace_runtime.backend.projector import ProjectorError
+from terrace_runtime.backend.projector import Grid, ProjectorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,7 +75,7 @@ def seeing(files: Files) -> Iterator[Callable[[str], tuple[LlamaBackend, MtmdPro
 @each_kind
 def test_rows_are_those_of_libmtmd(files: Files, seeing: Any, kind: str) -> None:
     _, projector = seeing(kind)
-    reference = Reference(files.model, files.projector(kind), BATCH)
+    reference = Reference(files.model_of(kind), files.projector(kind), BATCH)
     for seed, (width, height) in enumerate(((100, 60), (32, 32), (1, 1), (20, 200))):
         image = picture(seed, width, height)
         ours, theirs = rows_of(projector, image), reference.rows(image)
@@ -89,7 +90,7 @@ def test_logits_after_text_image_and_text_are_those_of_libmtmd(
     files: Files, seeing: Any, kind: str
 ) -> None:
     backend, _ = seeing(kind)
-    reference = Reference(files.model, files.projector(kind), BATCH)
+    reference = Reference(files.model_of(kind), files.projector(kind), BATCH)
     for seed in range(3):
         image = picture(seed)
         theirs = reference.logits(BEFORE, image, AFTER)
@@ -98,8 +99,53 @@ def test_logits_after_text_image_and_text_are_those_of_libmtmd(
     reference.close()
 
 
-def test_causal_rows_may_come_in_parts(seeing: Any) -> None:
-    backend, _ = seeing("llava")
+def test_a_projector_that_knows_no_lines_places_rows_in_one_as_libmtmd_does(files: Files) -> None:
+    model = files.model_of("qwen2vl")
+    backend = files.load(files.projector("llava"), model_path=str(model))
+    reference = Reference(model, files.projector("llava"), BATCH)
+    theirs = reference.logits(BEFORE, picture(), AFTER)
+    np.testing.assert_allclose(logits_after(backend, picture()), theirs, atol=1e-3)
+    reference.close()
+    backend.close()
+
+
+@pytest.mark.parametrize("kind", sorted(PLACED))
+def test_lines_and_columns_matter(seeing: Any, kind: str) -> None:
+    backend, projector = seeing(kind)
+    (grid,) = [one.grid for one in prepared(projector, picture()).chunks if one.rows]
+    assert grid == Grid(6, 4)
+    right = logits_after(backend, picture())
+    for wrong in (Grid(24, 1), Grid(4, 6), Grid(6, 24)):
+        assert np.abs(right - logits_after(backend, picture(), grid=wrong)).max() > 5e-3
+
+
+@pytest.mark.parametrize("kind", sorted(PLACED))
+def test_tokens_are_counted_whatever_positions_they_have(seeing: Any, kind: str) -> None:
+    backend, projector = seeing(kind)
+    rows = rows_of(projector, picture())[0]
+    (grid,) = [one.grid for one in prepared(projector, picture()).chunks if one.rows]
+    read_tokens(backend, [1, 2, 3], 0, 0)
+    for count, first in ((10, 0), (14, 10)):
+        part = rows[first : first + count]
+        code = backend.decode_embeddings(
+            0, 3 + first, part, is_causal=True, wants_logits=False, grid=grid, first=first
+        )
+        assert code == DECODE_OK
+        assert backend.seq_pos_max(0) == 3 + first + count - 1
+    read_tokens(backend, [4, 5, 6, 7], 0, 27)
+    assert backend.seq_pos_max(0) == 30
+    assert not backend.seq_rm(0, 20), "rows of one image cannot be parted"
+    assert backend.seq_rm(0, 28)
+    assert backend.seq_pos_max(0) == 27
+    assert backend.seq_rm(0, 3)
+    assert backend.seq_pos_max(0) == 2
+    read_tokens(backend, [8], 0, 3)
+    assert backend.seq_pos_max(0) == 3
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2vl", "qwen3vl"])
+def test_causal_rows_may_come_in_parts(seeing: Any, kind: str) -> None:
+    backend, _ = seeing(kind)
     whole = logits_after(backend, picture())
     np.testing.assert_allclose(logits_after(backend, picture(), step=5), whole, atol=1e-3)
 

@@ -72,7 +72,7 @@ def prompt_of(seed: int, length: int = NUM_PROMPT) -> list[int]:
 
 
 @pytest.mark.parametrize("kv_unified", [False, True])
-@pytest.mark.parametrize("name", ["llama", "qwen2vl", "mamba", "lfm2", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "qwen2vl", "mamba", "lfm2", "qwen35", "gemma3"])
 def test_a_state_goes_on_in_another_slot_as_if_it_had_never_stopped(
     load: Callable[..., LlamaBackend], name: str, *, kv_unified: bool
 ) -> None:

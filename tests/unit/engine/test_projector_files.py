@@ -46,7 +46,7 @@ def for_sound(path: Path) -> Path:
 
 
 def for_rows_and_columns(path: Path) -> Path:
-    return tiny_projectors.llava(path, kind="qwen2vl_merger")
+    return tiny_projectors.llava(path, kind="paddleocr")
 
 
 def with_sides_to_spare(path: Path) -> Path:
@@ -87,16 +87,6 @@ def test_a_model_without_the_tokens_around_images_is_refused(files: Files, tmp_p
     tiny_models.llama(tmp_path / "text.gguf")
     with pytest.raises(BackendError, match="vocabulary lacks a token that idefics3 puts around"):
         files.load(files.projector("idefics3"), model_path=str(tmp_path / "text.gguf"))
-
-
-def test_a_model_with_positions_in_two_dimensions_takes_no_projector(
-    files: Files, tmp_path: Path
-) -> None:
-    model = tiny_models.llama_like(tmp_path / "text.gguf", "qwen2vl")
-    model.writer.add_rope_dimension_sections([8, 4, 4, 0])
-    model.write()
-    with pytest.raises(BackendError, match="places images by row and column"):
-        files.load(files.projector("llava"), model_path=str(tmp_path / "text.gguf"))
 
 
 def test_a_model_that_embeds_takes_no_projector(files: Files, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support import tiny_projectors
 from support.projector_files import GEMMA_3_4B, LLAVA_15, SMOLVLM_500M, TINY, projector_file
 from terrace_runtime.models.choice import choose
 from terrace_runtime.models.errors import FetchError
@@ -14,6 +15,7 @@ from terrace_runtime.models.projector import projector_facts
 from terrace_runtime.models.sources import HubSource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from support.projector_files import ProjectorShape
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def header_of(path: Path, shape: ProjectorShape = TINY, **changes: Any) -> Header:
-    file = projector_file(path / "p.gguf", shape, **changes)
+    return read_header_of(projector_file(path / "p.gguf", shape, **changes))
+
+
+def read_header_of(file: Path) -> Header:
     with file.open("rb") as opened:
         return read_header(opened, file.stat().st_size)
 
@@ -101,16 +106,35 @@ def test_sound_beside_images_is_counted_by_its_positions(tmp_path: Path) -> None
     assert (facts.max_patches, facts.embedding_length, facts.feed_forward_length) == (1500, 99, 64)
 
 
-@pytest.mark.parametrize(
-    "kind", ["qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "glm4v", "paddleocr"]
-)
-def test_families_with_positions_in_two_dimensions_are_refused_by_name(
+@pytest.mark.parametrize("kind", ["qwen2.5o", "glm5v", "hunyuanvl", "mimovl", "paddleocr"])
+def test_other_families_with_positions_in_two_dimensions_are_refused_by_name(
     tmp_path: Path, kind: str
 ) -> None:
     error = refusal(with_keys(header_of(tmp_path), clip__projector_type=kind))
     assert (error.reason, error.permanent) == ("UnsupportedFormat", True)
     assert f"of the kind {kind}" in str(error)
     assert "M-RoPE" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("write", "kind", "width"),
+    [
+        (tiny_projectors.qwen2vl, "qwen2vl_merger", 64),
+        (tiny_projectors.qwen25vl, "qwen2.5vl_merger", 64),
+        (tiny_projectors.qwen3vl, "qwen3vl_merger", 128),
+        (tiny_projectors.glm4v, "glm4v", 64),
+    ],
+)
+def test_rows_in_a_grid_are_as_many_as_libmtmd_reserves_and_as_wide_as_all_layers_need(
+    tmp_path: Path, write: Callable[[Path], Path], kind: str, width: int
+) -> None:
+    header = read_header_of(write(tmp_path / "p.gguf"))
+    facts = facts_of(header)
+    assert (facts.projector_type, facts.output_length) == (kind, width)
+    assert (facts.max_rows, facts.max_patches) == (46**2, 4 * 46**2 + 1)
+    assert facts.rows_at_once == 0
+    error = refusal(with_keys(header, clip__vision__spatial_merge_size=3))
+    assert "joins 3 x 3 patches" in str(error)
 
 
 def test_sound_alone_and_unknown_kinds_are_refused_by_name(tmp_path: Path) -> None:

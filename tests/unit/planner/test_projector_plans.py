@@ -114,7 +114,14 @@ def test_a_node_without_room_for_the_projector_says_what_is_missing() -> None:
         (
             llama_8b_facts(architecture="qwen2vl"),
             SIGLIP_400M,
-            "models of the architecture qwen2vl need image positions in two dimensions (M-RoPE)",
+            "(M-RoPE), which spec.projector of the kind gemma3 was not made for",
+        ),
+        (
+            llama_8b_facts(architecture="qwen3vl"),
+            SIGLIP_400M.model_copy(
+                update={"projector_type": "qwen3vl_merger", "output_length": 4 * 4096 + 1}
+            ),
+            "spec.projector makes rows of 16,385 values, the model takes 4,096",
         ),
         (llama_8b_facts(pooling="mean"), SIGLIP_400M, "drop spec.projector"),
         (
@@ -123,7 +130,7 @@ def test_a_node_without_room_for_the_projector_says_what_is_missing() -> None:
             "up to 1,120 rows that attend to each other, and a step takes 512",
         ),
     ],
-    ids=["width", "m-rope", "embeddings", "rows at once"],
+    ids=["width", "m-rope", "stacked width", "embeddings", "rows at once"],
 )
 def test_a_pair_that_does_not_fit_is_refused_with_both_numbers(
     facts: ModelFacts, projector: ProjectorFacts, words: str
@@ -132,6 +139,21 @@ def test_a_pair_that_does_not_fit_is_refused_with_both_numbers(
     assert isinstance(found, NoPlacement)
     assert found.reason == Reason.INVALID_PROJECTOR
     assert words in found.message
+
+
+def test_rows_for_several_layers_of_a_model_fit_it() -> None:
+    stacked = {"projector_type": "qwen3vl_merger", "output_length": 4 * 4096}
+    found = planned(llama_8b_facts(architecture="qwen3vl"), SIGLIP_400M.model_copy(update=stacked))
+    assert not isinstance(found, NoPlacement)
+
+
+def test_attention_within_windows_takes_a_mask_of_all_patches() -> None:
+    patches = 4 * 46**2
+    shape = {"max_patches": patches, "projector_type": "qwen2vl_merger"}
+    without = SIGLIP_400M.model_copy(update=shape)
+    masked = without.model_copy(update={"projector_type": "qwen2.5vl_merger"})
+    more = projector_bytes(masked).compute - projector_bytes(without).compute
+    assert more == patches**2 * (4 + 2 + 4)
 
 
 def test_another_projector_of_the_same_shape_is_another_plan() -> None:
