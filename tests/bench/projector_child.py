@@ -1,7 +1,8 @@
 """A process that opens a projector and encodes its largest image; prints what that took as JSON.
 
-``python -m bench.projector_child FILE MODEL WIDTH HEIGHT``: MODEL is a text model whose rows are as
-wide, of which the vocabulary alone is loaded. Owns: the measurement, with libmtmd set up as
+``python -m bench.projector_child FILE MODEL WIDTH HEIGHT ROWS``: MODEL is a text model whose rows
+are as wide, of which the vocabulary alone is loaded; ROWS is the bound of an image's, 0: libmtmd's.
+Owns: the measurement, with libmtmd set up as
 ``backend/mtmd.py`` does. Compute bytes are what libmtmd says of its graph's buffer; anonymous bytes
 are the growth of RssAnon over everything that was there before the projector, at its peak.
 """
@@ -22,7 +23,7 @@ from llama_cpp import mtmd_cpp
 _BUFFER = re.compile(r"compute buffer size = +([0-9.]+) MiB")
 
 
-def main(file: str, model_file: str, width: int, height: int) -> None:
+def main(file: str, model_file: str, width: int, height: int, rows: int) -> None:
     """Measure once; a process does so for one projector."""
     logged: list[str] = []
 
@@ -43,6 +44,8 @@ def main(file: str, model_file: str, width: int, height: int) -> None:
     params.n_threads = 1
     params.warmup = True
     params.batch_max_tokens = 1
+    if rows:
+        params.image_max_tokens = rows
     context = mtmd_cpp.mtmd_init_from_file(file.encode(), model, params)
     if not context:
         sys.exit("".join(logged)[-500:])
@@ -106,4 +109,4 @@ def _anonymous_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *(int(value) for value in sys.argv[3:5]))
+    main(sys.argv[1], sys.argv[2], *(int(value) for value in sys.argv[3:6]))

@@ -1,7 +1,8 @@
 """Builders of multimodal projectors: headers that are whole, with weights that may be a hole.
 
 The shapes are those of published projectors, read from their public configurations: SmolVLM-500M
-(SigLIP base, 512 pixels), LLaVA 1.5 (CLIP ViT-L/14, 336 pixels) and Gemma 3 (SigLIP-400M, 896).
+(SigLIP base, 512 pixels), LLaVA 1.5 (CLIP ViT-L/14, 336 pixels), Gemma 3 (SigLIP-400M, 896),
+Qwen2-VL 7B, Qwen2.5-VL 7B and Qwen3-VL 8B.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class ProjectorShape:
     output: int = 64
     merge: int = 2
     has_class_token: bool = False
+    stacked: int = 0
+    """Layers whose values stand in a row beside the last one's."""
     keys: dict[str, int] = field(default_factory=dict)
     """More metadata, without ``clip.vision.``."""
     weight_type: str = "F16"
@@ -79,6 +82,33 @@ GEMMA_3_4B = ProjectorShape(
 )
 
 
+QWEN2_VL_7B = ProjectorShape(
+    kind="qwen2vl_merger",
+    image_size=560,
+    patch_size=14,
+    width=1280,
+    feed_forward=5120,
+    heads=16,
+    layers=32,
+    output=3584,
+)
+QWEN25_VL_7B = replace(
+    QWEN2_VL_7B, kind="qwen2.5vl_merger", feed_forward=3420, keys={"n_wa_pattern": 8}
+)
+QWEN3_VL_8B = ProjectorShape(
+    kind="qwen3vl_merger",
+    image_size=768,
+    patch_size=16,
+    width=1152,
+    feed_forward=4304,
+    heads=16,
+    layers=27,
+    output=4096,
+    stacked=3,
+)
+PLACED = {shape.kind for shape in (QWEN2_VL_7B, QWEN25_VL_7B, QWEN3_VL_8B)}
+
+
 def projector_file(path: Path, shape: ProjectorShape = TINY, **changes: Any) -> Path:
     """A projector GGUF of zeros; large ones are sparse files. ``changes``: fields of the shape."""
     shape = replace(shape, **changes)
@@ -125,6 +155,9 @@ def tensors_of(shape: ProjectorShape) -> Iterator[tuple[str, tuple[int, ...], bo
     """(name, shape as numpy has it, whether it is a matrix of the weight type)."""
     width, wide = shape.width, shape.feed_forward
     yield "v.patch_embd.weight", (width, 3, shape.patch_size, shape.patch_size), True
+    if shape.kind in PLACED:
+        yield from _two_frames(shape)
+        return
     yield "v.patch_embd.bias", (width,), False
     positions = shape.side**2 + (1 if shape.has_class_token else 0)
     yield "v.position_embd.weight", (positions, width), False
@@ -147,6 +180,44 @@ def tensors_of(shape: ProjectorShape) -> Iterator[tuple[str, tuple[int, ...], bo
         yield f"v.blk.{index}.ffn_down.weight", (width, wide), True
         yield f"v.blk.{index}.ffn_down.bias", (width,), False
     yield from _head(shape)
+
+
+def _two_frames(shape: ProjectorShape) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    """The rest of what stands its rows in a grid."""
+    width, wide = shape.width, shape.feed_forward
+    is_joint = shape.kind == "qwen3vl_merger"
+    has_gate = shape.kind == "qwen2.5vl_merger"
+    yield "v.patch_embd.weight.1", (width, 3, shape.patch_size, shape.patch_size), True
+    if is_joint:
+        yield "v.patch_embd.bias", (width,), False
+        yield "v.position_embd.weight", (shape.side**2, width), False
+    parts = {"attn_qkv": 3} if is_joint else {"attn_q": 1, "attn_k": 1, "attn_v": 1}
+    for index in range(shape.layers):
+        at = f"v.blk.{index}."
+        for name, count in (parts | {"attn_out": 1}).items():
+            yield f"{at}{name}.weight", (count * width, width), True
+            yield f"{at}{name}.bias", (count * width,), False
+        for name in ("ln1", "ln2"):
+            yield f"{at}{name}.weight", (width,), False
+        for name in ("ffn_up", "ffn_gate")[: 1 + has_gate]:
+            yield f"{at}{name}.weight", (wide, width), True
+            yield f"{at}{name}.bias", (wide,), False
+        yield f"{at}ffn_down.weight", (width, wide), True
+        yield f"{at}ffn_down.bias", (width,), False
+    yield "v.post_ln.weight", (width,), False
+    for index in range(shape.stacked):
+        yield f"v.deepstack.{index}.norm.weight", (4 * width,), False
+        yield from _merger(f"v.deepstack.{index}.fc1", f"v.deepstack.{index}.fc2", shape)
+    yield from _merger("mm.0", "mm.2", shape)
+
+
+def _merger(
+    first: str, second: str, shape: ProjectorShape
+) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    joined = 4 * shape.width
+    for name, rows in ((first, joined), (second, shape.output)):
+        yield f"{name}.weight", (rows, joined), True
+        yield f"{name}.bias", (rows,), False
 
 
 def _head(shape: ProjectorShape) -> Iterator[tuple[str, tuple[int, ...], bool]]:

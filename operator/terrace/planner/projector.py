@@ -51,9 +51,9 @@ MROPE_ARCHITECTURES: Final = frozenset(
 MROPE_KINDS: Final = frozenset({"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "glm4v"})
 """Projectors that are made for such models."""
 WINDOWED: Final = frozenset({"qwen2.5vl_merger"})
-"""Kinds with attention within windows, by a mask of every patch by every patch."""
+"""Kinds with attention within windows, by a mask of every patch by every patch, and a gate."""
 STACKED: Final = frozenset({"qwen3vl_merger"})
-"""Kinds whose rows hold values for several of the model's layers."""
+"""Kinds whose rows hold values for several of the model's layers; those of one wait for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +92,26 @@ def graph_bytes(facts: ProjectorFacts) -> int:
     """The buffer of the largest piece's graph. *Measured* within 3 % (``make bench-planner``)."""
     width, wide = facts.embedding_length, facts.feed_forward_length
     pixels = CHANNELS * facts.patch_size**2
-    body = facts.max_patches * max(ATTENTION_WIDTHS * width, FEED_FORWARD_WIDTHS * width + wide)
-    head = facts.max_patches * width + HEAD_WIDTHS * facts.max_rows * facts.output_length
-    turned = HALF * width * facts.output_length if facts.projector_type in TURNS_MATRIX else 0
-    mask = facts.max_patches**2 if facts.projector_type in WINDOWED else 0
+    is_windowed, is_stacked = _is_of(facts, WINDOWED), _is_of(facts, STACKED)
+    inside = FEED_FORWARD_WIDTHS * width + wide * (2 if is_windowed else 1)
+    body = facts.max_patches * max(ATTENTION_WIDTHS * width, inside)
+    rows = facts.max_rows * facts.output_length
+    head = facts.max_patches * width + HEAD_WIDTHS * rows + (rows // 2 if is_stacked else 0)
+    turned = HALF * width * facts.output_length if _is_of(facts, TURNS_MATRIX) else 0
+    mask = facts.max_patches**2 if is_windowed else 0
     return FLOAT * (max(body, head) + facts.max_patches * pixels + mask) + HALF * mask + turned
+
+
+def _is_of(facts: ProjectorFacts, kinds: frozenset[str]) -> bool:
+    """Whether it is of one of these kinds."""
+    return facts.projector_type in kinds
 
 
 def work_bytes(facts: ProjectorFacts) -> int:
     """What the threads make of the widest product's input, and a mask before it is handed over."""
     pixels = CHANNELS * facts.patch_size**2
     widest = max(facts.feed_forward_length, facts.embedding_length, pixels)
-    mask = facts.max_patches**2 if facts.projector_type in WINDOWED else 0
+    mask = facts.max_patches**2 if _is_of(facts, WINDOWED) else 0
     return HALF * facts.max_patches * widest + FLOAT * mask
 
 
@@ -147,6 +155,6 @@ def refuse_pair(
 
 def _fits_width(model: ModelFacts, projector: ProjectorFacts) -> bool:
     """Whether the model can read the rows; how many layers get some, its header alone says."""
-    if projector.projector_type in STACKED:
+    if _is_of(projector, STACKED):
         return projector.output_length % model.embedding_length == 0
     return projector.output_length == model.embedding_length

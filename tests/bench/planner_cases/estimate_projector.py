@@ -19,7 +19,16 @@ import gguf
 from bench.verdict import Metric, absolute
 from build.workshop import say
 from support.planning import MIB
-from support.projector_files import GEMMA_3_4B, LLAVA_15, SMOLVLM_500M, projector_file
+from support.projector_files import (
+    GEMMA_3_4B,
+    LLAVA_15,
+    PLACED,
+    QWEN2_VL_7B,
+    QWEN3_VL_8B,
+    QWEN25_VL_7B,
+    SMOLVLM_500M,
+    projector_file,
+)
 from support.tiny_models import byte_vocabulary
 from terrace.planner.projector import graph_bytes, projector_bytes
 from terrace_runtime.models.gguf_header import read_header
@@ -30,7 +39,14 @@ if TYPE_CHECKING:
     from support.projector_files import ProjectorShape
 
 METRIC = Metric("estimate-projector", "% off", 5.0, less_is_better=True)
-SHAPES: Final = {"smolvlm-500m": SMOLVLM_500M, "llava-1.5": LLAVA_15, "gemma-3-4b": GEMMA_3_4B}
+SHAPES: Final = {
+    "smolvlm-500m": SMOLVLM_500M,
+    "llava-1.5": LLAVA_15,
+    "gemma-3-4b": GEMMA_3_4B,
+    "qwen2-vl-7b": QWEN2_VL_7B,
+    "qwen2.5-vl-7b": QWEN25_VL_7B,
+    "qwen3-vl-8b": QWEN3_VL_8B,
+}
 TIMEOUT_S: Final = 600.0
 
 
@@ -57,10 +73,11 @@ def _row(folder: Path, name: str, shape: ProjectorShape) -> Line:
     file = projector_file(folder / f"{name}.gguf", shape)
     with file.open("rb") as opened:
         facts = projector_facts([read_header(opened, file.stat().st_size)], "0" * 64)
-    vocabulary = _vocabulary(folder / f"{name}-text.gguf", shape.output)
+    is_placed = shape.kind in PLACED
+    vocabulary = _vocabulary(folder / f"{name}-text.gguf", facts.output_length)
     command = [sys.executable, "-m", "bench.projector_child", str(file), str(vocabulary)]
     child = subprocess.run(
-        [*command, "500", "500"],
+        [*command, *(["224", "224", str(facts.max_rows)] if is_placed else ["500", "500", "0"])],
         capture_output=True,
         timeout=TIMEOUT_S,
         check=False,

@@ -149,7 +149,9 @@ def test_rows_for_several_layers_of_a_model_fit_it() -> None:
 
 def test_attention_within_windows_takes_a_mask_of_all_patches() -> None:
     patches = 4 * 46**2
-    shape = {"max_patches": patches, "projector_type": "qwen2vl_merger"}
+    narrow = SIGLIP_400M.embedding_length
+    kind = "qwen2vl_merger"
+    shape = {"max_patches": patches, "projector_type": kind, "feed_forward_length": narrow}
     without = SIGLIP_400M.model_copy(update=shape)
     masked = without.model_copy(update={"projector_type": "qwen2.5vl_merger"})
     more = projector_bytes(masked).compute - projector_bytes(without).compute
