@@ -170,7 +170,8 @@ FULL_POOL = changed(
     offload={"kvTypes": {"key": "f16"}, "profile": "DiskHeavy", "disk": {"ephemeral": True}},
     modelCache={"size": "1Gi", "storageClassName": "fast", "accessMode": "ReadWriteMany"},
     access={"allowedNetworks": ["10.0.0.0/8", "fd00::/8"], "cacheIsolation": "Pool"},
-    queue={"maxRequests": 0, "readerTokensPerSecond": 0},
+    queue={"maxRequests": 0},
+    streams={"readerTokensPerSecond": 0, "intervalMilliseconds": 0},
     drainTimeoutSeconds=0,
 )
 GOOD = {
@@ -500,9 +501,9 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["access.allowedNetworks[1]", "Duplicate"],
     ),
     "queue": (changed(POOL, queue={"maxRequests": 10001}), ["queue.maxRequests", "10000"]),
-    "reader": (
-        changed(POOL, queue={"readerTokensPerSecond": -1}),
-        ["queue.readerTokensPerSecond", "0"],
+    "streams": (
+        changed(POOL, streams={"readerTokensPerSecond": -1, "intervalMilliseconds": 1001}),
+        ["streams.readerTokensPerSecond", "streams.intervalMilliseconds", "1000"],
     ),
     "drain": (changed(POOL, drainTimeoutSeconds=-1), ["drainTimeoutSeconds", "0"]),
 }

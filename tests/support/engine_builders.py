@@ -47,6 +47,8 @@ def runtime_config(**changes: Any) -> RuntimeConfig:
         "parallel": 4,
         "batch_tokens": 64,
         "prefill_tokens": 16,
+        # Tests look at each token when it is made.
+        "stream_interval_s": 0,
     }
     return RuntimeConfig.model_validate(values | changes)
 

@@ -232,9 +232,17 @@ class Queue(ApiValue):
 
     max_requests: int = Field(default=64, ge=0, le=10000)
     """Requests that may wait per replica before the next one gets 429. Default: 64."""
+
+
+class Streams(ApiValue):
+    """How answers are streamed."""
+
     reader_tokens_per_second: int = Field(default=5, ge=0, le=10000)
     """How fast whoever reads a streamed answer is taken to read. While streams wait, those that are
     ahead of their readers stand still, so that new ones begin sooner. 0: none does. Default: 5."""
+    interval_milliseconds: int = Field(default=20, ge=0, le=1000)
+    """Pieces of one answer leave so far apart at least, several tokens together where they are made
+    faster: that leaves the CPUs to the model. 0: every token by itself. Default: 20."""
 
 
 class PoolSpec(ApiValue):
@@ -266,6 +274,8 @@ class PoolSpec(ApiValue):
     """What the pool's models may reach, and what their callers share."""
     queue: Queue = Queue()
     """Requests that wait in each replica."""
+    streams: Streams = Streams()
+    """How answers are streamed."""
     drain_timeout_seconds: int = Field(default=30, ge=0, le=3600)
     """Seconds that running requests get to finish when a replica stops. Default: 30."""
 

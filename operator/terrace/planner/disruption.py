@@ -121,7 +121,8 @@ _POOL: dict[str, tuple[Disruption, str]] = {
     "access.allowedNetworks": ("in place", "It holds for the next fetch."),
     "access.cacheIsolation": ("rolling", f"A replica reads its settings once. {_BLOCKS}"),
     "queue.maxRequests": ("rolling", "A replica reads its settings once."),
-    "queue.readerTokensPerSecond": ("rolling", "A replica reads its settings once."),
+    "streams.readerTokensPerSecond": ("rolling", "A replica reads its settings once."),
+    "streams.intervalMilliseconds": ("rolling", "A replica reads its settings once."),
     "drainTimeoutSeconds": ("rolling", "A pod's grace period cannot change."),
 }
 DISRUPTION: dict[str, Disruption] = {

@@ -36,7 +36,7 @@ IN_PLACE: dict[str, Any] = {
 """Fields of a model that no replica needs to restart for: the gateway routes by the names, and only
 fetch Jobs read secrets."""
 _FLAVOR_IN_PLACE = {"min_residence_seconds", "packing"}
-_POOL_SETTINGS = {"queue", "drain_timeout_seconds"}
+_POOL_SETTINGS = {"queue", "streams", "drain_timeout_seconds"}
 _QUANTITIES = {"spill_threshold", "max_disk", "prefetch_window"}
 _DEFAULTS: dict[str, object] = {
     "profile": DEFAULT_PROFILE,

@@ -159,6 +159,9 @@ class RuntimeConfig(Value):
     reader_pace: float = Field(default=5, ge=0, le=10_000)
     """Tokens per second that whoever reads a stream is taken to follow. While streams queue, those
     ahead of it stand still for new ones. 0: none does."""
+    stream_interval_s: float = Field(default=0.02, ge=0, le=1)
+    """Texts of one answer leave so many seconds apart at least while nothing but decoding goes on,
+    except the first one and the last. 0: every token by itself."""
     request_timeout_s: float = Field(default=3600, gt=0, le=86_400)
     """A request older than this ends with what it has."""
     max_tokens: int = Field(default=0, ge=0)

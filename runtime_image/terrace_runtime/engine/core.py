@@ -30,6 +30,7 @@ from terrace_runtime.engine.relayout import Relayout
 from terrace_runtime.engine.request import FinishReason
 from terrace_runtime.engine.sampling import open_sampler
 from terrace_runtime.engine.shortlisting import Shortlisting
+from terrace_runtime.engine.telling import Telling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,7 @@ class EngineCore:
         self._draw_seed = draw_seed
         self._evaluation = Evaluation(backend, self.prefix)
         self._harvest = Harvest(backend)
+        self._telling = Telling(config.stream_interval_s)
         self._shortlisting = Shortlisting(backend.shortlist)
         self._open = OpenRequests(clock, config.request_timeout_s)
         self._shares, self._waiting = self._open.shares, self._open.waiting
@@ -77,10 +79,8 @@ class EngineCore:
         pace = config.reader_pace if tiers.store is not None else 0.0
         self._parking = ParkingRule(pace, self.costs, tiers.restore_seconds)
         self._turns = AdapterTurns(backend.info.adapter_switch_s)
-        cells = config.parallel * config.context_tokens
-        if config.kv_unified and config.kv_cells:
-            cells = config.kv_cells
-        self._meter = StepMeter(cells)
+        cells = config.kv_cells if config.kv_unified else 0
+        self._meter = StepMeter(cells or config.parallel * config.context_tokens)
         self._relayout = Relayout(backend, config, self.prefix, clock)
 
     @property
@@ -91,7 +91,8 @@ class EngineCore:
     @property
     def is_blocked(self) -> bool:
         """A step would compute nothing until blocks come from the disk, or rows of an image."""
-        return bool(self._running) and all(one.is_idle for one in self._running)
+        is_idle = bool(self._running) and all(one.is_idle for one in self._running)
+        return is_idle and not self._telling.has_untold
 
     @property
     def stats(self) -> EngineStats:
@@ -276,16 +277,13 @@ class EngineCore:
         """Sample whoever is complete and hand the new tokens out."""
         for item in plan.work:
             self._shares.charge(item.sequence.tenant, item.num_tokens - item.num_drafted)
-        outputs: list[RequestOutput] = []
-        for sequence, drafted, accepted, finish in self._harvest.gather(plan):
+        gains = self._harvest.gather(plan)
+        for sequence, drafted, accepted, _ in gains:
             self._meter.generated += accepted + 1
             if self.speculator is not None and drafted:
                 self.speculator.observe(sequence, drafted, accepted)
-            if not sequence.started:
-                sequence.first_token_at = self._clock()
-            outputs.append(
-                self._end(sequence, finish, sequence.error) if finish else sequence.output()
-            )
+        is_steady = plan.num_decodes == len(self._open) and not plan.num_prompt_tokens
+        outputs = self._telling.tell(gains, self._clock(), self._end, is_steady=is_steady)
         self.prefix.computed(plan)
         return outputs
 
@@ -335,6 +333,7 @@ class EngineCore:
         """Forget a sequence, give its slot and sampler back; its cells stay for whoever comes."""
         output = sequence.end(finish, error=error)
         self._open.close(sequence)
+        self._telling.forget(sequence)
         if sequence.slot is not None:
             self._running.remove(sequence)
             self.prefix.leave(sequence)

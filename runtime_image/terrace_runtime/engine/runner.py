@@ -54,6 +54,8 @@ _FLUSH_S = 3.0
 _BLOCKED_S = 0.05
 _WRITING_S = 0.2
 _REPORT_S = 0.5
+_STATS_S = 0.05
+"""Steps without outputs are told of so seldom: each telling wakes the server."""
 _INTAKE_STACK_BYTES = 64 * 1024 * 1024
 """std::regex, which splits text for some vocabularies, recurses once per character."""
 
@@ -81,7 +83,7 @@ class EngineRunner:
         self._inbox: list[Sequence | str] = []
         self._is_stopping = False
         self._has_blocks = False
-        self._report_at = 0.0
+        self._report_at = self._stepped_at = 0.0
         self._intake: threading.Thread | None = None
         self._images: ImageStage | None = None
         self._engine = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -181,7 +183,10 @@ class EngineRunner:
                 core.abort_all()
             if core.has_work:
                 outputs = core.step()
-                self._emit(Stepped(outputs, core.stats))
+                now = self._clock()
+                if outputs or not core.has_work or now >= self._stepped_at + _STATS_S:
+                    self._stepped_at = now
+                    self._emit(Stepped(outputs, core.stats))
             if is_stopping:
                 while core.chore():
                     pass

@@ -29,8 +29,11 @@ TIERED = runtime_config(kv=HOST)
 def test_requests_that_run_together_get_what_each_gets_alone(
     seed: int, parallel: int, layout: str, kv: dict[str, int]
 ) -> None:
-    config = runtime_config(parallel=parallel, kv_unified=layout == "unified", kv=kv)
     chance = random.Random(seed)
+    interval_s = chance.choice([0, 0.03])
+    config = runtime_config(
+        parallel=parallel, kv_unified=layout == "unified", kv=kv, stream_interval_s=interval_s
+    )
     requests = [random_request(f"r{number}", chance) for number in range(24)]
     driver = CoreDriver(config)
     late = list(requests)

@@ -91,7 +91,8 @@ POOL: dict[str, Any] = {
         "ociEndpoint": "https://a",
     },
     "access": {"allowedNetworks": ["10.0.0.0/8"], "cacheIsolation": "Tenant"},
-    "queue": {"maxRequests": 1, "readerTokensPerSecond": 1},
+    "queue": {"maxRequests": 1},
+    "streams": {"readerTokensPerSecond": 1, "intervalMilliseconds": 1},
     "drainTimeoutSeconds": 1,
 }
 OTHER = {
