@@ -31,7 +31,7 @@ from bench.operator_world import (
 )
 from bench.verdict import significant
 from build.workshop import say
-from terrace.controller.kinds import BUDGET, NODE, STATEFULSET
+from terrace.controller.kinds import NODE, STATEFULSET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -106,12 +106,11 @@ async def fill(world: World, namespace: str, operator: Operator) -> None:
     )
     limit_s = 60 + num / 5
     deadline = time.monotonic() + limit_s
-    for kind in (BUDGET, STATEFULSET):
-        while (count := await world.admin.count(kind.path(namespace))) < num:
-            if time.monotonic() > deadline:
-                said = operator.log.read_text()[-2000:]
-                raise TimeoutError(f"{count} of {num} {kind.plural} in {limit_s:g} s: {said}")
-            await asyncio.sleep(0.5)
+    while (count := await world.admin.count(STATEFULSET.path(namespace))) < num:
+        if time.monotonic() > deadline:
+            said = operator.log.read_text()[-2000:]
+            raise TimeoutError(f"{count} of {num} sets in {limit_s:g} s: {said}")
+        await asyncio.sleep(0.5)
 
 
 async def started(world: World) -> Operator:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 WORKERS = 16
 """As many as the operator has."""
-CHILDREN = ("jobs", "services", "configmaps", "statefulsets", "poddisruptionbudgets")
+CHILDREN = ("jobs", "services", "configmaps", "statefulsets")
+"""Of a model with one replica: more than one have a budget too."""
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,13 @@ class Api:
             if error.status != 404:
                 raise
 
+    def evict(self, namespace: str, pod: str) -> tuple[int, str]:
+        """As a drain does; status and body, 429 where a budget forbids it."""
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+        status, data = self._send("POST", path, body, "")
+        return status, data.decode(errors="replace")
+
     def close(self) -> None:
         """Close this thread's connection."""
         connection = getattr(self._local, "connection", None)

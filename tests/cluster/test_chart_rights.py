@@ -108,7 +108,7 @@ def live_a_life(world: World, storage_class: str) -> None:
 
     world.kubelet.extra_outcome = slow
     world.add_pool(modelCache={"size": "1Gi", "deleteUnusedAfterSeconds": 1})
-    world.add_model(adapters=[adapter("poet")], offload=disk("1Gi"))
+    world.add_model(adapters=[adapter("poet")], offload=disk("1Gi"), replicas=2)
     world.wait_ready()
     before = world.uids()
     world.patch(adapters=[adapter("poet"), adapter("judge")])  # Its progress is read from a log.

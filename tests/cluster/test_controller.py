@@ -89,7 +89,7 @@ def test_a_changed_model_is_rolled_out_and_a_scaled_one_is_not(
 @pytest.mark.parametrize("change", ["deleted", "edited"])
 def test_drift_of_every_child_is_mended(world: World, operator: Operator, change: str) -> None:
     world.add_pool()
-    world.add_model()
+    world.add_model(replicas=2)
     world.wait_ready()
     before = world.children()
     assert {kind for kind, _ in before} == set(CHILD_KINDS)

@@ -13,7 +13,6 @@ from terrace.api.model import ModelSpec
 from terrace.api.pool import PoolSpec
 from terrace.controller.facts import KnownModel, model_status
 from terrace.controller.kinds import (
-    BUDGET,
     CLAIM,
     CONFIGMAP,
     EVENT,
@@ -193,7 +192,6 @@ def children(inputs: str | None = None) -> list[tuple[Kind, Manifest]]:
         (CONFIGMAP, _child("demo-cpu-abc")),
         (SERVICE, _child("demo")),
         (STATEFULSET, _set(annotations)),
-        (BUDGET, _child("demo")),
     ]
 
 

@@ -26,6 +26,7 @@ from terrace.controller.kinds import (
     is_deleting,
     uid_of,
 )
+from terrace.controller.manifests import has_budget
 from terrace.planner.nodes import format_bytes
 from terrace_runtime.contract import RUNTIME_CONTAINER
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 MAX_EVENTS = 3
 MAX_REPLICAS = 10
-_EXPECTED = (STATEFULSET, CONFIGMAP, SERVICE, BUDGET)
+_EXPECTED = (STATEFULSET, CONFIGMAP, SERVICE)
 
 
 def children_step(scene: Scene, about: About, *, is_planned: bool) -> Step:
@@ -49,7 +50,8 @@ def children_step(scene: Scene, about: About, *, is_planned: bool) -> Step:
     if not is_planned:
         only = ", ".join(each for each in listed if each.startswith(f"{JOB}"))
         return Step("children", State.WAITING, f"wait for a plan{f'; {only}' if only else ''}")
-    missing = [str(kind) for kind in _EXPECTED if kind not in there]
+    expected = (*_EXPECTED, BUDGET) if has_budget(_wanted(scene)) else _EXPECTED
+    missing = [str(kind) for kind in expected if kind not in there]
     if missing and scene.gaps and not there:
         return Step("children", State.UNKNOWN, "they may not be read")
     if missing:
@@ -72,8 +74,7 @@ def replicas_step(scene: Scene, about: About, *, is_planned: bool) -> Step:
         what = "the StatefulSet" if is_planned else "a plan"
         return Step("replicas", State.WAITING, f"wait for {what}")
     ready = sum(pods.is_ready(pod) for pod in replicas)
-    stored = (scene.seen.model.get("spec") or {}).get("replicas")
-    wanted = stored if isinstance(stored, int) else 1
+    wanted = _wanted(scene)
     summary = f"{ready} of {wanted} ready"
     if wanted == 0:
         command = command_for(Reason.SCALED_TO_ZERO, about)
@@ -91,6 +92,11 @@ def replicas_step(scene: Scene, about: About, *, is_planned: bool) -> Step:
     if ready < wanted or ready_is.reason == Reason.ROLLING_OUT:
         return _unfinished(scene, about, summary, details)
     return Step("replicas", State.DONE, summary, details=details)
+
+
+def _wanted(scene: Scene) -> int:
+    stored = (scene.seen.model.get("spec") or {}).get("replicas")
+    return stored if isinstance(stored, int) else 1
 
 
 def _unfinished(scene: Scene, about: About, summary: str, details: tuple[str, ...]) -> Step:

@@ -38,6 +38,7 @@ from terrace.controller.port import ClusterError, ConflictError
 from terrace.controller.queue import WorkQueue
 from terrace.controller.reconcile import reconcile_model
 from terrace.controller.trust import BadTrustKeyError, ensure_trust_key
+from terrace.controller.unused import used_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,11 +234,11 @@ class Controller:
         self._echoes.ask(change.key)
         # What a user has changed goes before the echoes of what pods and others do.
         self.queue.add(Item(MODEL, change.key), is_urgent=change.old is not None)
-        for model in (change.old, change.new):
-            if model is None:
-                continue
-            pool = Key(change.key.namespace, pool_name(model))
-            self.queue.add_after(Item(POOL, pool), COUNT_DEBOUNCE_S)
+        if _for_pools(change.old) != _for_pools(change.new):
+            for model in filter(None, (change.old, change.new)):
+                pool = Key(change.key.namespace, pool_name(model))
+                self.queue.add_after(Item(POOL, pool), COUNT_DEBOUNCE_S)
+        for model in filter(None, (change.old, change.new)):
             for name in claimed_names(model):
                 for rival in self.context.cache.models_named(name):
                     self.queue.add(Item(MODEL, key_of(rival)))
@@ -292,6 +293,11 @@ def _same_intent(old: Manifest | None, new: Manifest | None) -> bool:
     if old is None or new is None:
         return False
     return old.get("spec") == new.get("spec") and is_deleting(old) == is_deleting(new)
+
+
+def _for_pools(model: Manifest | None) -> tuple[str, dict[str, int]] | None:
+    """What a pool's status says of a model: that it is there, and which files it names."""
+    return None if model is None else (pool_name(model), used_files(model))
 
 
 def _frees_or_takes(change: Change) -> bool:

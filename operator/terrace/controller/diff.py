@@ -14,6 +14,7 @@ from terrace.api.quantity import parse_quantity
 from terrace.controller.drift import covers, is_applied, sealed, taken_from
 from terrace.controller.facts import finished_at
 from terrace.controller.kinds import (
+    BUDGET,
     CLAIM,
     CONFIGMAP,
     JOB,
@@ -81,7 +82,7 @@ def diff(
 def leftovers(
     wanted: Iterable[tuple[Kind, Manifest]], live: Children, pods: Iterable[Manifest]
 ) -> list[Removal]:
-    """Jobs of files that the spec names no more, and ConfigMaps of earlier plans.
+    """Jobs of files that the spec names no more, ConfigMaps of earlier plans, a needless budget.
 
     A ConfigMap goes when neither a set nor a pod mounts it any more.
     """
@@ -99,6 +100,7 @@ def leftovers(
         if not is_deleting(manifest)
         and (
             (kind == CONFIGMAP and is_placed and name not in keep)
+            or (kind == BUDGET and is_placed and (kind, name) not in named)
             or (kind == JOB and (kind, name) not in named)
         )
     ]

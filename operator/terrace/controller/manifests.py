@@ -104,7 +104,7 @@ def model_children(
         *children,
         (CONFIGMAP, config_object),
         (STATEFULSET, stateful_set(subject, plan, config, config_object["metadata"]["name"])),
-        (BUDGET, disruption_budget(subject)),
+        *([(BUDGET, disruption_budget(subject))] if has_budget(subject.replicas) else []),
     ]
 
 
@@ -219,6 +219,15 @@ def _replica_pod(
     )
 
 
+def has_budget(replicas: int) -> bool:
+    """Whether a budget protects anything: a lone replica may always go, or a drain never ends.
+
+    Kubernetes would not even let an unready one go, since a budget of one counts ready replicas;
+    and kube-controller-manager compares each pod's event with all budgets of its namespace.
+    """
+    return replicas > 1
+
+
 def disruption_budget(subject: Subject) -> Manifest:
     """Lets a drain take one replica at a time."""
     name = subject.key.name
@@ -226,7 +235,10 @@ def disruption_budget(subject: Subject) -> Manifest:
         **child_head(BUDGET, subject, name, model_labels(name, subject.pool_name, "runtime")),
         "spec": {
             "maxUnavailable": 1,
-            "selector": {"matchLabels": names.selector_labels(name)},
+            # No more than tells replicas apart: each label costs kube-controller-manager's look.
+            "selector": {
+                "matchLabels": {names.LABEL_MODEL: name, names.COMPONENT: "runtime"},
+            },
         },
     }
 

@@ -50,7 +50,7 @@ async def reconcile_model(context: Context, key: Key, *, tells: bool = True) -> 
     if seen is None or is_deleting(seen.model):
         context.contest.settle(key, None)
         return Outcome()  # Owner references clean up.
-    found = await _converge(context, seen)
+    found = await _converge(context, seen, tells=tells)
     if found.turn is None:
         context.contest.settle(key, None)
     if tells:
@@ -69,7 +69,7 @@ async def _tell(context: Context, seen: Observed, found: Findings) -> None:
         await remove(context.cluster, context.cache, STATEFULSET, stateful_set)
 
 
-async def _converge(context: Context, seen: Observed) -> Findings:
+async def _converge(context: Context, seen: Observed, *, tells: bool) -> Findings:
     """Every step but the last; what stops one of them is a finding, not an exception."""
     found = Findings(
         seen.claims, tuple(seen.replicas), len(seen.replicas), fetch=model_fetch(context, seen)
@@ -100,7 +100,8 @@ async def _converge(context: Context, seen: Observed) -> Findings:
     if claim is not None and is_left_behind(claim, seen.pool) and not seen.replicas:
         # What is fetched into it would go with it.
         return replace(found, predecessor=str(PredecessorError(CLAIM, claim)))
-    return await _carry_through(context, seen, _subject(context, seen, spec, pool), found)
+    subject = _subject(context, seen, spec, pool)
+    return await _carry_through(context, seen, subject, found, tells=tells)
 
 
 def _subject(context: Context, seen: Observed, spec: ModelSpec, pool: PoolSpec) -> Subject:
@@ -117,7 +118,7 @@ def _subject(context: Context, seen: Observed, spec: ModelSpec, pool: PoolSpec) 
 
 
 async def _carry_through(
-    context: Context, seen: Observed, subject: Subject, found: Findings
+    context: Context, seen: Observed, subject: Subject, found: Findings, *, tells: bool
 ) -> Findings:
     """Decide and write; a child that cannot be written gives back what was reserved."""
     turn = turn_of(context, seen, subject, found)
@@ -126,7 +127,7 @@ async def _carry_through(
         subject = replace(subject, given_up=found.decision.given_up)
     reserve(context, subject, found.decision)
     try:
-        return await write(context, seen, subject, found)
+        return await write(context, seen, subject, found, is_hurried=not tells)
     except ForeignObjectError as error:
         stopped = replace(found, foreign=str(error))
     except PredecessorError as error:

@@ -14,7 +14,7 @@ from terrace.api import names
 from terrace.api.names import Key, statefulset_name
 from terrace.controller.apply import carry_out, remove
 from terrace.controller.diff import diff, leftovers
-from terrace.controller.kinds import POD, STATEFULSET, uid_of
+from terrace.controller.kinds import BUDGET, POD, STATEFULSET, uid_of
 from terrace.controller.manifests import Subject, model_children, plan_label, replica_claims
 from terrace.controller.placing import Decision
 from terrace.controller.port import ForbiddenError, InvalidError
@@ -31,20 +31,33 @@ if TYPE_CHECKING:
     from terrace_runtime.contract import RuntimeConfig
 
 
-async def write(context: Context, seen: Observed, subject: Subject, found: Findings) -> Findings:
-    """Bring the children to ``found.decision``; raises what the API server answers."""
+async def write(
+    context: Context,
+    seen: Observed,
+    subject: Subject,
+    found: Findings,
+    *,
+    is_hurried: bool = False,
+) -> Findings:
+    """Bring the children to ``found.decision``; raises what the API server answers.
+
+    ``is_hurried``: a look that others wait behind, and that another one follows soon. It leaves to
+    that one what nobody waits for: budgets, which protect replicas once they run, and leftovers.
+    """
     cluster, cache, owner = context.cluster, context.cache, uid_of(seen.model)
     decision = found.decision if isinstance(found.decision, Decision) else None
     plan = decision.plan if decision else None
     config = _config(subject, found, decision)
     wanted = model_children(subject, _fetch_flavor(seen, subject.pool), plan, config)
-    steps = diff(wanted, seen.children, refetch=_to_refetch(subject, found))
+    asked = [each for each in wanted if not (is_hurried and each[0] == BUDGET)]
+    steps = diff(asked, seen.children, refetch=_to_refetch(subject, found))
     if plan is not None:
         # First: where a claim cannot grow, nothing else changes either.
         set_name = statefulset_name(subject.key.name, plan.flavor)
         await _keep_claims(context, seen, set_name, replica_claims(subject, plan))
     await carry_out(cluster, cache, owner, steps)
-    await carry_out(cluster, cache, owner, [*leftovers(wanted, seen.children, seen.pods)])
+    if not is_hurried:
+        await carry_out(cluster, cache, owner, [*leftovers(wanted, seen.children, seen.pods)])
     if plan is None:
         return found
     set_name = statefulset_name(subject.key.name, plan.flavor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from support.controller_objects import model, node, pool
@@ -94,6 +95,16 @@ def adapter(name: str, uri: str = "") -> Manifest:
     return {"name": name, "source": {"uri": uri or f"https://host/{name}.gguf"}}
 
 
+async def scaled(sim: Simulation) -> None:
+    """A second replica comes, which a budget protects, and goes again."""
+    sim.cluster.put_new(POOL, pool())
+    sim.cluster.put_new(MODEL, model())
+    await sim.settle()
+    for num in (2, 1):
+        sim.cluster.edit(MODEL, DEMO, partial(update_spec, {"replicas": num}))
+        await sim.settle()
+
+
 SCENARIOS = {
     "collected": collected,
     "extended": extended,
@@ -101,6 +112,7 @@ SCENARIOS = {
     "created": created,
     "changed": changed,
     "moved": moved,
+    "scaled": scaled,
 }
 
 
