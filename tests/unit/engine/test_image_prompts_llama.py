@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,7 +189,7 @@ async def test_together_equals_alone(folder: Path, model: str, eyes: str, *, uni
             "b", "no image at all, but a long text to read", max_tokens=30, sampling=LIKELY
         ),
         ask("c", "x", OTHER, "y", ONE, "z"),
-        ask("d", BEFORE, picture(4, 30, 30), AFTER),
+        ask("d", BEFORE, picture(4, 200, 90), AFTER),
         ask("e", OTHER, "begins with one"),
         ask("f"),
     ]
@@ -229,6 +230,33 @@ async def test_an_image_with_a_grid_is_found_again_in_slot_and_host_memory(
         assert host.num_cached_tokens >= len(BEFORE) // 8 * 8
     else:
         assert host.num_cached_tokens >= rows
+
+
+@pytest.mark.parametrize(
+    ("model", "eyes", "unified"), [("qwen2vl", "qwen2.5vl", False), ("qwen3vl", "qwen3vl", True)]
+)
+async def test_a_load_at_random_that_does_not_fit_gets_what_each_gets_alone(
+    folder: Path, model: str, eyes: str, *, unified: bool
+) -> None:
+    """Sequences are parked, also inside an image, and images are found in all tiers."""
+    chance = random.Random(7)
+    shown = [ONE, OTHER, picture(3, 200, 90), picture(4, 60, 150)]
+    words = [BEFORE, AFTER, "x ", "what now? "]
+    requests = []
+    for number in range(10):
+        parts: list[str | ImagePart] = []
+        for _ in range(chance.randint(1, 3)):
+            parts += [chance.choice(words), *chance.sample(shown, chance.randint(0, 1))]
+        length, urgency = chance.randint(2, 24), chance.randint(0, 2)
+        changes = {"max_tokens": length, "priority": urgency}
+        requests.append(ask(str(number), *parts, chance.choice(words), **changes))
+    settings = config(
+        folder, eyes, model, kv_unified=unified, parallel=3, kv_cells=768 if unified else 0
+    )
+    together = await answers(settings, *requests, together=True)
+    plain = config(folder, eyes, model, kv=KvTiers(block_tokens=8), parallel=1)
+    for one, other in zip(together, await answers(plain, *requests), strict=True):
+        assert one.agrees(other)
 
 
 @pytest.mark.parametrize("mode", ["ngram", "draft"])
