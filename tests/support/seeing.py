@@ -33,8 +33,15 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "qwen2.5vl": tiny_projectors.qwen25vl,
     "qwen3vl": tiny_projectors.qwen3vl,
     "glm4v": tiny_projectors.glm4v,
+    "paddleocr": tiny_projectors.paddleocr,
 }
-PLACED = {"qwen2vl": "qwen2vl", "qwen2.5vl": "qwen2vl", "qwen3vl": "qwen3vl", "glm4v": "qwen2vl"}
+PLACED = {
+    "qwen2vl": "qwen2vl",
+    "qwen2.5vl": "qwen2vl",
+    "qwen3vl": "qwen3vl",
+    "glm4v": "qwen2vl",
+    "paddleocr": "paddleocr",
+}
 """Those whose images have positions in two dimensions, by the model of each."""
 
 

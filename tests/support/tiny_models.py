@@ -164,6 +164,11 @@ def qwen3vl(path: Path, marks: Sequence[str] = (), deepstack: int = 1) -> None:
     model.write()
 
 
+def paddleocr(path: Path) -> None:
+    """As ``qwen2vl``, by the name of PaddleOCR-VL."""
+    _placed(path, "paddleocr", ()).write()
+
+
 def _placed(path: Path, architecture: str, marks: Sequence[str], *, norms: bool = False) -> _Model:
     model = llama_like(path, architecture, norms=norms, marks=marks)
     model.writer.add_rope_dimension_sections([4, 6, 6, 0])
@@ -364,6 +369,7 @@ MODELS: dict[str, Callable[[Any], None]] = {
     "llama": llama,
     "qwen2vl": qwen2vl,
     "qwen3vl": qwen3vl,
+    "paddleocr": paddleocr,
     "mamba": mamba,
     "lfm2": lfm2,
     "qwen35": qwen35,

@@ -198,6 +198,18 @@ def glm4v(path: Path) -> Path:
     return path
 
 
+def paddleocr(path: Path) -> Path:
+    """Causal rows in a grid, of one frame; the header says how large an image may be."""
+    pixels = {"clip.vision.image_min_pixels": 1024, "clip.vision.image_max_pixels": 96 * 96}
+    projector = _Projector(path, "paddleocr", _GRID_KEYS | pixels)
+    projector.encoder()
+    projector.add("mm.input_norm.weight", np.ones(_WIDTH))
+    projector.add("mm.input_norm.bias", np.zeros(_WIDTH))
+    _merger(projector, "mm", (1, 2))
+    projector.write()
+    return path
+
+
 _GRID_KEYS: Final[dict[str, Any]] = {"clip.vision.spatial_merge_size": 2}
 
 

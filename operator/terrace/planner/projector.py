@@ -48,7 +48,9 @@ MROPE_ARCHITECTURES: Final = frozenset(
     {"qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "paddleocr"}
 )
 """Language models whose image rows have positions in two dimensions."""
-MROPE_KINDS: Final = frozenset({"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "glm4v"})
+MROPE_KINDS: Final = frozenset(
+    {"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "glm4v", "paddleocr"}
+)
 """Projectors that are made for such models."""
 WINDOWED: Final = frozenset({"qwen2.5vl_merger"})
 """Kinds with attention within windows, by a mask of every patch by every patch, and a gate."""

@@ -41,7 +41,9 @@ class Family:
     has_grid: bool = False
     """image_grid_pinpoints says into which grids an image may be cut."""
     is_placed: bool = False
-    """Rows have positions in two dimensions (M-RoPE); ``most_rows`` is our bound, not libmtmd's."""
+    """Rows have positions in two dimensions (M-RoPE); ``most_rows`` is our bound, not libmtmd's.
+
+    libmtmd joins two patches a side of them, whatever the header says."""
     stack: tuple[str, str] = ("", "")
     """Begin and end of the names of tensors that each make a row wider by its width."""
 
@@ -105,6 +107,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "qwen3vl_merger": replace(_QWEN_VL, stack=("v.deepstack.", ".fc2.bias")),
     # GLM-4.1V to GLM-4.6V.
     "glm4v": replace(_QWEN_VL, outputs=(("mm.down.weight", 1),)),
+    "paddleocr": Family(_MM_2, merge=2, has_most_pixels=True, is_placed=True),
 }
-OTHER_PLACED: Final = names_of("qwen2.5o ling3vl glm5v paddleocr hunyuanvl dots3note_v mimovl")
+OTHER_PLACED: Final = names_of("qwen2.5o ling3vl glm5v hunyuanvl dots3note_v mimovl")
 """Others whose rows have such positions: not tried, or placed in another way."""

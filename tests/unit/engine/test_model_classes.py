@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TABLE = Path(__file__).parents[3] / "docs/model-classes.md"
-CUT = {"llama", "qwen2vl", "qwen3vl"}
+CUT = {"llama", "qwen2vl", "qwen3vl", "paddleocr"}
 NUM_PROMPT = 3 * WINDOW + 7
 
 

@@ -46,7 +46,7 @@ def for_sound(path: Path) -> Path:
 
 
 def for_rows_and_columns(path: Path) -> Path:
-    return tiny_projectors.llava(path, kind="paddleocr")
+    return tiny_projectors.llava(path, kind="mimovl")
 
 
 def with_sides_to_spare(path: Path) -> Path:

@@ -106,7 +106,7 @@ def test_sound_beside_images_is_counted_by_its_positions(tmp_path: Path) -> None
     assert (facts.max_patches, facts.embedding_length, facts.feed_forward_length) == (1500, 99, 64)
 
 
-@pytest.mark.parametrize("kind", ["qwen2.5o", "glm5v", "hunyuanvl", "mimovl", "paddleocr"])
+@pytest.mark.parametrize("kind", ["qwen2.5o", "glm5v", "hunyuanvl", "mimovl"])
 def test_other_families_with_positions_in_two_dimensions_are_refused_by_name(
     tmp_path: Path, kind: str
 ) -> None:
@@ -135,6 +135,12 @@ def test_rows_in_a_grid_are_as_many_as_libmtmd_reserves_and_as_wide_as_all_layer
     assert facts.rows_at_once == 0
     error = refusal(with_keys(header, clip__vision__spatial_merge_size=3))
     assert "joins 3 x 3 patches" in str(error)
+
+
+def test_the_header_of_paddleocr_says_how_large_an_image_may_be(tmp_path: Path) -> None:
+    facts = facts_of(read_header_of(tiny_projectors.paddleocr(tmp_path / "p.gguf")))
+    assert (facts.max_patches, facts.max_rows) == (12 * 12 + 1, 6 * 6)
+    assert facts.output_length == 64
 
 
 def test_sound_alone_and_unknown_kinds_are_refused_by_name(tmp_path: Path) -> None:
