@@ -12,7 +12,7 @@ from PIL import Image
 
 from support import tiny_projectors
 from support.chain import model
-from support.tiny_models import WIDTH
+from support.tiny_model import WIDTH
 from support.waiting import wait_for
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import gguf
 import numpy as np
 
-from support.tiny_models import byte_vocabulary
+from support.tiny_model import byte_vocabulary
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gguf
 import numpy as np
 
-from support.tiny_models import WIDTH
+from support.tiny_model import WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

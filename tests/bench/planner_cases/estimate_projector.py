@@ -29,7 +29,7 @@ from support.projector_files import (
     SMOLVLM_500M,
     projector_file,
 )
-from support.tiny_models import byte_vocabulary
+from support.tiny_model import byte_vocabulary
 from terrace.planner.projector import graph_bytes, projector_bytes
 from terrace_runtime.models.gguf_header import read_header
 from terrace_runtime.models.projector import projector_facts

@@ -81,7 +81,7 @@ async def test_a_projector_of_another_model_makes_no_pod_and_its_condition_says_
 
 async def test_a_projector_that_the_fetch_refuses_is_told_and_makes_no_pod() -> None:
     sim = Simulation()
-    words = "the file under spec.projector is a projector of the kind qwen2vl_merger"
+    words = "the file under spec.projector is a projector of the kind mimovl"
     refused = not_fetched("UnsupportedFormat", words, permanent=True)
     sim.workloads.extra_outcome = lambda _: refused
     sim.cluster.put_new(POOL, pool())

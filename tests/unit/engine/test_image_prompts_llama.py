@@ -39,15 +39,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 }
 PLACED = [("qwen2vl", "qwen2vl"), ("qwen2vl", "qwen2.5vl"), ("qwen3vl", "qwen3vl")]
 """Models whose images have positions in two dimensions, and their projectors."""
-MODELS: dict[str, Callable[[Path], object]] = {
-    "llama": tiny_models.llama,
-    "gemma3": tiny_models.gemma3,
-    "lfm2": tiny_models.lfm2,
-    "mamba": tiny_models.mamba,
-    "qwen2vl": tiny_models.qwen2vl,
-    "qwen3vl": tiny_models.qwen3vl,
-    "qwen35": tiny_models.qwen35,
-}
+MODELS = ["llama", "gemma3", "lfm2", "mamba", "qwen2vl", "qwen3vl", "qwen35"]
 ONE, OTHER = picture(1, 100, 60), picture(2, 100, 60)
 BEFORE, AFTER = "a llama climbs the terrace of pods", " and looks down"
 LIKELY = SamplingParams(temperature=0, ignore_eos=True, logprobs=5)
@@ -57,8 +49,8 @@ HOST = KvTiers(block_tokens=8, host_bytes=1 << 26, checkpoint_tokens=16)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("vision")
-    for name, write_model in MODELS.items():
-        write_model(found / f"{name}.gguf")
+    for name in MODELS:
+        tiny_models.MODELS[name](found / f"{name}.gguf")
     for name, write in KINDS.items():
         write(found / f"eyes-{name}.gguf")
     return found

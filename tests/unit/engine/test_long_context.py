@@ -13,7 +13,8 @@ from typing_extensions import override
 
 from support.engine_builders import GREEDY, answer_of, runtime_config, text_request
 from support.runtime_http import until
-from support.tiny_models import HEAD, LAYERS, llama
+from support.tiny_model import HEAD, LAYERS
+from support.tiny_models import llama
 from terrace_runtime.backend import BackendError
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.engine.inprocess import InProcessEngine

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from support.engine_builders import runtime_config
-from support.tiny_models import MODELS, WINDOW, llama_like
+from support.tiny_model import WINDOW
+from support.tiny_models import MODELS, llama_like
 from terrace_runtime.backend import DECODE_OK, BackendError
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.contract import Capabilities

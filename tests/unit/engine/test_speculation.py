@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from support.engine_builders import DEMO, Clock, CoreDriver, runtime_config, text_request
 from support.speculation import guessing, guessing_driver
-from support.tiny_models import llama, mamba
+from support.tiny_models import llama
+from support.tiny_recurrent_models import mamba
 from terrace_runtime.backend import BackendError
 from terrace_runtime.backend.fake import FakeBackend
 from terrace_runtime.backend.llama import LlamaBackend

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.gguf_files import model_file
-from support.tiny_models import HEAD, LAYERS, MODELS, WIDTH
+from support.tiny_model import HEAD, LAYERS, WIDTH
+from support.tiny_models import MODELS
 from terrace_runtime.models.classes import Kind, Refusal, classify
 from terrace_runtime.models.errors import FetchError
 from terrace_runtime.models.facts import model_facts
