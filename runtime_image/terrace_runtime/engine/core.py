@@ -75,9 +75,7 @@ class EngineCore:
         self._open = OpenRequests(clock, config.request_timeout_s)
         self._shares, self._waiting = self._open.shares, self._open.waiting
         self._running: list[Sequence] = []
-        # Without a host tier whoever makes room would compute everything anew.
-        pace = config.reader_pace if tiers.store is not None else 0.0
-        self._parking = ParkingRule(pace, self.costs, tiers.restore_seconds)
+        self._parking = ParkingRule(config.reader_pace, self.costs, tiers)
         self._turns = AdapterTurns(backend.info.adapter_switch_s)
         cells = config.kv_cells if config.kv_unified else 0
         self._meter = StepMeter(cells or config.parallel * config.context_tokens)

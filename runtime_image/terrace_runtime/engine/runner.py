@@ -184,7 +184,7 @@ class EngineRunner:
             if core.has_work:
                 outputs = core.step()
                 now = self._clock()
-                if outputs or not core.has_work or now >= self._stepped_at + _STATS_S:
+                if outputs or now >= self._stepped_at + _STATS_S:
                     self._stepped_at = now
                     self._emit(Stepped(outputs, core.stats))
             if is_stopping:

@@ -200,6 +200,11 @@ class Tiers:
         """(key, count) of a block after ``parent`` that begins with ``count`` of ``tokens``."""
         return self.store.successor(parent, tokens) if self.store is not None else None
 
+    def can_hold(self, num_tokens: int) -> bool:
+        """A parked sequence of so many tokens would be kept whole."""
+        num_blocks = -(-num_tokens // self.block_tokens)
+        return self.store is not None and self.store.can_hold(num_blocks)
+
     def hold(self, keys: Sequence[bytes], owner: str) -> None:
         """Keep a parked sequence's blocks until ``release``, as far as there is room."""
         if self.store is not None:

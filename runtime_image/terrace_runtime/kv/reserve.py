@@ -24,6 +24,10 @@ class Reserve:
         self._owners: dict[str, list[Entry]] = {}
         self._num_keepers: Counter[bytes] = Counter()
 
+    def has_room(self, num_blocks: int) -> bool:
+        """So many blocks more can be kept, whether they are kept already or not."""
+        return len(self._num_keepers) + num_blocks <= self._max_blocks
+
     def keep(self, keys: Sequence[bytes], owner: str) -> int:
         """Keep the leading run of ``keys``, instead of what ``owner`` kept before; its length."""
         self.release(owner)

@@ -213,6 +213,10 @@ class KvStore:
         """
         return self._held.keep(keys, owner) == len(keys)
 
+    def can_hold(self, num_blocks: int) -> bool:
+        """``hold`` would keep so many more."""
+        return self._held.has_room(num_blocks)
+
     def release(self, owner: str) -> None:
         """Undo ``hold``; a stranger is a no-op."""
         self._held.release(owner)

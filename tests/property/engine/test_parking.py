@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import given
@@ -49,12 +50,28 @@ _SEQUENCES = st.fixed_dictionaries(
 )
 
 
+@dataclass
+class Below:
+    """Tiers that obey the test."""
+
+    restore_s: float = 0.0
+    can_save: bool = True
+    room: int = 1 << 30
+
+    def can_hold(self, num_tokens: int) -> bool:
+        return num_tokens <= self.room
+
+    def restore_seconds(self, num_tokens: int) -> float:
+        assert num_tokens > 0
+        return self.restore_s
+
+
 def rule(pace: float = _PACE, restore_s: float = 0.0, step_s: float = 0.01) -> ParkingRule:
     """One for steps that take ``step_s``, and cells that take ``restore_s`` to come back."""
     costs = StepCosts(16)
     for _ in range(8):
         costs.record(1, 0, step_s)
-    return ParkingRule(pace, costs, lambda _: restore_s)
+    return ParkingRule(pace, costs, Below(restore_s))
 
 
 @given(st.lists(_SEQUENCES, max_size=8), _SEQUENCES, st.sampled_from([0.0, _PACE]))
@@ -109,3 +126,17 @@ def test_cells_that_take_long_to_move_stay_until_that_pays(
         assert made >= least
     elif made >= least:
         assert 2 * restore_s >= share * step_s * (made - MARGIN) - 1e-9
+
+
+@given(_SEQUENCES, st.integers(0, 30), st.booleans())
+def test_nobody_goes_whose_cells_would_be_lost(
+    facts: dict[str, Any],
+    room: int,
+    can_save: bool,  # noqa: FBT001 - hypothesis passes it by name
+) -> None:
+    running = [sequence(0, **facts), sequence(1, made=19, since=_NOW)]
+    below = Below(can_save=can_save, room=room)
+    found = ParkingRule(_PACE, StepCosts(16), below).choose(running, sequence(2), _NOW)
+    if found is not None:
+        assert can_save
+        assert not found.rests_until or len(found.sequence.tokens) <= room
