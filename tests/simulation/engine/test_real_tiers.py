@@ -153,6 +153,22 @@ def test_verified_answers_survive_changes_of_the_layout(types: tuple[str, str]) 
     alone.close()
 
 
+@LAYOUTS
+@TYPES
+def test_verified_answers_survive_that_others_begin_meanwhile(
+    layout: str, types: tuple[str, str]
+) -> None:
+    """Streams that are ahead of their readers rest in the host tier, to the token."""
+    engine = Engine(config(layout, types, parallel=2, kv={"host_bytes": 32 << 20}))
+    cases = needles()
+    engine.submit(replace(request, stream=True) for _, request, _ in cases)
+    answers = engine.run()
+    report = engine.core.report(0).cache
+    engine.close()
+    assert wrong(answers, cases) == []
+    assert report.parks >= 10
+
+
 def secret(number: int, chance: random.Random, tenant: str) -> tuple[Request, str]:
     """A request with a word of its own, and its right answer."""
     word = f"{chance.choice(COLORS)} {chance.choice(ANIMALS)}"
