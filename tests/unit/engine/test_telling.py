@@ -25,9 +25,8 @@ def pieces(driver: CoreDriver, name: str) -> list[tuple[float, int]]:
     """(seconds, tokens) of each output of one request, until all have ended."""
     found = []
     while driver.core.has_work:
-        for output in driver.step():
-            if output.id == name:
-                found.append((driver.clock.now, output.num_tokens))
+        mine = [output.num_tokens for output in driver.step() if output.id == name]
+        found += [(driver.clock.now, tokens) for tokens in mine]
     return found
 
 
