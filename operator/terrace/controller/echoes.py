@@ -4,7 +4,8 @@ Owns: these two decisions. Does not own: the queue (``queue.py``), what an event
 (``controller.py``). Pure: the clock is passed in. A change of one model comes back a dozen times,
 from its children, their pods and its own status. What a user asks for goes at once; what comes back
 waits, and one reconcile looks at all of it. A status costs the API server more than all else that
-follows from a change, so it is written once, together with what came of the change.
+follows from a change, so it is written once, together with what came of the change; budgets and
+leftovers are seen to by the same look (``writing.py``).
 """
 
 from __future__ import annotations

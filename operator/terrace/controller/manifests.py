@@ -220,10 +220,11 @@ def _replica_pod(
 
 
 def has_budget(replicas: int) -> bool:
-    """Whether a budget protects anything: a lone replica may always go, or a drain never ends.
+    """Whether a budget protects anything; a lone replica must go, or no drain ever ends.
 
-    Kubernetes would not even let an unready one go, since a budget of one counts ready replicas;
-    and kube-controller-manager compares each pod's event with all budgets of its namespace.
+    With ``maxUnavailable: 1`` it may go while it is ready, and not while it is unready: a budget
+    does harm there. And kube-controller-manager compares each pod event with all budgets of the
+    namespace, which was half of its work in large ones.
     """
     return replicas > 1
 
@@ -235,7 +236,7 @@ def disruption_budget(subject: Subject) -> Manifest:
         **child_head(BUDGET, subject, name, model_labels(name, subject.pool_name, "runtime")),
         "spec": {
             "maxUnavailable": 1,
-            # No more than tells replicas apart: each label costs kube-controller-manager's look.
+            # No more labels than tell replicas apart: each is compared at every pod event.
             "selector": {
                 "matchLabels": {names.LABEL_MODEL: name, names.COMPONENT: "runtime"},
             },

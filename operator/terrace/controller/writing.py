@@ -25,8 +25,9 @@ from terrace.controller.rollout import rollout_step
 if TYPE_CHECKING:
     from terrace.api.pool import Flavor, PoolSpec
     from terrace.controller.context import Context
+    from terrace.controller.diff import Removal, Write
     from terrace.controller.findings import Findings
-    from terrace.controller.kinds import Manifest
+    from terrace.controller.kinds import Kind, Manifest
     from terrace.controller.observe import Observed
     from terrace_runtime.contract import RuntimeConfig
 
@@ -41,23 +42,20 @@ async def write(
 ) -> Findings:
     """Bring the children to ``found.decision``; raises what the API server answers.
 
-    ``is_hurried``: a look that others wait behind, and that another one follows soon. It leaves to
-    that one what nobody waits for: budgets, which protect replicas once they run, and leftovers.
+    ``is_hurried``: another look follows soon. It gets what nobody waits for: budgets, which protect
+    replicas once they run, and leftovers.
     """
-    cluster, cache, owner = context.cluster, context.cache, uid_of(seen.model)
+    cluster, cache = context.cluster, context.cache
     decision = found.decision if isinstance(found.decision, Decision) else None
     plan = decision.plan if decision else None
     config = _config(subject, found, decision)
     wanted = model_children(subject, _fetch_flavor(seen, subject.pool), plan, config)
-    asked = [each for each in wanted if not (is_hurried and each[0] == BUDGET)]
-    steps = diff(asked, seen.children, refetch=_to_refetch(subject, found))
+    refetch = _to_refetch(subject, found)
     if plan is not None:
         # First: where a claim cannot grow, nothing else changes either.
         set_name = statefulset_name(subject.key.name, plan.flavor)
         await _keep_claims(context, seen, set_name, replica_claims(subject, plan))
-    await carry_out(cluster, cache, owner, steps)
-    if not is_hurried:
-        await carry_out(cluster, cache, owner, [*leftovers(wanted, seen.children, seen.pods)])
+    await _keep_children(context, seen, wanted, refetch, is_hurried=is_hurried)
     if plan is None:
         return found
     set_name = statefulset_name(subject.key.name, plan.flavor)
@@ -71,6 +69,22 @@ async def write(
     label = plan_label(plan, subject.trust_key)
     image = subject.installation.image_of(decision.flavor, plan.device) if decision else ""
     return replace(found, stateful_set=set_name, wanted_plan=label, image=image)
+
+
+async def _keep_children(
+    context: Context,
+    seen: Observed,
+    wanted: list[tuple[Kind, Manifest]],
+    refetch: set[str],
+    *,
+    is_hurried: bool,
+) -> None:
+    asked = [each for each in wanted if not (is_hurried and each[0] == BUDGET)]
+    steps: list[Write | Removal] = diff(asked, seen.children, refetch=refetch)
+    await carry_out(context.cluster, context.cache, uid_of(seen.model), steps)
+    if not is_hurried:
+        steps = [*leftovers(wanted, seen.children, seen.pods)]
+        await carry_out(context.cluster, context.cache, uid_of(seen.model), steps)
 
 
 def _config(subject: Subject, found: Findings, decision: Decision | None) -> RuntimeConfig | None:
