@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 MARGIN = 2
 """Tokens that a reader still has when a stream that rested is due again."""
 LEAST_FOR_NEW, LEAST_FOR_DUE = 4, 8
-"""Tokens that a stream must be ahead, for one that has not begun, and for one that rested. Of 4 to
-16 in a simulation of 32 users and 8 slots, these gave early first tokens with few moves."""
+"""Tokens that a stream must be ahead, for one that has not begun, and for one that rested.
+Simulated (docs/adr/0031): fewer move more cells for little, more make first tokens late."""
 SHARE_FOR_NEW, SHARE_FOR_DUE = 0.5, 0.1
 """Of the time in which those tokens were made, what moving the stream's cells may take: each
 request is new once, but those that rested may take turns all the time."""
