@@ -120,14 +120,20 @@ def test_a_request_that_waits_for_a_prefix_holds_nobody_else_up() -> None:
     assert not engine.answers["leads"].num_tokens
 
 
-@LAYOUTS
-def test_cells_that_had_to_leave_come_back_from_host_memory(layout: str) -> None:
-    settings = config(layout, parallel=1)
+def displaced(settings: RuntimeConfig, max_tokens: int = 2) -> CoreDriver:
+    """An engine of one slot, which another prompt took after PREFIX was answered."""
     engine = driver(settings)
-    engine.submit(text_request("first", PREFIX, max_tokens=2))
+    engine.submit(text_request("first", PREFIX, max_tokens=max_tokens))
     engine.run()
     engine.submit(text_request("other", "z" * 300, max_tokens=2))
     engine.run()
+    return engine
+
+
+@LAYOUTS
+def test_cells_that_had_to_leave_come_back_from_host_memory(layout: str) -> None:
+    settings = config(layout, parallel=1)
+    engine = displaced(settings)
     back = text_request("back", PREFIX + "!", max_tokens=5)
     engine.submit(back)
     engine.run()
@@ -139,13 +145,9 @@ def test_cells_that_had_to_leave_come_back_from_host_memory(layout: str) -> None
 def test_a_conversation_whose_slot_was_taken_goes_on_at_its_last_token(layout: str) -> None:
     """Its last block is short: it comes back from host memory all the same."""
     settings = config(layout, parallel=1)
-    engine = driver(settings)
-    engine.submit(text_request("first", PREFIX, max_tokens=9))
-    first = engine.run()["first"]
-    engine.submit(text_request("other", "z" * 300, max_tokens=2))
-    engine.run()
+    engine = displaced(settings, max_tokens=9)
     before = computed_tokens(engine)
-    follow = text_request("second", PREFIX + first.text + " and then?")
+    follow = text_request("second", PREFIX + engine.answers["first"].text + " and then?")
     engine.submit(follow)
     engine.run()
     held = len(PREFIX) + 8
@@ -162,11 +164,7 @@ def test_a_prompt_that_goes_on_otherwise_inside_a_block_has_its_first_tokens(
     layout: str, shared: int
 ) -> None:
     settings = config(layout, parallel=1)
-    engine = driver(settings)
-    engine.submit(text_request("first", PREFIX, max_tokens=2))
-    engine.run()
-    engine.submit(text_request("other", "z" * 300, max_tokens=2))
-    engine.run()
+    engine = displaced(settings)
     request = text_request("branch", PREFIX[:shared] + "#" * 20, max_tokens=5)
     engine.submit(request)
     engine.run()
