@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from terrace_runtime.contract import RuntimeConfig
 from terrace_runtime.engine.core import EngineCore
 from terrace_runtime.engine.image_encoder import Encoded, EncodeJob, ImageEncoder, PieceEncoder
 from terrace_runtime.engine.image_stage import ImageStage
+from terrace_runtime.engine.inprocess import InProcessEngine
 from terrace_runtime.engine.intake import check_request, make_sequence
 from terrace_runtime.engine.request import (
     FinishReason,
@@ -28,6 +30,9 @@ from terrace_runtime.engine.request import (
 from terrace_runtime.engine.tiers import Tiers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from terrace_runtime.backend import Backend
     from terrace_runtime.backend.projector import Projector
     from terrace_runtime.engine.client import EngineClient
 
@@ -252,3 +257,20 @@ def conversations() -> list[Conversation]:
         prompt.append(PromptPart("<|im_start|>assistant\n", special=True))
         found.append(Conversation(tuple(prompt), case["answer"]))
     return found
+
+
+async def answers_of(
+    make_backend: Callable[[], Backend],
+    settings: RuntimeConfig,
+    *requests: Request,
+    together: bool = False,
+) -> list[Answer]:
+    """What an engine of its own answers, one request after the other or all at once."""
+    engine = InProcessEngine(settings, make_backend())
+    try:
+        await engine.start()
+        if together:
+            return list(await asyncio.gather(*(answer_of(engine, one) for one in requests)))
+        return [await answer_of(engine, one) for one in requests]
+    finally:
+        await engine.close()

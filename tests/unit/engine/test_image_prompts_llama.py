@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from support import tiny_models, tiny_projectors
-from support.engine_builders import Answer, answer_of, runtime_config, text_request
+from support.engine_builders import Answer, answer_of, answers_of, runtime_config, text_request
 from support.mtmd_reference import Reference
 from support.pictures import data_url, file_of, image_request, picture
 from support.runtime_http import running
 from terrace_runtime.api.chat_template import TemplateRenderer
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.contract import KvTiers
-from terrace_runtime.engine.inprocess import InProcessEngine
 from terrace_runtime.engine.process import ChildEngine
 from terrace_runtime.engine.request import FinishReason, ImagePart, SamplingParams
 
@@ -44,6 +44,7 @@ ONE, OTHER = picture(1, 100, 60), picture(2, 100, 60)
 BEFORE, AFTER = "a llama climbs the terrace of pods", " and looks down"
 LIKELY = SamplingParams(temperature=0, ignore_eos=True, logprobs=5)
 HOST = KvTiers(block_tokens=8, host_bytes=1 << 26, checkpoint_tokens=16)
+answers = partial(answers_of, LlamaBackend)
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +79,6 @@ def ask(name: str, *parts: str | ImagePart, **changes: Any) -> Any:
         "max_tokens": 12,
     }
     return image_request(name, *(parts or (BEFORE, ONE, AFTER)), **(values | changes))
-
-
-async def answers(settings: RuntimeConfig, *requests: Any, together: bool = False) -> list[Answer]:
-    engine = InProcessEngine(settings, LlamaBackend())
-    try:
-        await engine.start()
-        if together:
-            return list(await asyncio.gather(*(answer_of(engine, one) for one in requests)))
-        return [await answer_of(engine, one) for one in requests]
-    finally:
-        await engine.close()
 
 
 @pytest.mark.parametrize(

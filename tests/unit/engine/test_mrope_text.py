@@ -5,16 +5,15 @@ llama.cpp writes larger cells for them, so blocks are cut otherwise (``kv/places
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from support import tiny_models
-from support.engine_builders import Answer, answer_of, runtime_config, text_request
+from support.engine_builders import Answer, answers_of, runtime_config, text_request
 from terrace_runtime.backend.llama import LlamaBackend
 from terrace_runtime.contract import KvTiers
-from terrace_runtime.engine.inprocess import InProcessEngine
 from terrace_runtime.engine.request import SamplingParams
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ GREEDY = SamplingParams(temperature=0, ignore_eos=True, logprobs=5)
 COMMON = "the terraces of the valley were cut by hand, one above the other, "
 PROMPTS = [COMMON + end for end in ("and maize grew", "and llamas climbed", "so water ran")]
 OTHERS = [f"{n} another thing altogether, long enough to take a slot's cells" for n in range(4)]
+answers = partial(answers_of, LlamaBackend)
 each_model = pytest.mark.parametrize("model", ["qwen2vl", "qwen3vl"])
 each_layout = pytest.mark.parametrize("unified", [False, True], ids=["split", "unified"])
 
@@ -55,24 +55,10 @@ def ask(name: str, text: str, **changes: Any) -> Request:
     return text_request(name, text, sampling=GREEDY, **{"max_tokens": 24, **changes})
 
 
-async def answers(settings: RuntimeConfig, *requests: Request, together: bool) -> list[Answer]:
-    engine = InProcessEngine(settings, LlamaBackend())
-    try:
-        await engine.start()
-        if together:
-            return list(await asyncio.gather(*(answer_of(engine, one) for one in requests)))
-        return [await answer_of(engine, one) for one in requests]
-    finally:
-        await engine.close()
-
-
 async def alone(folder: Path, model: str, *texts: str) -> list[Answer]:
     """What each gets from an engine that keeps nothing."""
     settings = config(folder, model, kv=KvTiers(block_tokens=8), parallel=1)
-    found = [
-        await answers(settings, ask(f"alone-{n}", text), together=False)
-        for n, text in enumerate(texts)
-    ]
+    found = [await answers(settings, ask(f"alone-{n}", text)) for n, text in enumerate(texts)]
     return [one for (one,) in found]
 
 
@@ -100,7 +86,7 @@ async def test_blocks_come_back_from_host_memory(
     settings = config(folder, model, kv_unified=unified)
     order = [PROMPTS[0], *OTHERS, PROMPTS[0], PROMPTS[1]]
     requests = [ask(f"r{n}", text) for n, text in enumerate(order)]
-    found = await answers(settings, *requests, together=False)
+    found = await answers(settings, *requests)
     check(found, await alone(folder, model, *order))
     again, other = found[-2].ends[0], found[-1].ends[0]
     assert again.cached_tier == "host"
@@ -117,10 +103,8 @@ async def test_blocks_come_back_from_the_disk_after_a_restart(
         block_tokens=8, host_bytes=1 << 20, disk_bytes=1 << 26, disk_path=str(tmp_path / "kv")
     )
     settings = config(folder, model, kv=kv, kv_unified=unified)
-    (first,) = await answers(settings, ask("a", PROMPTS[0]), together=False)
-    again, other = await answers(
-        settings, ask("b", PROMPTS[0]), ask("c", PROMPTS[2]), together=False
-    )
+    (first,) = await answers(settings, ask("a", PROMPTS[0]))
+    again, other = await answers(settings, ask("b", PROMPTS[0]), ask("c", PROMPTS[2]))
     expected = await alone(folder, model, PROMPTS[0], PROMPTS[2])
     check([first, again, other], [expected[0], *expected])
     assert again.ends[0].cached_tier == "disk"
