@@ -124,6 +124,8 @@ FULL_MODEL = changed(
         "maxDisk": 68719476736,
         "prefetchWindow": "128Mi",
         "kvBlockTokens": 1024,
+        "checkpointTokens": 1048576,
+        "checkpointCount": 0,
         "kvTypes": {"key": "q8_0", "value": "q4_0"},
         "kvLayout": "Unified",
         "disk": {"storageClassName": "fast"},
@@ -299,6 +301,8 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "kvBlockTokens: few": (offload(kvBlockTokens=7), ["offload.kvBlockTokens", "8"]),
     "kvBlockTokens: many": (offload(kvBlockTokens=1025), ["offload.kvBlockTokens", "1024"]),
+    "checkpointTokens": (offload(checkpointTokens=8), ["offload.checkpointTokens", "16"]),
+    "checkpointCount": (offload(checkpointCount=5000), ["offload.checkpointCount", "4096"]),
     "kvLayout": (offload(kvLayout="Paged"), ["spec.offload.kvLayout", "Unified"]),
     "device only": (
         offload(profile="DeviceOnly", maxDisk="1Gi"),

@@ -140,6 +140,13 @@ class Offload(ApiValue):
     kv_block_tokens: int | None = Field(default=None, ge=8, le=1024)
     """Tokens of one KV block, the unit in which prompts share and tiers move. Default: the pool's,
     else 32."""
+    checkpoint_tokens: int | None = Field(default=None, ge=16, le=1_048_576)
+    """Models with recurrent or sliding-window layers, whose cells cannot be cut into blocks: tokens
+    of a prompt between two states that are kept. Fewer find more of a prompt again and keep fewer
+    prompts. Default: the pool's, else 512."""
+    checkpoint_count: int | None = Field(default=None, ge=0, le=4096)
+    """Most states kept for such a model, within spillThreshold. 0 for none. Default: the pool's,
+    else 32."""
     kv_types: KvTypes | None = None
     """Number formats of the KV cells. Default: the pool's, else f16 for both."""
     kv_layout: Literal["Auto", "Split", "Unified"] | None = None

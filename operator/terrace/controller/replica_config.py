@@ -90,6 +90,8 @@ def _kv_tiers(subject: Subject, plan: OffloadPlan) -> KvTiers:
     is_shared = subject.pool.access.cache_isolation == "Pool"
     return KvTiers(
         block_tokens=plan.block_tokens,
+        checkpoint_tokens=plan.checkpoint_tokens,
+        checkpoint_count=plan.checkpoint_count,
         host_bytes=plan.host_bytes,
         disk_bytes=plan.disk_bytes,
         disk_path=KV_DIR if plan.disk_bytes else "",

@@ -50,5 +50,9 @@ def class_tiers(facts: ModelFacts, choices: Iterable[Tiers]) -> Iterator[Tiers]:
         host = tiers.reasons[1]
         if tiers.host_bytes:
             why = host.partition(": ")[2].partition(";")[0]
-            host = f"host tier {format_bytes(tiers.host_bytes)} of whole states: {why}"
+            host = (
+                f"host tier {format_bytes(tiers.host_bytes)} of whole states: {why}; one every "
+                f"{tiers.checkpoint_tokens:,} tokens of a prompt, at most "
+                f"{tiers.checkpoint_count:,}"
+            )
         yield replace(without, reasons=(*profile, host, _NO_DISK))

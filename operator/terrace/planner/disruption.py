@@ -36,6 +36,8 @@ _OFFLOAD: dict[str, str] = {
     "maxDisk": f"Claims grow where their class allows it; they never shrink. {_CLAIMS}",
     "prefetchWindow": _TIERS,
     "kvBlockTokens": f"{_TIERS} {_BLOCKS}",
+    "checkpointTokens": _TIERS,
+    "checkpointCount": _TIERS,
     "kvTypes.key": f"{_CELLS} {_BLOCKS}",
     "kvTypes.value": f"{_CELLS} {_BLOCKS}",
     "kvLayout": _CELLS,

@@ -12,7 +12,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from terrace.api.values import KvType  # noqa: TC001 - pydantic reads annotations at run time
-from terrace.planner.tiers import DEFAULT_BLOCK_TOKENS, Weights
+from terrace.planner.tiers import (
+    DEFAULT_BLOCK_TOKENS,
+    DEFAULT_CHECKPOINT_COUNT,
+    DEFAULT_CHECKPOINT_TOKENS,
+    Weights,
+)
 
 BATCH_TOKENS = 512
 UBATCH_TOKENS = 512
@@ -113,6 +118,10 @@ class OffloadPlan(BaseModel):
     """How weights lie: mapped; loaded (read into memory); paged (mapped, never copied)."""
     block_tokens: int = DEFAULT_BLOCK_TOKENS
     """Tokens of one KV block."""
+    checkpoint_tokens: int = DEFAULT_CHECKPOINT_TOKENS
+    """Tokens between two states kept of a model without blocks."""
+    checkpoint_count: int = DEFAULT_CHECKPOINT_COUNT
+    """Most states kept of it."""
     host_bytes: int = 0
     """Host tier; 0: nothing is kept below the KV cells."""
     disk_bytes: int = 0

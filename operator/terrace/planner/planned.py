@@ -66,6 +66,8 @@ def planned(wish: Wish, fit: Fit, *, inputs: str, skipped: tuple[str, ...]) -> O
         kv_auto=tiers.is_auto,
         weights=tiers.weights,
         block_tokens=tiers.block_tokens,
+        checkpoint_tokens=tiers.checkpoint_tokens,
+        checkpoint_count=tiers.checkpoint_count,
         host_bytes=tiers.host_bytes,
         disk_bytes=tiers.disk_bytes,
         prefetch_bytes=tiers.prefetch_bytes,

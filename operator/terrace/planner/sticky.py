@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 from terrace.api.offload import Offload
 from terrace.api.quantity import parse_bytes
 from terrace.planner.disruption import DISRUPTION, Disruption
-from terrace.planner.tiers import DEFAULT_BLOCK_TOKENS, DEFAULT_PROFILE
+from terrace.planner.tiers import (
+    DEFAULT_BLOCK_TOKENS,
+    DEFAULT_CHECKPOINT_COUNT,
+    DEFAULT_CHECKPOINT_TOKENS,
+    DEFAULT_PROFILE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -41,6 +46,8 @@ _QUANTITIES = {"spill_threshold", "max_disk", "prefetch_window"}
 _DEFAULTS: dict[str, object] = {
     "profile": DEFAULT_PROFILE,
     "kv_block_tokens": DEFAULT_BLOCK_TOKENS,
+    "checkpoint_tokens": DEFAULT_CHECKPOINT_TOKENS,
+    "checkpoint_count": DEFAULT_CHECKPOINT_COUNT,
     "kv_layout": "Auto",
     "disk": {},
 }

@@ -23,6 +23,8 @@ Weights = Literal["mapped", "loaded", "paged"]
 
 DEFAULT_PROFILE: Profile = "Auto"
 DEFAULT_BLOCK_TOKENS = 32
+DEFAULT_CHECKPOINT_TOKENS = 512
+DEFAULT_CHECKPOINT_COUNT = 32
 MIN_HOST_BYTES = 64 * MIB
 """Least host tier by default: below, parking one conversation would throw all others out."""
 MAX_PREFETCH_BYTES = 64 * MIB
@@ -88,6 +90,9 @@ class Tiers:
     is_auto: bool = False
     """Split cells that become unified while most of what runs is shared."""
     block_tokens: int = DEFAULT_BLOCK_TOKENS
+    checkpoint_tokens: int = DEFAULT_CHECKPOINT_TOKENS
+    """Of a prompt, between two states kept of a model without blocks."""
+    checkpoint_count: int = DEFAULT_CHECKPOINT_COUNT
     host_bytes: int = 0
     disk_bytes: int = 0
     prefetch_bytes: int = 0
@@ -136,6 +141,8 @@ def tier_choices(
             weights=meaning.weights,
             is_unified=offload.kv_layout == "Unified",
             block_tokens=block_tokens,
+            checkpoint_tokens=offload.checkpoint_tokens or DEFAULT_CHECKPOINT_TOKENS,
+            checkpoint_count=_or(offload.checkpoint_count, DEFAULT_CHECKPOINT_COUNT),
             host_bytes=host_bytes,
             disk_bytes=disk_bytes,
             prefetch_bytes=prefetch_bytes,
@@ -251,6 +258,10 @@ def _profile_reason(offload: Offload, profile: Profile, *, has_device: bool) -> 
 
 def _host_reason(host_bytes: int, why: str) -> str:
     return f"host tier {format_bytes(host_bytes)}: {why}" if host_bytes else f"no host tier: {why}"
+
+
+def _or(written: int | None, default: int) -> int:
+    return default if written is None else written
 
 
 def _written(quantity: str | None) -> int | None:

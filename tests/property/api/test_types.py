@@ -50,6 +50,8 @@ models = st.fixed_dictionaries(
                 "profile": st.sampled_from(["Auto", "DiskHeavy"]),
                 "spillThreshold": st.sampled_from([0, "512Mi", "1.5Gi"]),
                 "kvBlockTokens": st.integers(8, 1024),
+                "checkpointTokens": st.integers(16, 1_048_576),
+                "checkpointCount": st.integers(0, 4096),
                 "disk": st.sampled_from([{}, {"ephemeral": True}, {"claimName": "a.b"}]),
             },
         ),

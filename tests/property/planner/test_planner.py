@@ -73,6 +73,8 @@ offloads = st.fixed_dictionaries(
         "maxDisk": st.sampled_from(["0", "64Mi", "64Gi"]),
         "prefetchWindow": st.sampled_from(["1Mi", "128Mi"]),
         "kvBlockTokens": st.integers(8, 1024),
+        "checkpointTokens": st.integers(16, 1_048_576),
+        "checkpointCount": st.integers(0, 4096),
         "kvLayout": st.sampled_from(["Auto", "Split", "Unified"]),
         "disk": st.sampled_from([{}, {"ephemeral": True}, {"claimName": "a"}]),
     },

@@ -429,6 +429,7 @@ def test_every_plan_becomes_a_config_that_a_replica_takes(
     profile: str, layout: str, disk: Manifest, keys: str
 ) -> None:
     offload = {"profile": profile, "kvLayout": layout, "kvTypes": {"key": keys}, **disk}
+    offload |= {"checkpointTokens": 2048, "checkpointCount": 8}
     guessing = {"mode": "NGram", "maxTokens": 7}
     about = model(offload=offload, speculation=guessing), pool(access={"cacheIsolation": "Pool"})
     plan = planned(*about)
@@ -440,6 +441,7 @@ def test_every_plan_becomes_a_config_that_a_replica_takes(
     assert config.kv.disk_bytes == plan.disk_bytes
     assert bool(config.kv.disk_path) == bool(plan.disk_bytes)
     assert config.kv.isolation == "shared"
+    assert (config.kv.checkpoint_tokens, config.kv.checkpoint_count) == (2048, 8)
     assert config.offload.weights == plan.weights
     assert (config.speculation.mode, config.speculation.max_tokens) == ("ngram", 7)
     if disk == DISK:

@@ -26,6 +26,8 @@ OFFLOAD: dict[str, Any] = {
     "maxDisk": "64Gi",
     "prefetchWindow": "128Mi",
     "kvBlockTokens": 64,
+    "checkpointTokens": 1024,
+    "checkpointCount": 8,
     "kvTypes": {"key": "q8_0", "value": "q8_0"},
     "kvLayout": "Unified",
     "disk": {"storageClassName": "a", "claimName": "a", "ephemeral": False},

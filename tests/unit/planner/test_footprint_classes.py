@@ -103,6 +103,17 @@ def test_a_class_gets_the_tiers_that_it_can_use(
         assert any("no disk tier" in reason for reason in plan.reasons)
 
 
+def test_a_model_overrides_how_often_and_how_many_states_its_pool_keeps(tmp_path: Path) -> None:
+    facts, _ = facts_of(tmp_path, "gemma3")
+    wanted = model(offload={"checkpointTokens": 2048}, context={"length": 512})
+    common = pool(offload={"checkpointTokens": 64, "checkpointCount": 8})
+    placement = place(facts, wanted, common, [node()], {})
+    assert isinstance(placement, Placement), placement
+    plan = placement.plan
+    assert (plan.checkpoint_tokens, plan.checkpoint_count) == (2048, 8)
+    assert any("one every 2,048 tokens of a prompt, at most 8" in one for one in plan.reasons)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -104,6 +104,8 @@ def test_llama_8b_on_a_node_of_32_gib() -> None:
         "host_bytes": GIB,
         "disk_bytes": 0,
         "prefetch_bytes": 0,
+        "checkpoint_tokens": 512,
+        "checkpoint_count": 32,
         "volume": None,
         "weights_bytes": 4_918_462_464,
         "repacked_bytes": 2_600_000_000,

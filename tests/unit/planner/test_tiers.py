@@ -283,6 +283,7 @@ def test_settings_that_say_the_same_restart_nothing() -> None:
         return inputs_digest(demo_facts(), *specs, "cpu")
 
     assert digest({}, {}) == digest({"profile": "Auto", "kvBlockTokens": 32, "disk": {}}, {})
+    assert digest({}, {}) == digest({"checkpointTokens": 512}, {"checkpointCount": 32})
     assert digest({"maxDisk": "1Gi"}, {}) == digest({"maxDisk": "1024Mi"}, {"maxDisk": "2Gi"})
     assert digest({"profile": "Auto"}, {"profile": "DiskHeavy"}) == digest({}, {})
     assert digest({}, {"profile": "DiskHeavy"}) != digest({}, {})
