@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NEVER_PUBLIC = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "168.63.129.16/32",  # Azure's own host: credentials of the node, by plain HTTP.
+        "192.0.0.0/24",  # Protocol assignments; Oracle's cloud has metadata there.
+        "fec0::/10",  # Site-local, before fc00::/7.
+        "64:ff9b:1::/48",  # Translated to IPv4 as the site likes.
+        "::/96",  # An IPv4 address below zeros.
+        "::ffff:0:0:0/96",  # The same for stateless translation.
+    )
+)
+"""Networks that this Python takes for public, or not yet for anything else."""
 
 
 class AddressRule:
@@ -40,6 +52,8 @@ class AddressRule:
             return False
         if any(address.version == net.version and address in net for net in self._allowed):
             return True
+        if any(address.version == net.version and address in net for net in _NEVER_PUBLIC):
+            return False
         return address.is_global and not address.is_multicast
 
     def check_host(self, host: str) -> None:
