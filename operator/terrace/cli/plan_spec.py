@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, get_args
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -89,7 +90,7 @@ def source_uri(source: str) -> str:
     """``source`` as a URI; a local file stands for one of that name on a claim ``models``."""
     if source.startswith(REMOTE):
         return source
-    return f"pvc://models/{PurePath(source).name}"
+    return f"pvc://models/{quote(PurePath(source).name)}"
 
 
 def is_local(source: str) -> bool:

@@ -186,6 +186,7 @@ def _claim(rest: str) -> ClaimSource:
 
 
 def _mounted_path(path: str, form: str) -> str:
+    path = unquote(path)
     if len(path.encode()) > MAX_PATH_BYTES:
         _refuse(f"the path is longer than {MAX_PATH_BYTES} bytes")
     if not _is_plain(path):

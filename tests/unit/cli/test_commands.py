@@ -12,6 +12,8 @@ from typer.testing import CliRunner, Result
 from support.projector_files import projector_file
 from terrace.cli.__main__ import app
 from terrace.cli.errors import InputError
+from terrace_runtime.contract import FetchSpec
+from terrace_runtime.models.sources import ClaimSource, parse_source
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "runtime_image/terrace_runtime/demo/chat.gguf"
@@ -36,6 +38,15 @@ def test_yaml_is_what_kubectl_takes() -> None:
     assert (pool["kind"], model["kind"]) == ("InferencePool", "InferenceModel")
     assert model["metadata"] == {"name": "mine", "namespace": "default"}
     assert model["spec"]["source"]["uri"] == "pvc://models/chat.gguf"
+
+
+def test_yaml_names_a_file_of_an_awkward_name_as_a_fetch_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "my model#1 (50%).gguf"
+    file.symlink_to(DEMO)
+    answer = run("plan", str(file), *NODE, "-o", "yaml", "--name", "mine")
+    (model,) = yaml.safe_load_all(answer.stdout)
+    source = parse_source(FetchSpec(uri=model["spec"]["source"]["uri"]))
+    assert source == ClaimSource("models", file.name)
 
 
 def test_a_model_that_does_not_fit_says_what_is_missing() -> None:

@@ -28,6 +28,7 @@ SHA = "b" * 64
     [
         ("demo://chat", DemoSource("chat")),
         ("pvc://claim/a/b.gguf", ClaimSource("claim", "a/b.gguf")),
+        ("pvc://claim/q/m%20x%23%25.gguf", ClaimSource("claim", "q/m x#%.gguf")),
         ("https://host/a.gguf?x=1#part", HttpSource("https://host/a.gguf?x=1")),
         ("HTTPS://host:8443/a", HttpSource("https://host:8443/a")),
         ("http://host/a", HttpSource("http://host/a")),
@@ -42,6 +43,7 @@ SHA = "b" * 64
         ("oci://docker.io/ai/x", OciSource("docker.io", "ai/x")),
         ("oci://host:5000/x:V1", OciSource("host:5000", "x", "V1")),
         ("oci://host:5000/x:V1#a/m.gguf", ImageSource("host:5000/x:V1", "a/m.gguf")),
+        ("oci://host:5000/x:V1#m%20x.gguf", ImageSource("host:5000/x:V1", "m x.gguf")),
         (f"oci://host/x:v1@sha256:{SHA}", OciSource("host", "x", f"sha256:{SHA}")),
     ],
 )
@@ -63,6 +65,8 @@ def test_good_sources_are_parsed(uri: str, source: object) -> None:
         "pvc://claim/../x",
         "pvc://claim/a/./b",
         "pvc://claim//a",
+        "pvc://claim/%2e%2e/x",
+        "pvc://claim/a%0ab",
         "pvc://claim/a\\..\\b",
         "pvc://../a",
         "pvc://claim/" + "é" * 400,
