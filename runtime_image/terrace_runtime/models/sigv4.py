@@ -17,9 +17,11 @@ from urllib.parse import quote, unquote, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+    from urllib.parse import SplitResult
 
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 _SAFE: Final = "-_.~"
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def signed_headers(
         added["x-amz-content-sha256"] = EMPTY_SHA256
     if key.session_token:
         added["x-amz-security-token"] = key.session_token
-    signed = {"host": parts.netloc, **added}
+    signed = {"host": _host(parts), **added}
     signed |= {name.lower(): value for name, value in headers.items() if name.lower() == "range"}
     names = ";".join(sorted(signed))
     request = "\n".join(
@@ -64,6 +66,12 @@ def signed_headers(
     credential = f"Credential={key.access_key_id}/{scope}"
     algorithm = f"AWS4-HMAC-SHA256 {credential}, SignedHeaders={names}, Signature={signature}"
     return {**added, "Authorization": algorithm}
+
+
+def _host(parts: SplitResult) -> str:
+    """As it is sent: without the port that its scheme has anyway."""
+    has_usual_port = parts.port == _PORTS.get(parts.scheme)
+    return parts.netloc.rpartition(":")[0] if has_usual_port else parts.netloc
 
 
 def _query(query: str) -> str:

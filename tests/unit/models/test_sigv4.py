@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import pytest
+from yarl import URL
 
 from terrace_runtime.models.sigv4 import Key, signed_headers
 
@@ -64,6 +66,30 @@ def test_the_examples_of_s3_are_met(
     url = f"https://examplebucket.s3.amazonaws.com/{path}"
     signed = signed_headers(url, headers, S3_KEY, "us-east-1", S3_TIME)
     assert signed["Authorization"].endswith(f"SignedHeaders={names}, Signature={signature}")
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("http://rgw.store.svc:80/k", "http://rgw.store.svc/k"),
+        ("https://s3.example:443/k", "https://s3.example/k"),
+        ("https://[2001:db8::5]:443/k", "https://[2001:db8::5]/k"),
+        ("https://[2001:db8::5]/k", "https://[2001:db8::5]/k"),
+    ],
+)
+def test_the_host_is_signed_as_it_is_sent(written: str, sent: str) -> None:
+    assert URL(written, encoded=True).host_port_subcomponent == urlsplit(sent).netloc
+    assert signed_headers(written, {}, S3_KEY, "us-east-1", S3_TIME) == signed_headers(
+        sent, {}, S3_KEY, "us-east-1", S3_TIME
+    )
+
+
+def test_a_port_of_its_own_is_signed() -> None:
+    one, other = (
+        signed_headers(f"https://h:{port}/k", {}, S3_KEY, "us-east-1", S3_TIME)
+        for port in (80, 9000)
+    )
+    assert one["Authorization"] != other["Authorization"]
 
 
 def test_a_session_token_is_sent_and_signed() -> None:
