@@ -145,8 +145,11 @@ class Filling:
                 whole = sum(sizes) if all(sizes) else 0
                 self._work.reporter.report("download", others + done, whole)
 
-            async def on_size(done: int, total: int, before: int = others) -> None:
-                self._cache.check_room(max(total - done, 0))
+            async def on_size(
+                done: int, total: int, before: int = others, part: Unfinished = part
+            ) -> None:
+                # What is there gives way where the download begins anew.
+                self._cache.check_room(max(total - part.size, 0))
                 if not before + done and max(total, sum(sizes)) >= self._work.peek_from_bytes:
                     await self._peek(web)
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 import terrace_runtime
 from support.fetching import LOOPBACK, QUICK, failure, get, read_here, sha, stored
+from support.file_server import FileServer
 from support.origins import Cdn
 from terrace_runtime.contract import FetchProgress, FetchSpec
 from terrace_runtime.models.fetch import fetch
@@ -83,3 +84,18 @@ async def test_a_model_larger_than_the_disk_is_refused_before_its_first_byte(
         found = failure(await get(spec))
         assert (found.reason, found.permanent) == ("DiskFull", False)
         assert list((small_disk / "partial").iterdir()) == []
+
+
+@pytest.mark.root
+async def test_bytes_of_a_download_that_begins_anew_are_no_want_of_room(
+    pod: Path, small_disk: Path
+) -> None:
+    older = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    old = FileServer(older, etag='"v1"')
+    async with FileServer(CONTENT, etag='"v2"').running() as server:
+        server.faults = [old.cut_after(len(CONTENT) - 100_000)]
+        # Room for one such file, and not for the half that came of it besides.
+        with (small_disk / "ballast").open("wb", buffering=0) as file:
+            file.write(bytes(4 * 2**20 - len(CONTENT) - 300_000))
+        spec = FetchSpec(uri=server.url, sha256=sha(CONTENT), allowed_networks=LOOPBACK)
+        assert stored(pod, await get(spec)) == CONTENT
