@@ -99,6 +99,9 @@ class Download:
         if response.status == PARTIAL and range_start(response) != start:
             self._target.discard()
             raise FetchError("DownloadFailed", "the source sent a wrong range", permanent=False)
+        if start and self._file.sha256 is None:
+            # No checksum of the source's would tell.
+            self._check_same(response, total)
         if total and self._file.size and total != self._file.size:
             raise FetchError(
                 "DownloadFailed",
@@ -114,6 +117,11 @@ class Download:
             out.seek(start)
             out.truncate()
             await self._copy(web, response, out, start, total)
+
+    def _check_same(self, response: aiohttp.ClientResponse, total: int) -> None:
+        if _is_of_another_file(self._target.note(), response, total):
+            self._target.discard()
+            raise FetchError("DownloadFailed", "the source changed; starting anew", permanent=False)
 
     async def _copy(
         self, web: Web, response: aiohttp.ClientResponse, out: BinaryIO, start: int, total: int
@@ -186,6 +194,17 @@ def _content_range(response: aiohttp.ClientResponse) -> re.Match[str] | None:
 
 def _validator(response: aiohttp.ClientResponse) -> str:
     etag = response.headers.get("ETag", "")
-    if etag.startswith('"'):
-        return etag[:256]
-    return response.headers.get("Last-Modified", "")[:64]
+    found = etag[:256] if etag.startswith('"') else response.headers.get("Last-Modified", "")[:64]
+    # What is not ASCII cannot be kept, and servers need not give it back as we would send it.
+    return found if found.isascii() else ""
+
+
+def _is_of_another_file(note: Note, response: aiohttp.ClientResponse, total: int) -> bool:
+    """Whether a range belongs to another file than the bytes that ``note`` tells of.
+
+    Some stores give the range that is asked for, whatever If-Range says (RFC 9110, 15.3.7.3).
+    """
+    known, found = note.validator, _validator(response)
+    is_comparable = bool(known and found) and known.startswith('"') == found.startswith('"')
+    has_other_size = bool(note.total_bytes and total) and note.total_bytes != total
+    return has_other_size or (is_comparable and known != found)
