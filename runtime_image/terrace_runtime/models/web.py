@@ -246,7 +246,12 @@ def _redirect(url: str, status: int, headers: Mapping[str, str], access: Access)
     """Where an answer sends us; raises FetchError for one that is an error."""
     if status not in _REDIRECTS:
         raise _failed(url, status, headers, access)
-    target = http_url(urljoin(url, headers.get("Location", "")))
+    try:
+        target = http_url(urljoin(url, headers.get("Location", "")))
+    except ValueError as error:
+        raise FetchError(
+            "DownloadFailed", f"{shown(url)} redirects to what is not a URL: {error}"
+        ) from None
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
         raise FetchError("DownloadFailed", f"{shown(url)} redirects to plain http")
     return target
@@ -273,6 +278,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return min(float(text), _MAX_RETRY_AFTER_S)
     try:
         date = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return min(max(date.timestamp() - time.time(), 0.0), _MAX_RETRY_AFTER_S)

@@ -38,10 +38,18 @@ ANSWERS = {
     "a redirect to nowhere": b"HTTP/1.1 302 Found\r\n\r\n",
     "a redirect with a bell": b"HTTP/1.1 302 Found\r\nLocation: http://h\x07/\r\n\r\n",
     "a redirect to no name": b"HTTP/1.1 302 Found\r\nLocation: http://a..b/\r\n\r\n",
+    "a redirect to half an address": b"HTTP/1.1 302 Found\r\nLocation: http://[::1/m\r\n\r\n",
+    "a redirect in Latin 1": b"HTTP/1.1 302 Found\r\nLocation: /caf\xe9.gguf\r\n\r\n",
+    "headers in Latin 1": OK
+    + b'ETag: "\xe9"\r\nContent-Type: caf\xe9/x\r\nX-Error-Code: \xe9\r\n'
+    + b"Content-Length: 4\r\n\r\nGGUF",
+    "an encoding in Latin 1": OK + b"Content-Encoding: caf\xe9\r\nContent-Length: 4\r\n\r\nGGUF",
     "a partial of nothing asked": PARTIAL + b"Content-Length: 4\r\n\r\nGGUF",
     "a partial from the middle": PARTIAL
     + b"Content-Range: bytes 5-8/9\r\nContent-Length: 4\r\n\r\nGGUF",
     "a date that is none": b"HTTP/1.1 503 Busy\r\nRetry-After: Noon\r\nContent-Length: 0\r\n\r\n",
+    "a date beyond all zones": b"HTTP/1.1 503 Busy\r\n"
+    b"Retry-After: Mon, 01 Jan 2024 00:00:00 +99999999999999999999\r\nContent-Length: 0\r\n\r\n",
     "a wait of years": b"HTTP/1.1 400 No\r\nRetry-After: 999999999\r\nContent-Length: 0\r\n\r\n",
     "a challenge to a stranger": b"HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer realm=\r\n\r\n",
 }
