@@ -212,7 +212,7 @@ class EngineCore:
     def _start(self, sequence: Sequence, slot: int, now: float) -> None:
         sequence.slot = slot
         sequence.rests_until = 0.0
-        if not sequence.num_generated:
+        if not sequence.is_resumed:
             sequence.queued_s = now - sequence.arrival
         if sequence.sampler is None:
             sequence.sampler = open_sampler(

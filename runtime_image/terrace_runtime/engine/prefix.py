@@ -190,7 +190,7 @@ class PrefixCache:
         sequence.num_computed = count
         self._device_hits += 1
         self._device_hit_tokens += count
-        if not sequence.num_generated:
+        if not sequence.is_resumed:
             sequence.num_cached, sequence.cached_tier = count, "device"
 
     def _clear_slot(self, free: Seq[int]) -> int:
@@ -298,7 +298,10 @@ class PrefixCache:
         if computed and self.tiers.can_save:
             saved = self.tiers.save(slot, sequence.root, computed, sequence.keys)
             self.tiers.hold(saved, sequence.id)
-            sequence.keys = saved[: len(computed) // self._block_tokens]
+            # A prompt that is computed in part has the keys of its other blocks already.
+            whole = saved[: len(computed) // self._block_tokens]
+            sequence.keys = max(whole, sequence.keys, key=len)
+        sequence.is_resumed = sequence.is_resumed or bool(computed)
         self._backend.seq_rm(slot)
 
     def _forget(self, sequence: Sequence) -> None:

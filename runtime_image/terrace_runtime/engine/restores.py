@@ -57,7 +57,7 @@ class Restores:
         ``tier`` holds the last of them.
         """
         sequence.is_restoring = True
-        if not sequence.num_generated:
+        if not sequence.is_resumed:
             sequence.cached_tier = tier
         self._queue.append(Restore(sequence, keys, count))
 
@@ -94,7 +94,7 @@ class Restores:
         self._tiers.release(sequence.id)
         sequence.is_restoring = False
         sequence.num_computed = restore.num_tokens
-        if not sequence.num_generated:
+        if not sequence.is_resumed:
             sequence.num_cached = restore.num_tokens
             if not restore.num_tokens:
                 sequence.cached_tier = ""

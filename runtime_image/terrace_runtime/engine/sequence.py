@@ -40,6 +40,7 @@ class Sequence:
         "images",
         "is_aborted",
         "is_restoring",
+        "is_resumed",
         "keys",
         "limit",
         "logprobs",
@@ -101,6 +102,8 @@ class Sequence:
         """From arrival to the slot."""
         self.is_restoring = False
         """It has a slot, and its cells are on their way there."""
+        self.is_resumed = False
+        """It lost a slot with cells of its own: what is found from now on, it had itself before."""
         self.waits_for: tuple[Sequence, int] | None = None
         """It waits until this one has computed so many tokens, which are its own first ones."""
         self.stop_at = 0
