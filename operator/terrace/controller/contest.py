@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from terrace.api.names import Key
-from terrace.planner.inputs import Usage
+from terrace.planner.inputs import Usage, unbound
 
 if TYPE_CHECKING:
     from terrace.planner.preemption import Swap
@@ -65,5 +65,5 @@ class Contest:
         devices = {resource: Counter(by_place) for resource, by_place in used.devices.items()}
         for claim in others:
             swap = claim.swap
-            devices.setdefault(swap.resource, Counter())[swap.flavor.name] += swap.devices
+            devices.setdefault(swap.resource, Counter())[unbound(swap.flavor.name)] += swap.devices
         return Usage(used.memory, devices)

@@ -23,6 +23,7 @@ from terrace.controller.kinds import (
     labels_of,
     uid_of,
 )
+from terrace.planner.inputs import unbound
 from terrace.planner.preemption import Holder
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _holder(
     requested = _requested(pod_spec)
     places = [pod["spec"]["nodeName"] for pod in own if pods.is_bound(pod)]
     flavor = labels_of(labelled).get(names.LABEL_FLAVOR, "")
-    where = Counter(places) + Counter({flavor: max(0, count - len(places))})
+    where = Counter(places) + Counter({unbound(flavor): max(0, count - len(places))})
     if requested is None or not where:
         return
     resource, devices, memory_bytes = requested

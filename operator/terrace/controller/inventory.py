@@ -32,7 +32,7 @@ from terrace.controller.kinds import (
     labels_of,
     uid_of,
 )
-from terrace.planner.inputs import Usage
+from terrace.planner.inputs import Usage, unbound
 from terrace.planner.nodes import NodeFacts, node_facts
 
 if TYPE_CHECKING:
@@ -124,10 +124,10 @@ class Inventory:
         waiting: dict[str, Counter[str]] = defaultdict(Counter)
         for lane, name, amount in self._waiting_of_others(model):
             if flavors is None:
-                waiting[name][lane.flavor] += amount
+                waiting[name][unbound(lane.flavor)] += amount
             for flavor, selector in (flavors or {}).items():
                 if self._may_meet(lane, selector):
-                    waiting[name][flavor] += amount
+                    waiting[name][unbound(flavor)] += amount
         resources = self._bound.keys() | waiting.keys()
         views = {
             name: _View(self._bound[name], own_nodes.get(name, {}), waiting.get(name, {}))

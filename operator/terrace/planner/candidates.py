@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from terrace.planner.inputs import unbound
 from terrace.planner.memo import NodesMemo
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def _sorted_out(flavor: Flavor, nodes: Iterable[NodeFacts]) -> Candidates:
 def largest_free(nodes: Sequence[NodeFacts], flavor: str, used: Mapping[str, int]) -> Free:
     """The node with most memory left; ``nodes`` is not empty.
 
-    Bytes in ``used`` under the flavor's name belong to pods that no node has yet. They may go to
-    any of the nodes, so they count against all of them together.
+    Bytes in ``used`` under the ``unbound`` flavor belong to pods that no node has yet. They may go
+    to any of the nodes, so they count against all of them together.
     """
-    best, most, together = nodes[0].name, -1, -used.get(flavor, 0)
+    best, most, together = nodes[0].name, -1, -used.get(unbound(flavor), 0)
     for node in nodes:
         free = max(0, node.memory_bytes - used.get(node.name, 0))
         together += free

@@ -15,6 +15,7 @@ from terrace.api.quantity import parse_bytes
 from terrace.planner.candidates import lane_of
 from terrace.planner.device_classes import DeviceClass, classes_of, free_nodes, preferred
 from terrace.planner.devices import DeviceRoom
+from terrace.planner.inputs import unbound
 from terrace.planner.memo import NodesMemo
 from terrace.planner.nodes import format_bytes
 from terrace.planner.room import NoPlacement
@@ -78,7 +79,7 @@ def _offers(
 ) -> tuple[DeviceOffer, ...] | NoPlacement:
     count = flavor.count or 1
     # Replicas without a node yet took the best class when they were planned.
-    waiting = -(-used.get(flavor.name, 0) // count)
+    waiting = -(-used.get(unbound(flavor.name), 0) // count)
     offers, seen = [], []
     for each in found:
         nodes = free_nodes(each, used)

@@ -63,13 +63,18 @@ class ModelInputs:
 class Usage:
     """What pods of other models have requested.
 
-    By the name of the node where a pod has one, else by the name of the flavor it was placed on.
+    By the name of the node where a pod has one, else by ``unbound`` of the flavor it was placed on.
     """
 
     memory: Mapping[str, int] = field(default_factory=dict)
     """Bytes."""
     devices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Extended resource -> node or flavor -> whole devices."""
+    """Extended resource -> node or ``unbound`` flavor -> whole devices."""
+
+
+def unbound(flavor: str) -> str:
+    """Where pods of a flavor are counted until they have a node; no node can be called so."""
+    return f"flavor/{flavor}"
 
 
 @dataclass(frozen=True, slots=True)

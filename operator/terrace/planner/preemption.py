@@ -41,9 +41,9 @@ class Holder:
     """When its replicas began to answer, or to start."""
     resource: str
     devices: Mapping[str, int]
-    """Node or, not bound yet, flavor -> devices, as in Usage."""
+    """Node or, not bound yet, ``unbound`` flavor -> devices, as in Usage."""
     memory: Mapping[str, int] = field(default_factory=dict)
-    """Node or flavor -> bytes, as in Usage."""
+    """Node or ``unbound`` flavor -> bytes, as in Usage."""
     is_leaving: bool = False
     """Its replicas drain and do not come back."""
 

@@ -14,13 +14,15 @@ from terrace.api.names import Key
 from terrace.api.pool import Flavor
 from terrace.controller.cache import Cache
 from terrace.controller.kinds import NODE, POD, STATEFULSET, Kind, Manifest
+from terrace.planner.inputs import unbound
 
 if TYPE_CHECKING:
     from terrace.planner.inputs import Usage
 
 GPU = "nvidia.com/gpu"
 MODELS = ("a", "b", "c")
-NODES = ("n1", "n2")
+NODES = ("n1", "fast")
+"""One is called as a flavor is."""
 FLAVORS = {"fast": {"flavor": "fast"}, "cpu": {}}
 
 
@@ -82,7 +84,8 @@ def walked(cache: Cache, model: Key) -> dict[str, dict[str, int]]:
         missing = found["spec"]["replicas"] - bound[found["metadata"]["uid"]]
         if missing > 0 and found["metadata"]["labels"][names.LABEL_MODEL] != model.name:
             for name, amount in _asked(found["spec"]["template"]["spec"]):
-                used[name][found["metadata"]["labels"][names.LABEL_FLAVOR]] += missing * amount
+                lane = unbound(found["metadata"]["labels"][names.LABEL_FLAVOR])
+                used[name][lane] += missing * amount
     return {name: dict(+counts) for name, counts in used.items()}
 
 
@@ -142,14 +145,14 @@ def test_a_placement_counts_from_its_decision_until_its_set_is_seen() -> None:
     flavor = Flavor.model_validate({"name": "fast", "nodeSelector": FLAVORS["fast"]})
     plan = offload_plan(flavor="fast", memory_request_bytes=5)
     cache.inventory.reserve(mine, flavor, plan, replicas=2)
-    assert shown(cache.inventory.used_by_others(other))["memory"] == {"fast": 10}
+    assert shown(cache.inventory.used_by_others(other))["memory"] == {unbound("fast"): 10}
     assert shown(cache.inventory.used_by_others(mine))["memory"] == {}
     spec = {"replicas": 2, "template": {"spec": pod_spec(5, 0, "fast")}}
     label = {names.LABEL_FLAVOR: "fast"}
     made = manifest("StatefulSet", "a-fast", "a", "u1", labels=label, spec=spec)
     made["metadata"]["resourceVersion"] = "1"
     cache.put(STATEFULSET, made)
-    assert shown(cache.inventory.used_by_others(other))["memory"] == {"fast": 10}
+    assert shown(cache.inventory.used_by_others(other))["memory"] == {unbound("fast"): 10}
     cache.drop(STATEFULSET, Key("ns", "a-fast"), 2)
     assert shown(cache.inventory.used_by_others(other))["memory"] == {}
 
@@ -159,7 +162,7 @@ def test_a_reservation_that_is_released_counts_no_more() -> None:
     flavor = Flavor.model_validate({"name": "fast", "nodeSelector": FLAVORS["fast"]})
     for _ in range(2):  # The second decision stands for the first.
         cache.inventory.reserve(mine, flavor, offload_plan(memory_request_bytes=5), replicas=1)
-    assert shown(cache.inventory.used_by_others(other))["memory"] == {"fast": 5}
+    assert shown(cache.inventory.used_by_others(other))["memory"] == {unbound("fast"): 5}
     cache.inventory.release(mine)
     assert shown(cache.inventory.used_by_others(other))["memory"] == {}
 
@@ -175,4 +178,4 @@ def test_what_waits_counts_for_every_flavor_that_shares_a_node() -> None:
     seen = cache.inventory.used_by_others(
         other, {"gpu": {"gpu": "y"}, "two": {"zone": "2"}, "far": {"zone": "2", "gpu": "n"}}
     )
-    assert shown(seen)["memory"] == {"gpu": 5}
+    assert shown(seen)["memory"] == {unbound("gpu"): 5}

@@ -12,7 +12,7 @@ from terrace.api.offload import Offload
 from terrace.api.pool import Flavor
 from terrace.planner.accelerators import built_in
 from terrace.planner.device_labels import parse_size, read_devices
-from terrace.planner.inputs import Cluster, Usage
+from terrace.planner.inputs import Cluster, Usage, unbound
 from terrace.planner.rooms import NoPlacement, rooms_of
 
 GPU = "nvidia.com/gpu"
@@ -91,7 +91,7 @@ def test_a_room_stands_for_devices_that_are_there(
         "sharing": "Shared" if is_shared else "Exclusive",
         "packing": "Pack" if is_packed else "Spread",
     }
-    usage = Usage({}, {GPU: used | {"gpu": waiting}})
+    usage = Usage({}, {GPU: used | {unbound("gpu"): waiting}})
     flavor = Flavor.model_validate(wanted)
     found = rooms_of(flavor, Offload(), FACTS, Cluster(tuple(nodes), usage))
     free = {

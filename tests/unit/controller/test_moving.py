@@ -12,7 +12,7 @@ from terrace.api.names import Key
 from terrace.controller.contest import Claim, Contest
 from terrace.controller.moving import Eviction, give_way, homeless_left_s, move_on
 from terrace.controller.placing import Decision, Running
-from terrace.planner.inputs import Cluster, ModelInputs, Usage
+from terrace.planner.inputs import Cluster, ModelInputs, Usage, unbound
 from terrace.planner.preemption import Holder, Swap
 from terrace.planner.room import NoPlacement
 
@@ -100,7 +100,7 @@ def test_what_is_claimed_is_taken_for_equals_and_weaker_ones_of_the_pool_alone()
     contest, used = Contest(), Usage({}, {GPU: {"a": 1}})
     contest.settle(Key("ns", "strong"), claim("strong", 5))
     reserved = contest.reserved(used, Key("ns", "weak"), "p", 5)
-    assert reserved.devices[GPU] == {"a": 1, "gpu": 2}
+    assert reserved.devices[GPU] == {"a": 1, unbound("gpu"): 2}
     for key, pool_name, priority in (
         (Key("ns", "stronger"), "p", 6),
         (Key("ns", "strong"), "p", 5),

@@ -6,6 +6,7 @@ import pytest
 
 from support.planning import GIB, node, pool, taint
 from terrace.planner.candidates import candidates, largest_free
+from terrace.planner.inputs import unbound
 
 if TYPE_CHECKING:
     from terrace.api.pool import Flavor
@@ -89,6 +90,6 @@ def test_what_is_used_on_a_node_is_not_free() -> None:
 
 def test_pods_without_a_node_count_against_all_nodes_together() -> None:
     nodes = [node("a", memory_bytes=8 * GIB), node("b", memory_bytes=8 * GIB)]
-    assert largest_free(nodes, "cpu", {"cpu": 4 * GIB}).bytes == 8 * GIB
-    assert largest_free(nodes, "cpu", {"cpu": 10 * GIB}).bytes == 6 * GIB
-    assert largest_free(nodes, "cpu", {"cpu": 20 * GIB}).bytes == 0
+    assert largest_free(nodes, "cpu", {unbound("cpu"): 4 * GIB}).bytes == 8 * GIB
+    assert largest_free(nodes, "cpu", {unbound("cpu"): 10 * GIB}).bytes == 6 * GIB
+    assert largest_free(nodes, "cpu", {unbound("cpu"): 20 * GIB}).bytes == 0

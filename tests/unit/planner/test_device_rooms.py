@@ -13,7 +13,7 @@ from terrace.api.offload import KvTypes, Offload
 from terrace.api.pool import Flavor
 from terrace.planner.accelerators import built_in
 from terrace.planner.device_labels import matches
-from terrace.planner.inputs import Cluster, Usage
+from terrace.planner.inputs import Cluster, Usage, unbound
 from terrace.planner.rooms import NoPlacement, Room, rooms_of
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def refused(found: tuple[Room, ...] | NoPlacement) -> NoPlacement:
     return found
 
 
-def taken(**by_node: int) -> Usage:
-    return Usage({}, {GPU: by_node})
+def taken(waiting: int = 0, **by_node: int) -> Usage:
+    return Usage({}, {GPU: by_node | {unbound("gpu"): waiting}})
 
 
 def test_a_node_with_a_free_device_has_room() -> None:
@@ -113,15 +113,25 @@ def test_several_devices_must_be_free_on_one_node() -> None:
 
 def test_devices_promised_to_replicas_without_a_node_count_as_used() -> None:
     nodes = [gpu_node("a", 1), gpu_node("b", 1)]
-    assert devices(rooms(flavor(), *nodes, used=taken(gpu=1)))
-    found = refused(rooms(flavor(), *nodes, used=taken(gpu=2)))
+    assert devices(rooms(flavor(), *nodes, used=taken(waiting=1)))
+    found = refused(rooms(flavor(), *nodes, used=taken(waiting=2)))
     assert found.missing_devices == 1
     assert "promised to replicas that have no node yet" in found.message
 
 
+def test_a_flavor_called_as_its_node_is_not_taken_for_it() -> None:
+    node_of_that_name = gpu_node("gpu", 2, memory_bytes=64 * GIB)
+    used = Usage({"gpu": 60 * GIB}, {GPU: {"gpu": 1}})
+    found = rooms(flavor(), node_of_that_name, used=used)
+    assert not isinstance(found, NoPlacement)
+    assert [room.memory_bytes for room in found] == [4 * GIB]
+    assert refused(rooms(flavor(), node_of_that_name, used=taken(1, gpu=1)))
+
+
 def test_what_waits_takes_the_fastest_class_first() -> None:
     nodes = [gpu_node("a", 1), gpu_node("b", 1, product=T4)]
-    assert [each.product for each in devices(rooms(flavor(), *nodes, used=taken(gpu=1)))] == [T4]
+    found = devices(rooms(flavor(), *nodes, used=taken(waiting=1)))
+    assert [each.product for each in found] == [T4]
 
 
 def test_host_memory_is_that_of_nodes_with_free_devices() -> None:

@@ -9,6 +9,7 @@ from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, 
 from terrace.api.conditions import Reason
 from terrace.planner.footprint import footprint
 from terrace.planner.geometry import Shape
+from terrace.planner.inputs import unbound
 from terrace.planner.placement import Placement
 from terrace.planner.rooms import NoPlacement
 from terrace_runtime.contract import LayerRun
@@ -169,8 +170,9 @@ def test_memory_that_other_models_use_is_not_there() -> None:
     nodes = [node("a", memory_bytes=8 * GIB)]
     placed(llama_8b_facts(), spec, pool(), nodes, {})
     assert refused(llama_8b_facts(), spec, pool(), nodes, {"a": 4 * GIB}).missing_bytes > 0
-    assert refused(llama_8b_facts(), spec, pool(), nodes, {"cpu": 4 * GIB}).missing_bytes > 0
-    placed(llama_8b_facts(), spec, pool(), nodes, {"other": 4 * GIB})
+    waiting = {unbound("cpu"): 4 * GIB}
+    assert refused(llama_8b_facts(), spec, pool(), nodes, waiting).missing_bytes > 0
+    placed(llama_8b_facts(), spec, pool(), nodes, {unbound("other"): 4 * GIB})
 
 
 def test_host_memory_is_a_limit_that_the_plan_keeps() -> None:
