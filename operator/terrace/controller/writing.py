@@ -21,6 +21,7 @@ from terrace.controller.port import ForbiddenError, InvalidError
 from terrace.controller.replica_claims import claim_steps
 from terrace.controller.replica_config import runtime_config
 from terrace.controller.rollout import rollout_step
+from terrace.planner.candidates import candidates
 
 if TYPE_CHECKING:
     from terrace.api.pool import Flavor, PoolSpec
@@ -114,8 +115,5 @@ async def _keep_claims(
 
 def _fetch_flavor(seen: Observed, pool: PoolSpec) -> Flavor:
     # The first pod that mounts a local volume ties it to a node: let that be one that can serve.
-    for flavor in pool.flavors:
-        wanted = flavor.node_selector.items()
-        if any(node.ready and wanted <= node.labels.items() for node in seen.nodes):
-            return flavor
-    return pool.flavors[0]
+    open_to = (flavor for flavor in pool.flavors if candidates(flavor, seen.nodes).nodes)
+    return next(open_to, pool.flavors[0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
+
 from simulation.controller.scenarios import (
     DEMO,
     POOL_KEY,
@@ -25,6 +27,7 @@ from terrace.controller.kinds import (
     POD,
     POOL,
     SERVICE,
+    Manifest,
     labels_of,
 )
 
@@ -132,6 +135,22 @@ async def test_a_model_that_fits_nowhere_is_placed_when_a_node_joins() -> None:
     sim.cluster.put_new(NODE, node("node-g", labels={"gold": "yes"}))
     await sim.settle()
     assert condition(status(sim, big), "Ready")["status"] == "True"
+
+
+@pytest.mark.parametrize(
+    "spec", [{"unschedulable": True}, {"taints": [{"key": "k", "effect": "NoSchedule"}]}]
+)
+async def test_files_are_fetched_where_pods_may_run(spec: Manifest) -> None:
+    sim = Simulation()
+    for name in ("closed", "open"):
+        sim.cluster.put_new(NODE, node(f"node-{name}", labels={"flavor": name}))
+    sim.cluster.edit(NODE, Key("", "node-closed"), lambda live: live["spec"].update(spec))
+    sim.cluster.put_new(POOL, pool(flavors=("closed", "open")))
+    sim.cluster.put_new(MODEL, model())
+    await sim.settle()
+    (job,) = sim.cluster.of_kind(JOB)
+    assert job["spec"]["template"]["spec"]["nodeSelector"] == {"flavor": "open"}
+    assert status(sim)["status"]["placement"]["flavor"] == "open"
 
 
 async def test_a_lost_node_does_not_unplace_what_runs() -> None:
