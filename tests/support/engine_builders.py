@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from terrace_runtime.backend import Backend
     from terrace_runtime.backend.projector import Projector
     from terrace_runtime.engine.client import EngineClient
+    from terrace_runtime.kv import BlockDisk
 
 DEMO = Path(terrace_runtime.__file__).parent / "demo"
 GREEDY = SamplingParams(temperature=0)
@@ -168,7 +169,12 @@ class InlineEncoder(ImageEncoder):
 class CoreDriver:
     """An EngineCore on a fake backend, stepped by the test; every request is followed."""
 
-    def __init__(self, config: RuntimeConfig, backend: FakeBackend | None = None) -> None:
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        backend: FakeBackend | None = None,
+        disk: BlockDisk | None = None,
+    ) -> None:
         self.config = config
         self.backend = backend or FakeBackend()
         self.backend.load(config)
@@ -176,7 +182,7 @@ class CoreDriver:
         seeds = random.Random(0)
         projector = self.backend.projector
         self.encoder = InlineEncoder(projector) if projector is not None else None
-        self.tiers = Tiers(self.backend, config, clock=self.clock)
+        self.tiers = Tiers(self.backend, config, clock=self.clock, disk=disk)
         self.core = EngineCore(
             self.backend,
             config,

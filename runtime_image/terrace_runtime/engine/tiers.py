@@ -49,8 +49,12 @@ class Tiers:
         *,
         clock: Callable[[], float] = time.monotonic,
         on_ready: Callable[[], None] = lambda: None,
+        disk: BlockDisk | None = None,
     ) -> None:
-        """``on_ready`` is called from another thread when blocks came from the disk."""
+        """``on_ready`` is called from another thread when blocks came from the disk.
+
+        ``disk`` stands in for the tier of ``config`` where faults are made.
+        """
         self.store: KvStore | None = None
         self.checkpoints: CheckpointStore | None = None
         self.mover: CellMover | None = None
@@ -71,7 +75,8 @@ class Tiers:
             self.mover = CheckpointMover(backend, self.checkpoints, kv.block_tokens)
             return
         layout = _layout(backend)
-        disk = self._open_disk(layout.block_bytes(config.kv.block_tokens))
+        if disk is None:
+            disk = self._open_disk(layout.block_bytes(config.kv.block_tokens))
         self.store = KvStore(config.kv, layout, disk, clock, on_ready=on_ready)
         self.block_bytes = self.store.block_bytes
         self._make_mover(backend, self.store, layout)

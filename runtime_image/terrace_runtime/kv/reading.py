@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from terrace_runtime.kv.host_tier import Entry, HostTier
 
 
+PATIENCE_S = 10.0
+"""A disk that has answered nothing for so long hangs: a network's volume may do so for minutes."""
+
+
 class Landings:
     """Reads in flight: each lands in a guest of the host tier, pinned until it has landed."""
 
@@ -29,24 +33,38 @@ class Landings:
         disk: BlockDisk | None,
         max_ahead: int,
         on_ready: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
-        """``max_ahead``: guests that prefetching may use; what is needed now may use them all."""
+        """``max_ahead``: guests that prefetching may use; what is needed now may use them all.
+
+        ``clock`` gives seconds.
+        """
         self._host = host
         self._disk = disk
         self._max_ahead = max_ahead
         self._on_ready = on_ready
         self._notes: deque[tuple[bytes, bool]] = deque()
         self._flying: set[bytes] = set()
+        self._clock = clock
+        self._moved_at = 0.0
+        """When a block landed last, or the first of those in flight was asked for."""
         # Readings with blocks not asked for yet, oldest first.
         self._needed: dict[Reading, None] = {}
         self._prefetches: dict[Reading, None] = {}
         """All that read ahead, oldest first."""
         self._ahead: dict[Reading, None] = {}
 
+    @property
+    def is_stalled(self) -> bool:
+        """The disk owes blocks and has long given none: whoever waits for it goes on without."""
+        return bool(self._flying) and self._clock() - self._moved_at > PATIENCE_S
+
     def poll(self) -> None:
         """Take in what has landed and start what there is room for now."""
         if not (self._notes or self._needed or self._ahead):
             return
+        if self._notes:
+            self._moved_at = self._clock()
         while self._notes:
             key, is_good = self._notes.popleft()
             self._flying.remove(key)
@@ -80,6 +98,8 @@ class Landings:
         while entry is None and not is_ahead and self._give_up_newest():
             entry = self._host.add_guest(key)
         if entry is not None:
+            if not self._flying:
+                self._moved_at = self._clock()
             self._flying.add(key)
             self._disk.read(key, self._host.buffer(entry), self._landed)
         return entry
@@ -140,9 +160,13 @@ class Reading:
 
     @property
     def is_failed(self) -> bool:
-        """The next block vanished or was corrupt; what was taken before stays good."""
-        entry = None if self.is_done else self._held[self._next]
-        return entry is not None and entry.is_failed
+        """The next block vanished, was corrupt or does not come; what was taken stays good."""
+        if self.is_done:
+            return False
+        entry = self._held[self._next]
+        if entry is not None and (entry.is_failed or entry.is_ready):
+            return entry.is_failed
+        return self._landings.is_stalled
 
     def take(self) -> tuple[int, NDArray[np.uint8]] | None:
         """(index, bytes) of the next block if it is there now; valid until the next call."""

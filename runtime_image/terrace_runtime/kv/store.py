@@ -75,7 +75,7 @@ class KvStore:
         self._spill = None
         if disk is not None:
             self._spill = WriteBehind(self._host, disk, clock, on_ready)
-        self._landings = Landings(self._host, disk, max_ahead, on_ready)
+        self._landings = Landings(self._host, disk, max_ahead, on_ready, clock)
         self._prefetches: dict[str, Reading] = {}
         self._held = Reserve(self._host, max_blocks // 2)
         self._pinned = Reserve(self._host, min(config.pinned_bytes // self.block_bytes, max_blocks))
@@ -97,11 +97,15 @@ class KvStore:
         return self._host.is_ready(key) or (self._disk is not None and self._disk.has(key))
 
     def match(self, keys: Sequence[bytes]) -> Match:
-        """How many leading blocks are in host memory or on disk; no use is counted."""
+        """How many leading blocks are in host memory or on disk; no use is counted.
+
+        A disk that hangs has none.
+        """
         num_blocks = num_disk = 0
         num_host: int | None = None
         is_ready = self._host.is_ready
-        on_disk = _nowhere if self._disk is None else self._disk.has
+        disk = None if self._landings.is_stalled else self._disk
+        on_disk = _nowhere if disk is None else disk.has
         for key in keys:
             if not is_ready(key):
                 if not on_disk(key):
