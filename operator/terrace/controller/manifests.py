@@ -222,20 +222,23 @@ def _replica_pod(
 def has_budget(replicas: int) -> bool:
     """Whether a budget protects anything; a lone replica must go, or no drain ever ends.
 
-    With ``maxUnavailable: 1`` it may go while it is ready, and not while it is unready: a budget
-    does harm there. And kube-controller-manager compares each pod event with all budgets of the
-    namespace, which was half of its work in large ones.
+    With ``maxUnavailable: 1`` it may go anyway. And kube-controller-manager compares each pod event
+    with all budgets of the namespace, which was half of its work in large ones.
     """
     return replicas > 1
 
 
 def disruption_budget(subject: Subject) -> Manifest:
-    """Lets a drain take one replica at a time."""
+    """Lets a drain take one replica at a time, and any that is not ready.
+
+    Those answer nobody: where all are unready, none could ever leave a node otherwise.
+    """
     name = subject.key.name
     return {
         **child_head(BUDGET, subject, name, model_labels(name, subject.pool_name, "runtime")),
         "spec": {
             "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
             # No more labels than tell replicas apart: each is compared at every pod event.
             "selector": {
                 "matchLabels": {names.LABEL_MODEL: name, names.COMPONENT: "runtime"},

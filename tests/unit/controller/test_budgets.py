@@ -58,6 +58,12 @@ def test_a_budget_selects_replicas_and_no_other_pod_of_the_model() -> None:
     assert not selector <= (replica | {names.LABEL_MODEL: "other"}).items()
 
 
+def test_a_budget_keeps_no_replica_that_is_not_ready_on_a_drained_node() -> None:
+    (budget,) = budgets(2)
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
 def left_over(replicas: int, budget: Manifest) -> list[Kind]:
     live = {(BUDGET, "demo"): budget}
     return [step.kind for step in leftovers(children(replicas), live, [])]
