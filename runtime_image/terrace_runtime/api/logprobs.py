@@ -6,8 +6,9 @@ the numbers (``engine.sampling``). Pure. Next: ``wire.py`` puts them into docume
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -15,37 +16,53 @@ if TYPE_CHECKING:
     from terrace_runtime.engine.request import TokenLogprob, TokenLogprobs
 
 
+class Placed(NamedTuple):
+    """An entry and where its text is."""
+
+    entry: TokenLogprobs
+    at: int
+    """Which character of the answer its first byte belongs to, from 0 on."""
+
+
 class Withheld:
     """Entries of one choice whose text is held back, because a stop string may begin there.
 
     An entry goes out with the first of its text. What no text came of has none: the token that ends
-    the answer, and the tokens of a stop string.
+    the answer, and the tokens of a stop string. Characters are counted, for bytes that are none
+    become one of three bytes.
     """
 
     def __init__(self) -> None:
-        self._entries: deque[TokenLogprobs] = deque()
-        self._begins_at = 0
-        """Bytes of the answer before the first entry."""
-        self._num_bytes = 0
-        """Bytes of the answer handed out."""
+        self._entries: deque[Placed] = deque()
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+        self._num_decoded = 0
+        """Characters of all entries so far that are complete."""
+        self._num_given = 0
+        """Characters of the answer handed out."""
 
-    def release(self, text: str, entries: Iterable[TokenLogprobs]) -> list[TokenLogprobs]:
+    def release(self, text: str, entries: Iterable[TokenLogprobs]) -> list[Placed]:
         """The entries that go out with ``text``, the next piece of the answer."""
-        self._entries.extend(entries)
-        self._num_bytes += len(text.encode())
+        self._entries.extend([Placed(entry, self._place(entry)) for entry in entries])
+        self._num_given += len(text)
         found = []
-        while self._entries and self._begins_at < self._num_bytes:
-            entry = self._entries.popleft()
-            self._begins_at += entry.num_bytes
-            found.append(entry)
+        while self._entries and self._entries[0].at < self._num_given:
+            found.append(self._entries.popleft())
         return found
 
+    def _place(self, entry: TokenLogprobs) -> int:
+        raw = entry.piece.encode("latin-1")[: entry.num_bytes]
+        self._num_decoded += len(self._decoder.decode(raw[:1]))
+        is_inside = bool(self._decoder.getstate()[0])
+        at = self._num_decoded + is_inside - bool(raw)
+        self._num_decoded += len(self._decoder.decode(raw[1:]))
+        return at
 
-def chat_logprobs(entries: Sequence[TokenLogprobs]) -> dict[str, Any]:
+
+def chat_logprobs(found: Iterable[Placed]) -> dict[str, Any]:
     """``choices[].logprobs`` of chat completions."""
     content = [
         {**_chat_entry(entry), "top_logprobs": [_chat_entry(one) for one in entry.top]}
-        for entry in entries
+        for entry, _ in found
     ]
     return {"content": content, "refusal": None}
 
@@ -56,25 +73,15 @@ def _chat_entry(entry: TokenLogprob) -> dict[str, Any]:
     return {"token": text, "logprob": entry.logprob, "bytes": list(raw)}
 
 
-def completion_logprobs(entries: Sequence[TokenLogprobs], begin: int) -> dict[str, Any]:
-    """``choices[].logprobs`` of completions; ``begin``: characters of the text before them."""
-    offsets = []
-    for entry in entries:
-        offsets.append(begin)
-        begin += num_characters(entry)
+def completion_logprobs(found: Sequence[Placed]) -> dict[str, Any]:
+    """``choices[].logprobs`` of completions."""
+    entries = [one.entry for one in found]
     return {
         "tokens": [_key(entry) for entry in entries],
         "token_logprobs": [entry.logprob for entry in entries],
         "top_logprobs": [_by_key(entry) for entry in entries] if _has_top(entries) else None,
-        "text_offset": offsets,
+        "text_offset": [one.at for one in found],
     }
-
-
-def num_characters(entry: TokenLogprobs) -> int:
-    """Characters that begin in a token."""
-    if not entry.num_bytes:
-        return 0
-    return sum(byte & 0xC0 != 0x80 for byte in entry.piece.encode("latin-1"))  # noqa: PLR2004 - UTF-8
 
 
 def _has_top(entries: Sequence[TokenLogprobs]) -> bool:

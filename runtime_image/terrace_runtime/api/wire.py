@@ -15,13 +15,13 @@ from terrace_runtime.api.logprobs import (
     Withheld,
     chat_logprobs,
     completion_logprobs,
-    num_characters,
 )
 from terrace_runtime.engine.request import FinishReason
 
 if TYPE_CHECKING:
     from terrace_runtime.api.generation import Generation
-    from terrace_runtime.engine.request import RequestOutput, TokenLogprobs
+    from terrace_runtime.api.logprobs import Placed
+    from terrace_runtime.engine.request import RequestOutput
 
 _FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
 
@@ -51,8 +51,7 @@ class Wire(ABC):
         self._wants_usage = wants_usage
         self._wants_logprobs = wants_logprobs
         self._withheld: dict[int, Withheld] = {}
-        self._logprobs: dict[int, list[TokenLogprobs]] = {}
-        self._num_characters: dict[int, int] = {}
+        self._logprobs: dict[int, list[Placed]] = {}
         self._texts: dict[int, list[str]] = {}
         self._finish: dict[int, str] = {}
         self._begun: set[int] = set()
@@ -111,24 +110,21 @@ class Wire(ABC):
         end = b',"logprobs":' + logprobs + b',"finish_reason":' + finish + self._tail
         return self._head + number + piece + end
 
-    def _released(self, index: int, output: RequestOutput) -> list[TokenLogprobs]:
+    def _released(self, index: int, output: RequestOutput) -> list[Placed]:
         withheld = self._withheld.setdefault(index, Withheld())
         return withheld.release(output.text, output.logprobs)
 
     def _chunk_logprobs(self, index: int, output: RequestOutput) -> bytes:
         if not self._wants_logprobs:
             return b"null"
-        entries = self._released(index, output)
-        begin = self._num_characters.get(index, 0)
-        self._num_characters[index] = begin + sum(map(num_characters, entries))
-        return orjson.dumps(self._written(entries, begin))
+        return orjson.dumps(self._written(self._released(index, output)))
 
     def _collected(self, index: int) -> dict[str, Any] | None:
-        return self._written(self._logprobs[index], 0) if self._wants_logprobs else None
+        return self._written(self._logprobs[index]) if self._wants_logprobs else None
 
     @abstractmethod
-    def _written(self, entries: list[TokenLogprobs], begin: int) -> dict[str, Any]:
-        """A choice's logprobs; ``begin``: characters of the text before them."""
+    def _written(self, entries: list[Placed]) -> dict[str, Any]:
+        """A choice's logprobs."""
 
     @abstractmethod
     def _first(self, index: int) -> bytes:
@@ -157,7 +153,7 @@ class ChatWire(Wire):
     def _piece(self, text: bytes) -> bytes:
         return b'"delta":{"content":' + text + b"}" if text else b'"delta":{}'
 
-    def _written(self, entries: list[TokenLogprobs], _: int) -> dict[str, Any]:
+    def _written(self, entries: list[Placed]) -> dict[str, Any]:
         return chat_logprobs(entries)
 
     def _choice(
@@ -179,8 +175,8 @@ class CompletionWire(Wire):
     def _piece(self, text: bytes) -> bytes:
         return b'"text":' + (text or b'""')
 
-    def _written(self, entries: list[TokenLogprobs], begin: int) -> dict[str, Any]:
-        return completion_logprobs(entries, begin)
+    def _written(self, entries: list[Placed]) -> dict[str, Any]:
+        return completion_logprobs(entries)
 
     def _choice(
         self, index: int, text: str, finish: str, logprobs: dict[str, Any] | None
