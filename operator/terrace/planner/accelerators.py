@@ -148,6 +148,8 @@ class Accelerator(Row):
     replicas: tuple[ReplicasSource, ...] = ()
     shared_by: str = ""
     """Label with the way of sharing: ``time-slicing``, ``mps``."""
+    one_per_process: Pattern = ""
+    """Resources, or products, of which a process can use one alone."""
     backend: str = ""
     """Name of one of the table's backends; empty: llama.cpp has none, see ``reason``."""
     reason: str = ""

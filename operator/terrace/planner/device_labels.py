@@ -101,6 +101,12 @@ def matches(pattern: str, resource: str) -> bool:
     return _found(f"^(?:{pattern})$", resource)
 
 
+def is_one_per_process(row: Accelerator, resource: str, product: str) -> bool:
+    """Whether a process can use one such device alone."""
+    pattern = row.one_per_process
+    return bool(pattern) and (_found(pattern, resource) or _found(pattern, product))
+
+
 def bytes_per_second(row: Accelerator, product: str) -> float:
     """How fast one device of that product reads its memory; roughly."""
     for pattern, gigabytes in row.gigabytes_per_second.items():

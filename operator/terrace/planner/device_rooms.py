@@ -14,6 +14,7 @@ from terrace.api.conditions import Reason
 from terrace.api.quantity import parse_bytes
 from terrace.planner.candidates import lane_of
 from terrace.planner.device_classes import DeviceClass, classes_of, free_nodes, preferred
+from terrace.planner.device_labels import is_one_per_process
 from terrace.planner.devices import DeviceRoom
 from terrace.planner.inputs import unbound
 from terrace.planner.memo import NodesMemo
@@ -62,7 +63,7 @@ def device_offers(
     memory = _own_memory(flavor)
     key = (table, row.name, resource, memory, lane_of(flavor))
     classes = _CLASSES.get(cluster.nodes, key, lambda: classes_of(row, resource, nodes, memory))
-    found, why = _usable(flavor, classes)
+    found, why = _usable(flavor, row, resource, classes)
     if not found:
         return why or NoPlacement(Reason.NO_NODE_FITS, f"flavor {flavor.name}: no device")
     used = cluster.used.devices.get(resource, {})
@@ -113,6 +114,8 @@ def _device(
         margin_bytes=parse_bytes(table.backend_of(row).margin),
         bytes_per_second=found.bytes_per_second,
         shares=found.sample.replicas if flavor.sharing == "Shared" else 1,
+        is_alone=flavor.sharing == "Shared"
+        or is_one_per_process(row, resource, found.sample.product),
         is_unified=row.is_unified,
         max_parallel=row.max_parallel,
         node_labels=found.node_labels,
@@ -137,9 +140,9 @@ def _reasons(flavor: Flavor, row: Accelerator, found: DeviceClass, node: NodeFac
 
 
 def _usable(
-    flavor: Flavor, found: list[DeviceClass]
+    flavor: Flavor, row: Accelerator, resource: str, found: list[DeviceClass]
 ) -> tuple[list[DeviceClass], NoPlacement | None]:
-    """Classes whose memory is known and that are exclusive where that is asked for."""
+    """Classes whose memory is known, exclusive and several in a replica where that is asked for."""
     why: NoPlacement | None = None
     usable = []
     for each in found:
@@ -156,6 +159,12 @@ def _usable(
                 Reason.UNKNOWN_DEVICE_MEMORY,
                 f"flavor {flavor.name}: no label of node {name} tells the memory of its "
                 f"{each.sample.product or flavor.accelerator} devices; set memoryPerDevice",
+            )
+        elif (flavor.count or 1) > 1 and is_one_per_process(row, resource, each.sample.product):
+            why = NoPlacement(
+                Reason.UNSUPPORTED_ACCELERATOR,
+                f"flavor {flavor.name}: of {each.sample.product or resource} a process can use one "
+                "alone: drop count, or choose larger slices or whole devices",
             )
         else:
             usable.append(each)

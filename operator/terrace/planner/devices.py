@@ -32,6 +32,8 @@ class DeviceRoom:
     bytes_per_second: float
     """How fast one device reads its memory: decides what is fastest, never what fits."""
     shares: int = 1
+    is_alone: bool = False
+    """No replica can have several of them."""
     claim_template: str = ""
     is_unified: bool = False
     """The device's memory is the host's: what lies there counts once, against both."""

@@ -80,7 +80,8 @@ def _device_advice(wish: Wish, device: DeviceRoom, smallest: Size) -> str:
         cells = wish.offload.model_copy(update={"kv_types": KvTypes(key="q8_0", value="q8_0")})
         if _split(replace(wish, offload=cells), device, smallest):
             return "offload.kvTypes q8_0 for keys and values would fit"
-    for count in range(device.count + 1, MAX_DEVICES + 1):
+    most = device.count if device.is_alone else MAX_DEVICES
+    for count in range(device.count + 1, most + 1):
         if _split(wish, replace(device, count=count), smallest):
             return f"count {count} in the flavor would fit" + _or_auto(wish)
     return "it takes a larger device" + _or_auto(wish)

@@ -118,6 +118,11 @@ def test_device_only_says_what_is_missing_and_the_way_out() -> None:
     assert "or offload.profile Auto, which keeps in host memory what does not fit" in message
 
 
+def test_several_devices_are_proposed_where_a_replica_can_have_them_alone() -> None:
+    message = refused(BIG, replace(L4, is_alone=True), offload={"profile": "DeviceOnly"})
+    assert "missing on the device; it takes a larger device" in message
+
+
 def test_device_only_proposes_the_context_that_would_fit() -> None:
     message = refused(
         "llama-3.1-8b",

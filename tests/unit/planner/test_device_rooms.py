@@ -175,6 +175,22 @@ def test_a_mig_slice_is_asked_for_by_name() -> None:
     assert (device.resource, device.memory_bytes) == (resource, 10**10)
 
 
+def test_slices_of_which_a_process_uses_one_are_never_several() -> None:
+    resource = "nvidia.com/mig-1g.10gb"
+    mixed = replace(gpu_node("a"), resources={resource: 7})
+    single = gpu_node("a", 7)
+    product = {"nvidia.com/gpu.product": f"{A100}-MIG-1g.10gb"}
+    for wanted, nodes in (
+        (flavor(resourceName=resource, count=2), mixed),
+        (flavor(count=2), replace(single, labels=single.labels | product)),
+    ):
+        found = refused(rooms(wanted, nodes))
+        assert found.reason == Reason.UNSUPPORTED_ACCELERATOR
+        assert "a process can use one alone: drop count" in found.message
+    (device,) = devices(rooms(flavor(count=2), single, gpu_node("b", 2)))
+    assert not device.is_alone
+
+
 @pytest.mark.parametrize(
     ("accelerator", "resource"),
     [
