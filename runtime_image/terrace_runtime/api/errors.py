@@ -22,6 +22,7 @@ _TYPES: Final = {401: "authentication_error", 429: "rate_limit_error"}
 _SERVER_ERRORS: Final = 500
 _UNAVAILABLE: Final = 503
 _TIMEOUT: Final = 504
+_PROMPTS: Final = ("prompt", "messages")
 
 
 class ApiError(Exception):
@@ -92,7 +93,9 @@ def from_engine(error: QueueFullError | InvalidRequestError | EngineError) -> Ap
             retry_after_s=error.retry_after_s,
         )
     if isinstance(error, InvalidRequestError):
-        code = "context_length_exceeded" if "context" in str(error) else None
+        # A grammar's error quotes the client, who may well speak of a context.
+        is_too_long = error.param in _PROMPTS and "context" in str(error)
+        code = "context_length_exceeded" if is_too_long else None
         return ApiError(400, str(error), param=error.param, code=code)
     return ApiError(_SERVER_ERRORS, f"the engine failed: {error}", code="engine_error")
 

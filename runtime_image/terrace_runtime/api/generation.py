@@ -183,7 +183,8 @@ class Generation:
             if index not in self._prompts:
                 self._state.metrics.see_queue(output.queued_s)
             self._prompts[index] = (output.num_prompt_tokens, output.num_cached_tokens)
-            self._tiers.add(output.cached_tier)
+            if self._is_first(index):
+                self._tiers.add(output.cached_tier)
         self._meters[index].tokens(output.num_tokens, self._prompts.get(index, (0, 0))[0])
         self.num_generated_tokens += output.num_tokens
         self._generated[index] += output.num_tokens

@@ -48,6 +48,15 @@ async def test_a_request_that_cannot_run_is_a_400_with_its_param(
     assert (caught.value.param, caught.value.code) == ("messages", "context_length_exceeded")
 
 
+async def test_only_a_prompt_exceeds_the_context() -> None:
+    why = "response_format cannot be used: Pointer '/$defs/context' does not exist"
+    engine = ScriptedEngine(lambda _: [InvalidRequestError(why, "response_format")])
+    async with running(engine) as site, site.client() as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(**BODY)
+    assert (caught.value.param, caught.value.code) == ("response_format", None)
+
+
 async def test_a_full_queue_is_a_429_with_retry_after() -> None:
     engine = ScriptedEngine(refusal=QueueFullError(64, 500))
     async with running(engine) as site:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -23,6 +23,10 @@ from terrace_runtime.engine.inprocess import InProcessEngine
 from terrace_runtime.engine.request import FinishReason, QueueFullError
 from terrace_runtime.metrics import MAX_TENANTS, Metrics
 
+if TYPE_CHECKING:
+    from support.runtime_http import Step
+    from terrace_runtime.engine.request import Request
+
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
 PATH = "/v1/chat/completions"
 
@@ -38,6 +42,19 @@ async def test_headers_say_how_deep_the_prompt_was_found_and_in_which_tier(
         reply = await raw(site.port, "POST", PATH, orjson.dumps({**BODY, "stream": stream}))
     assert reply.headers[CACHED_TOKENS_HEADER] == "5"
     assert reply.headers[CACHED_TIER_HEADER] == named
+
+
+async def test_what_further_answers_share_with_the_first_is_not_found_in_a_tier() -> None:
+    def script(request: Request) -> list[Step]:
+        # The second answer's prompt is the first one's, which was computed anew.
+        cached, tier = (0, "") if request.id.endswith("-0") else (6, "device")
+        values: Any = {"num_prompt_tokens": 7, "num_cached_tokens": cached, "cached_tier": tier}
+        return [piece("Hi", **values), piece("", 0, **values, finish=FinishReason.STOP)]
+
+    async with running(ScriptedEngine(script)) as site:
+        reply = await raw(site.port, "POST", PATH, orjson.dumps({**BODY, "n": 2}))
+    assert reply.headers[CACHED_TOKENS_HEADER] == "0"
+    assert reply.headers[CACHED_TIER_HEADER] == "none"
 
 
 async def test_a_request_that_is_too_old_gets_504_with_the_limit_it_broke() -> None:
