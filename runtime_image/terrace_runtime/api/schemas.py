@@ -6,7 +6,7 @@ request does (``routes_*``). Unknown harmless fields are ignored, as OpenAI's cl
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import override
@@ -15,6 +15,9 @@ from terrace_runtime.api.content_parts import Conversation, Message, conversatio
 from terrace_runtime.api.errors import ApiError
 from terrace_runtime.api.sampling_fields import SamplingFields
 from terrace_runtime.engine.sampling import MAX_LOGPROBS
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MAX_CHOICES: Final = 8
 MAX_PROMPTS: Final = 16
@@ -179,11 +182,20 @@ def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:
 def _bad_field(error: ValidationError) -> ApiError:
     found = error.errors(include_url=False, include_input=False, include_context=False)
     same_field = [item for item in found if item["loc"][:1] == found[0]["loc"][:1]]
-    # Each branch of a union has its own error: the one that got furthest is the one that was meant.
-    first = max(same_field, key=lambda item: len(_place(item["loc"])))
+    first = max(same_field, key=_progress)
     param = "".join(_place(first["loc"])).removeprefix(".")
     what = f"{param}: {first['msg']}" if param else f"the body is not valid: {first['msg']}"
     return ApiError(400, what, param=param or None)
+
+
+def _progress(error: ErrorDetails) -> tuple[bool, int, list[int]]:
+    """Each branch of a union has its own error: the one that got furthest is what was meant.
+
+    A value of the branch's own kind got further than one of another, however deep that was found.
+    """
+    loc = error["loc"]
+    is_of_its_kind = error["type"] not in _OTHER_KINDS
+    return is_of_its_kind, len(_place(loc)), [part for part in loc if isinstance(part, int)]
 
 
 def _place(loc: tuple[int | str, ...]) -> list[str]:
@@ -195,4 +207,10 @@ def _place(loc: tuple[int | str, ...]) -> list[str]:
     ]
 
 
-_TAGS: Final = frozenset({"str", "int", "float", "bool", "constrained-str", "none"})
+_CONSTRAINED: Final = frozenset({"constrained-str", "constrained-int", "constrained-float"})
+_TAGS: Final = frozenset({"str", "int", "float", "bool", "none"}) | _CONSTRAINED
+_OTHER_KINDS: Final = frozenset(
+    {"string_type", "int_type", "float_type", "bool_type", "list_type", "dict_type", "model_type"}
+    | {"int_from_float", "literal_error", "none_required"}
+)
+"""Errors that say that a value is not what a branch is about at all."""

@@ -196,6 +196,43 @@ def test_a_bad_completion_field_is_named(
     assert not site.engine.requests
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "param", "said"),
+    [
+        ("prompt", [], "prompt", "at least 1 item"),
+        ("prompt", [[]], "prompt[0]", "at least 1 item"),
+        ("prompt", ["x"] * 17, "prompt", "at most 16 items"),
+        ("prompt", [[1]] * 17, "prompt", "at most 16 items"),
+        ("prompt", [3, -1], "prompt[1]", "greater than or equal to 0"),
+        ("prompt", [2**31], "prompt[0]", "less than 2147483648"),
+        ("prompt", [1, "x"], "prompt[1]", "valid integer"),
+        ("prompt", ["x", 1], "prompt[1]", "valid string"),
+        ("prompt", [[1], ["x"]], "prompt[1][0]", "valid integer"),
+        ("prompt", 5, "prompt", "valid string"),
+        ("stop", ["x"] * 17, "stop", "at most 16 items"),
+        ("stop", ["x", ""], "stop[1]", "at least 1 character"),
+        ("stop", "x" * 300, "stop", "at most 256 characters"),
+        ("logprobs", 6, "logprobs", "less than or equal to 5"),
+        ("logprobs", True, "logprobs", "valid integer"),
+    ],
+)
+def test_of_a_field_with_several_forms_the_one_that_was_meant_is_explained(
+    site: ThreadedSite, field: str, value: Any, param: str, said: str
+) -> None:
+    body = {"model": "demo", "prompt": "x", field: value}
+    error = error_of(site.ask(COMPLETIONS, orjson.dumps(body)))
+    assert error["param"] == param
+    assert said in error["message"]
+
+
+def test_a_message_of_too_many_parts_hears_how_many_there_may_be(site: ThreadedSite) -> None:
+    parts = [{"type": "text", "text": "x"}] * 257
+    body = {"model": "demo", "messages": [{"role": "user", "content": parts}]}
+    error = error_of(site.ask(CHAT, orjson.dumps(body)))
+    assert error["param"] == "messages[0].content"
+    assert "at most 256 items" in error["message"]
+
+
 def test_prompts_times_choices_is_bounded(site: ThreadedSite) -> None:
     body = orjson.dumps({"model": "demo", "prompt": ["x"] * 16, "n": 8})
     reply = site.ask(COMPLETIONS, body)
