@@ -329,8 +329,8 @@ class EngineCore:
 
     def _end(self, sequence: Sequence, finish: FinishReason, error: str = "") -> RequestOutput:
         """Forget a sequence, give its slot and sampler back; its cells stay for whoever comes."""
-        output = sequence.end(finish, error=error)
         self._open.close(sequence)
+        output = sequence.end(finish, error=error)
         self._telling.forget(sequence)
         if sequence.slot is not None:
             self._running.remove(sequence)

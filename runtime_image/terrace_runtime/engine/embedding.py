@@ -126,6 +126,7 @@ class EmbeddingCore:
             self._open.waiting.remove(sequence)
             taken = {one.slot for one in self._running}
             sequence.slot = next(i for i in range(self._max_inputs) if i not in taken)
+            sequence.queued_s = now - sequence.arrival
             self._running.append(sequence)
             counts.append(self._put(sequence))
         return counts

@@ -37,7 +37,7 @@ from terrace_runtime.engine.stream import OutputStream
 if TYPE_CHECKING:
     from terrace_runtime.contract import RuntimeConfig
     from terrace_runtime.engine.messages import Command, Event
-    from terrace_runtime.engine.request import Request
+    from terrace_runtime.engine.request import Request, RequestOutput
 
 _MAX_RETRY_AFTER_S = 120
 _WATCHDOG_TICKS = 4
@@ -64,8 +64,10 @@ class EngineFrontend(ABC):
         self._started_at: dict[str, float] = {}
         self._pixels: dict[str, int] = {}
         """Bytes of images of the open requests that have any: the engine holds them to the end."""
-        self._service_s = 0.0
+        self._answer_s = 0.0
         """From submit to end, a moving average over the last requests."""
+        self._slot_s = 0.0
+        """The same from when they began, of those that were answered."""
         self._events = 0
         """How many came; the watchdog sees by it that the engine lives."""
         self._watchdog: asyncio.Task[None] | None = None
@@ -180,11 +182,7 @@ class EngineFrontend(ABC):
             case Stepped(outputs, stats):
                 self._stats = stats
                 for output in outputs:
-                    stream = self._streams.get(output.id)
-                    if stream is not None:
-                        stream.put(output)
-                        if output.finish is not None:
-                            self._forget(output.id)
+                    self._pass_on(output)
             case Rejected(request_id, message, param):
                 self._reject(request_id, InvalidRequestError(message, param))
             case Ready(info):
@@ -195,6 +193,16 @@ class EngineFrontend(ABC):
                 self._fail(reason)
             case Reported(report):
                 self._report = report
+
+    def _pass_on(self, output: RequestOutput) -> None:
+        stream = self._streams.get(output.id)
+        if stream is None:
+            return
+        if output.finish is not None and _is_answered(output, stream):
+            self._measure(output)
+        stream.put(output)
+        if output.finish is not None:
+            self._forget(output.id)
 
     def _reject(self, request_id: str, error: InvalidRequestError) -> None:
         stream = self._streams.get(request_id)
@@ -221,10 +229,14 @@ class EngineFrontend(ABC):
         del self._streams[request_id]
         self._pixels.pop(request_id, None)
         seconds = asyncio.get_running_loop().time() - self._started_at.pop(request_id)
-        weight = 0.2 if self._service_s else 1.0
-        self._service_s += weight * (seconds - self._service_s)
+        self._answer_s = _moved(self._answer_s, seconds)
         if not self._streams:
             self._idle.set()
+
+    def _measure(self, last: RequestOutput) -> None:
+        """Its own wait does not count, or a queue would seem the longer the longer it is."""
+        seconds = asyncio.get_running_loop().time() - self._started_at[last.id]
+        self._slot_s = _moved(self._slot_s, max(0.0, seconds - last.queued_s))
 
     def _refuse_new_work(self) -> None:
         if self._error:
@@ -237,7 +249,7 @@ class EngineFrontend(ABC):
         num_waiting = max(0, len(self._streams) - self._config.parallel)
         is_busy = len(self._streams) >= self._config.parallel
         # Slots free themselves at this pace, so this is when the next in line would begin.
-        wait_s = (num_waiting + 1) * self._service_s / self._config.parallel if is_busy else 0.0
+        wait_s = (num_waiting + 1) * self._slot_s / self._config.parallel if is_busy else 0.0
         is_full = len(self._streams) - self._config.parallel >= self._config.max_waiting
         if is_full or wait_s > self._config.max_wait_s:
             raise QueueFullError(num_waiting, self._retry_after_s(), wait_s)
@@ -251,7 +263,7 @@ class EngineFrontend(ABC):
 
     def _retry_after_s(self) -> int:
         """Seconds in which the queue of now is served: what requests took lately, waiting too."""
-        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self._service_s)))
+        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self._answer_s)))
 
     async def _is_idle_within(self, timeout_s: float) -> bool:
         try:
@@ -273,3 +285,13 @@ class EngineFrontend(ABC):
             if quiet > _WATCHDOG_TICKS:
                 self._fail(f"the engine hangs: a step took longer than {bound_s:g} s")
                 self._give_up()
+
+
+def _is_answered(last: RequestOutput, stream: OutputStream) -> bool:
+    """Whoever left while it waited says nothing about how long an answer takes."""
+    return last.finish in {FinishReason.STOP, FinishReason.LENGTH} or stream.has_begun
+
+
+def _moved(average: float, seconds: float) -> float:
+    weight = 0.2 if average else 1.0
+    return average + weight * (seconds - average)

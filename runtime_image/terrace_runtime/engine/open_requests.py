@@ -74,9 +74,11 @@ class OpenRequests:
             yield sequence, FinishReason.TIMEOUT
 
     def close(self, sequence: Sequence) -> None:
-        """It ended; one that has no slot leaves the queue."""
+        """It ended; one that has no slot leaves the queue, where it may have been all the time."""
         self.news += 1
         del self._by_id[sequence.id]
         if sequence.slot is None:
             self.waiting.remove(sequence)
+            if not sequence.is_resumed:
+                sequence.queued_s = self._clock() - sequence.arrival
         self.shares.leave(sequence.tenant)

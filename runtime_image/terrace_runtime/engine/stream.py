@@ -34,6 +34,11 @@ class OutputStream:
         self._num_prompt_tokens = 0
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def has_begun(self) -> bool:
+        """An output came."""
+        return self._num_prompt_tokens > 0
+
     def put(self, output: RequestOutput) -> None:
         """Add an output; on the event loop's thread."""
         if output.num_prompt_tokens:

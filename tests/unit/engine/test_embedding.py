@@ -155,6 +155,15 @@ def test_a_cancelled_input_ends_at_once_and_gives_its_cells_back(steps: int) -> 
     assert driver.backend.num_cells == 0
 
 
+def test_each_end_says_how_long_an_input_waited() -> None:
+    driver = Driver(FakeEmbedder())
+    driver.add(ask("long", [7] * 100), ask("waits", [8] * 100))
+    driver.step()
+    driver.clock.now += 5
+    ends = driver.run()
+    assert [ends[name].queued_s for name in ("long", "waits")] == [0, 5]
+
+
 def test_a_deadline_ends_an_input_that_waits() -> None:
     driver = Driver(FakeEmbedder())
     driver.add(ask("a", [1] * 100, timeout_s=5), ask("b", [2] * 100))
