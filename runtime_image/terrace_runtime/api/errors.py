@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from terrace_runtime.contract import RuntimeConfig
 
 _TYPES: Final = {401: "authentication_error", 429: "rate_limit_error"}
+_UNPROCESSABLE: Final = 422
 _SERVER_ERRORS: Final = 500
 _UNAVAILABLE: Final = 503
 _TIMEOUT: Final = 504
@@ -98,6 +99,11 @@ def from_engine(error: QueueFullError | InvalidRequestError | EngineError) -> Ap
         code = "context_length_exceeded" if is_too_long else None
         return ApiError(400, str(error), param=error.param, code=code)
     return ApiError(_SERVER_ERRORS, f"the engine failed: {error}", code="engine_error")
+
+
+def unanswered(why: str, param: str) -> ApiError:
+    """422: the engine is well, and what ``param`` asks for would end like this again."""
+    return ApiError(_UNPROCESSABLE, why, param=param, code="generation_failed")
 
 
 def crash() -> ApiError:

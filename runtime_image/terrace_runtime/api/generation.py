@@ -12,8 +12,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from terrace_runtime.api.errors import from_engine, timed_out, unavailable
+from terrace_runtime.api.errors import from_engine, timed_out, unanswered, unavailable
 from terrace_runtime.api.sampling_fields import SEEDS
+from terrace_runtime.backend import DEAD_END
 from terrace_runtime.contract import CACHED_TIER_HEADER, CACHED_TOKENS_HEADER
 from terrace_runtime.engine.request import (
     EngineError,
@@ -132,7 +133,7 @@ class Generation:
             async for index, output in merged:
                 self._count(index, output)
                 if output.finish is FinishReason.ERROR:
-                    raise from_engine(EngineError(output.error or "no reason given"))
+                    raise self._failure(index, output.error or "no reason given")
                 if output.finish is FinishReason.TIMEOUT:
                     raise timed_out(self._requests[index].timeout_s, self._state.config)
                 if output.finish is FinishReason.ABORT:
@@ -171,6 +172,13 @@ class Generation:
                 yield output
         except (InvalidRequestError, EngineError) as error:
             raise self._refusal(error) from error
+
+    def _failure(self, index: int, why: str) -> ApiError:
+        """What ended one generation: the engine's fault, or its own grammar's."""
+        grammar = self._requests[index].sampling.grammar
+        if grammar is not None and why.startswith(DEAD_END):
+            return unanswered(f"{grammar.field}: {why}", grammar.field)
+        return from_engine(EngineError(why))
 
     def _refusal(self, error: QueueFullError | InvalidRequestError | EngineError) -> ApiError:
         refusal = from_engine(error)

@@ -27,6 +27,8 @@ MAX_WINDOW = 4096
 DECODE_OK = 0
 DECODE_NO_ROOM = 1
 """No KV cells for this batch; nothing was changed, a smaller batch may fit."""
+DEAD_END = "the answer cannot go on within its grammar"
+"""Begins the error of a sampler whose grammar is at fault, and nothing of ours."""
 
 
 class BackendError(Exception):

@@ -17,7 +17,7 @@ import orjson
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from typing_extensions import override
 
-from terrace_runtime.backend import Grammar, GrammarError, SamplerChain
+from terrace_runtime.backend import DEAD_END, Grammar, GrammarError, SamplerChain
 from terrace_runtime.backend.gbnf import lark_of_gbnf
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class GrammarSampler(SamplerChain):
 
     def _fail(self, why: str = "") -> int:
         why = why or _reason(self._matcher) or "no token of this vocabulary can follow"
-        self._error = f"the answer cannot go on within its grammar: {why}"
+        self._error = f"{DEAD_END}: {why}"
         return min(self._eog)
 
     @override

@@ -24,6 +24,7 @@ from support.runtime_http import (
 from terrace_runtime.api.answer import Answer
 from terrace_runtime.api.generation import Generation
 from terrace_runtime.api.wire import ChatWire
+from terrace_runtime.backend import DEAD_END
 from terrace_runtime.engine.request import (
     EngineError,
     FinishReason,
@@ -93,6 +94,18 @@ async def test_an_engine_that_dies_mid_stream_is_one_error_event_and_no_done() -
     assert reply.body.count(b'"error"') == 1
     assert b"[DONE]" not in reply.body
     assert reply.body.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_cannot_go_on_is_no_fault_of_the_engine(*, stream: bool) -> None:
+    why = f"{DEAD_END}: no token can follow"
+    end = piece("", 0, num_prompt_tokens=7, finish=FinishReason.ERROR, error=why)
+    body = {**BODY, "extra_body": {"guided_regex": "a[&&b]"}, "stream": stream}
+    async with running(ScriptedEngine(lambda _: [end])) as site, site.client() as client:
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
+            await client.chat.completions.create(**body)
+    assert why in caught.value.message
+    assert (caught.value.param, caught.value.code) == ("guided_regex", "generation_failed")
 
 
 async def test_an_engine_that_dies_before_the_first_token_is_a_500() -> None:
