@@ -19,7 +19,7 @@ from terrace_runtime.engine.image_spans import whole_blocks
 from terrace_runtime.engine.pins import Pins
 from terrace_runtime.engine.residents import Residents
 from terrace_runtime.engine.restores import Restores
-from terrace_runtime.kv.checkpoints import next_checkpoint
+from terrace_runtime.engine.stops import LEAST_GAIN, Stops
 from terrace_runtime.kv.keys import block_keys
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class PrefixCache:
         self.residents = Residents(backend, tiers, config)
         self.restores = Restores(tiers, clock)
         self._pins = Pins(tiers.store) if tiers.store is not None else None
+        kept = tiers.checkpoints
+        self._stops = Stops(config.kv, kept) if kept is not None else None
         self._backend = backend
         self._config = config
         self._block_tokens = config.kv.block_tokens
@@ -136,8 +138,11 @@ class PrefixCache:
             common, limit = found.leader_will_have, min(len(theirs), len(ours) - 1)
             while common < limit and theirs[common] == ours[common]:
                 common += 1
-            found.leader_will_have = sequence.whole(common)
-            found.leader_has = sequence.whole(min(common, found.leader.num_computed))
+            if self._stops is None:
+                found.leader_will_have = sequence.whole(common)
+                found.leader_has = sequence.whole(min(common, found.leader.num_computed))
+            else:
+                found.leader_will_have = self._stops.ahead(found.leader, common)
         found.stored, found.on_disk, found.in_host = self._stored(sequence, keys)
         return found
 
@@ -163,15 +168,18 @@ class PrefixCache:
         if self._can_share_cells:
             # Sharing costs nothing, and a copy from a tier would take cells of its own.
             return found.leader_will_have >= found.stored
+        if self._stops is not None:
+            return found.leader_will_have >= max(found.resident, found.stored) + LEAST_GAIN
         return self.tiers.store is not None and found.leader_will_have > found.stored
 
     @property
     def _can_share_cells(self) -> bool:
         return self._capabilities.can_cut and self._backend.scratch is not None
 
-    @staticmethod
-    def _wait_for(sequence: Sequence, leader: Sequence, num_tokens: int) -> None:
+    def _wait_for(self, sequence: Sequence, leader: Sequence, num_tokens: int) -> None:
         sequence.waits_for = (leader, num_tokens)
+        if self._stops is not None:
+            self._stops.add(leader, num_tokens)
         # Whoever is waited for by somebody urgent is as urgent.
         leader.priority = min(leader.priority, sequence.priority)
 
@@ -219,6 +227,8 @@ class PrefixCache:
 
     def _taken(self, sequence: Sequence, slot: int, restored: int) -> int:
         found = restored or sequence.num_computed
+        if self._stops is not None:
+            self._stops.begin(sequence, found)
         self._queried_tokens += len(sequence.tokens)
         self._missed_blocks += len(self._usable(sequence)) - found // self._block_tokens
         for key in sequence.keys:
@@ -249,24 +259,14 @@ class PrefixCache:
 
     def set_stops(self, group: Seq[Sequence]) -> None:
         """Where chunks must end so that a state can be kept."""
-        if self.tiers.checkpoints is not None:
-            kv = self._config.kv
-            for one in group:
-                following = next_checkpoint(
-                    one.num_computed, len(one.tokens), kv.checkpoint_tokens, kv.block_tokens
-                )
-                following = self._whole(one, following or 0)
-                one.stop_at = following if following > one.num_computed else 0
+        if self._stops is not None:
+            self._stops.set(group)
 
     def computed(self, plan: BatchPlan) -> None:
         """Keep the states of prompts that have come to their stop."""
-        if self.tiers.checkpoints is None:
-            return
-        for item in plan.work:
-            sequence = item.sequence
-            if sequence.slot is not None and sequence.num_computed == sequence.stop_at:
-                computed = sequence.tokens[: sequence.num_computed]
-                self.tiers.save(sequence.slot, sequence.root, computed, sequence.keys)
+        for one in self._stops.reached(plan) if self._stops is not None else ():
+            assert one.slot is not None
+            self.tiers.save(one.slot, one.root, one.tokens[: one.num_computed], one.keys)
 
     # It leaves its slot ---------------------------------------------------------------------------
 
@@ -283,6 +283,8 @@ class PrefixCache:
     def gone(self, sequence: Sequence) -> None:
         """It ended, wherever it was."""
         self.tiers.release(sequence.id)
+        if self._stops is not None:
+            self._stops.forget(sequence)
 
     def park(self, sequence: Sequence) -> None:
         """Set a running sequence aside for room, or for one that is more urgent."""

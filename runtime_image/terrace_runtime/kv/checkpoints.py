@@ -69,7 +69,7 @@ class CheckpointStore:
         self._max_count = max_count
         self._block_tokens = block_tokens
         self._held: OrderedDict[bytes, _Checkpoint] = OrderedDict()
-        self._used_bytes = 0
+        self._used_bytes = self._largest = 0
 
     def __len__(self) -> int:
         """States kept."""
@@ -79,6 +79,11 @@ class CheckpointStore:
     def used_bytes(self) -> int:
         """Bytes of the buffers in use."""
         return self._used_bytes
+
+    @property
+    def has_room_for_two(self) -> bool:
+        """Of the largest states so far: one outlives the save of the next."""
+        return self._max_count > 1 and 2 * self._largest <= self.max_bytes > 0
 
     def has(self, key: bytes) -> bool:
         """Whether a state for ``key`` is kept; does not count as a use."""
@@ -106,6 +111,7 @@ class CheckpointStore:
         if key in self._held:
             self._held.move_to_end(key)
             return True
+        self._largest = max(self._largest, num_bytes)
         if not self._max_count or not 0 < num_bytes <= self.max_bytes:
             self.counters.refusals += 1
             return False

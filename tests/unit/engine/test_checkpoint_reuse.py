@@ -76,6 +76,19 @@ async def test_prompts_that_share_a_beginning_share_its_state(tmp_path: Path, na
 
 
 @pytest.mark.parametrize("name", NAMES)
+async def test_a_state_is_kept_where_prompts_part(tmp_path: Path, name: str) -> None:
+    MODELS[name](tmp_path / "m.gguf")
+    shared = tokens_of(0, 200)
+    requests = [ask(f"r{n}", shared + tokens_of(n, 60)) for n in range(1, 5)]
+    turns = [*[[one] for one in requests], _renamed(requests)]
+    plain, _ = await run(tmp_path / "m.gguf", turns)
+    kept, _ = await run(tmp_path / "m.gguf", turns, host_bytes=HOST_BYTES, checkpoint_tokens=4096)
+    assert [answer.facts for answer in kept] == [answer.facts for answer in plain]
+    # No interval fits: the second stops where it parts from the first; at last each finds its own.
+    assert [cached(answer) for answer in kept] == [0, 0, 192, 192] + [256] * 4
+
+
+@pytest.mark.parametrize("name", NAMES)
 async def test_the_next_turn_of_a_conversation_goes_on_near_its_end(
     tmp_path: Path, name: str
 ) -> None:
