@@ -16,7 +16,7 @@ from cluster.controller_fixtures import api, kubelet, operator, operators, world
 from cluster.controller_looks import settle
 from support.controller_objects import condition, fetched
 from terrace.api import names
-from terrace.controller.kinds import MODEL, POD, POOL, STATEFULSET
+from terrace.controller.kinds import MODEL, POD, POOL, STATEFULSET, is_deleting, labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -315,6 +315,32 @@ def test_replicas_that_no_node_takes_try_the_next_flavor(world: World, machines:
 
     eventually(is_alone, "the set that found no node is gone")
     world.api.delete(POD, world.namespace, "foreign-taken", gracePeriodSeconds=0)
+    assert operator.process.poll() is None
+
+
+def test_a_flavor_that_is_renamed_gets_the_device_of_its_older_replica(
+    world: World, machines: Any
+) -> None:
+    operator = world.operators.start(pending_s=2)
+    machines("renamed", A100, {GPU: 1})
+    one_pool(world, "renamed", {"accelerator": "nvidia"}, {"name": "cpu"})
+    version = world.add_model("stays", poolRef={"name": "renamed"})["metadata"]["resourceVersion"]
+    world.wait_ready("stays")
+    pool = world.api.get(POOL, world.namespace, "renamed")
+    assert pool is not None
+    gpu, cpu = pool["spec"]["flavors"]
+    flavors = [gpu | {"name": "other"}, cpu]
+    world.api.patch(POOL, world.namespace, "renamed", {"spec": {"flavors": flavors}})
+
+    def has_moved() -> bool:
+        pods = [pod for pod in world.pods(model="stays") if not is_deleting(pod)]
+        return [labels_of(pod)[names.LABEL_FLAVOR] for pod in pods] == ["other"]
+
+    eventually(has_moved, "the older replica makes room")
+    world.wait_ready("stays")
+    states = world.api.history(MODEL, world.namespace, version)
+    placed = ((state.get("status") or {}).get("placement") or {} for state in states)
+    assert {each["flavor"] for each in placed if each} == {"gpu", "other"}
     assert operator.process.poll() is None
 
 

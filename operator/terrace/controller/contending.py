@@ -7,7 +7,7 @@ and keep (``placing.py``). Does not own: any of these. Pure but for reading the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,13 @@ from terrace.api.conditions import ConditionType, Reason
 from terrace.api.names import Key
 from terrace.controller.contest import Claim
 from terrace.controller.holders import holders_of
-from terrace.controller.moving import Eviction, give_way, homeless_left_s, move_on
+from terrace.controller.moving import (
+    Eviction,
+    give_way,
+    homeless_left_s,
+    in_the_way,
+    move_on,
+)
 from terrace.controller.placing import Decision, Running, decide_placement
 from terrace.planner.inputs import Cluster
 from terrace.planner.preemption import find_swap
@@ -71,11 +77,16 @@ def _turn(
             return waiting
     left_s: float | None = None
     decision: Decision | NoPlacement | None = None
+    older = ""
     if running is not None:
         left_s = homeless_left_s(running, seen.replicas, now, context.config.pending_s)
-        decision = _leave(context, subject, model, cluster, running, left_s)
+        if left_s is not None and left_s <= 0:
+            older = in_the_way(model, subject.pool, cluster, running.plan.flavor, seen.pods)
+        decision = _leave(context, subject, model, cluster, running, None if older else left_s)
     if decision is None:
         decision = decide_placement(model, subject.pool, cluster, running, seen.replicas)
+        if older and isinstance(decision, Decision) and decision.flavor.name != older:
+            decision = replace(decision, evicted=older)
     if isinstance(decision, NoPlacement) and decision.missing_devices:
         decision = _still_preempted(seen.model, decision)
     return Turn(decision, look_in_s=left_s if left_s is not None and left_s > 0 else None)

@@ -1,20 +1,21 @@
-"""When replicas leave a flavor that they have: for want of a node, or for a stronger model.
+"""When replicas leave a flavor that they have: for want of a node, for a stronger or a newer one.
 
-Owns: both cases and their words. Does not own: who is stronger (``contest.py``), staying
+Owns: these cases and their words. Does not own: who is stronger (``contest.py``), staying
 (``placing.py``). Pure. Next: ``contending.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from terrace.api import names
 from terrace.api.conditions import Reason
 from terrace.controller import pods
-from terrace.controller.kinds import Manifest, is_controlled_by, uid_of
+from terrace.controller.kinds import Manifest, is_controlled_by, labels_of, uid_of
 from terrace.controller.placing import Decision
-from terrace.planner.placement import place
+from terrace.planner.placement import Placement, place
 from terrace.planner.room import NoPlacement
 
 if TYPE_CHECKING:
@@ -42,6 +43,25 @@ def homeless_left_s(
     if not since or not all(since):
         return None
     return bound_s - (now - datetime.fromisoformat(max(since))).total_seconds()
+
+
+def in_the_way(
+    model: ModelInputs, pool: PoolSpec, cluster: Cluster, flavor: str, own: list[Manifest]
+) -> str:
+    """Another flavor, whose replicas have what those of ``flavor`` wait for; empty: there is none.
+
+    On a node of theirs would be room for one of ``flavor``, were they gone. ``own``: all pods of
+    the model, which ``cluster.used`` leaves out.
+    """
+    alone = pool.model_copy(update={"flavors": [f for f in pool.flavors if f.name == flavor]})
+    for pod in own:
+        other = labels_of(pod).get(names.LABEL_FLAVOR, flavor)
+        if other == flavor or not pods.is_bound(pod) or pods.is_finished(pod):
+            continue
+        here = tuple(node for node in cluster.nodes if node.name == pod["spec"]["nodeName"])
+        if here and isinstance(place(model, alone, replace(cluster, nodes=here)), Placement):
+            return other
+    return ""
 
 
 def move_on(

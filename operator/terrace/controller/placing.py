@@ -37,7 +37,8 @@ class Decision:
     plan: OffloadPlan
     pending: OffloadPlan | None = None
     evicted: str = ""
-    """A flavor whose replicas go at once: for a stronger model, or because no node took them."""
+    """A flavor whose replicas go at once: for a stronger model, because no node took them, or since
+    those of ``flavor`` wait for what they have."""
     held: RuntimeConfig | None = None
     """What replicas go on with while a file is fetched that they will need; None: no such wait."""
     given_up: Place | None = None

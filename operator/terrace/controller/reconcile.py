@@ -13,6 +13,7 @@ from terrace.api.conditions import Reason
 from terrace.api.model import ModelSpec
 from terrace.api.names import Key
 from terrace.api.pool import PoolSpec
+from terrace.controller import pods
 from terrace.controller.apply import ForeignObjectError, PredecessorError, remove
 from terrace.controller.context import Context, Outcome
 from terrace.controller.deciding import model_fetch, reserve, turn_of
@@ -21,6 +22,7 @@ from terrace.controller.findings import Findings
 from terrace.controller.kinds import (
     CLAIM,
     MODEL,
+    POD,
     STATEFULSET,
     Manifest,
     is_deleting,
@@ -65,6 +67,8 @@ async def _tell(context: Context, seen: Observed, found: Findings) -> None:
     found = replace(found, report=context.reports.of(found.ready))
     await _report(context, seen, found)
     # After the status: who is killed between would not know why it has nothing.
+    for pod in _waiting_for_evicted(found):
+        await remove(context.cluster, context.cache, POD, pod)
     for stateful_set in _evicted(seen, found):
         await remove(context.cluster, context.cache, STATEFULSET, stateful_set)
 
@@ -146,6 +150,22 @@ def _evicted(seen: Observed, found: Findings) -> list[Manifest]:
         return [*seen.live_sets] if decision.reason == Reason.PREEMPTED else []
     lost = decision.evicted if decision is not None else ""
     return [each for each in seen.live_sets if labels_of(each).get(names.LABEL_FLAVOR) == lost]
+
+
+def _waiting_for_evicted(found: Findings) -> list[Manifest]:
+    """Replicas without a node whose flavor gets what another of the model's has.
+
+    They are made anew, and with them the time that they have to find a node.
+    """
+    decision = found.decision
+    if not isinstance(decision, Decision) or not decision.evicted:
+        return []
+    return [
+        pod
+        for pod in found.live
+        if labels_of(pod).get(names.LABEL_FLAVOR) == decision.flavor.name
+        and pods.unschedulable(pod) is not None
+    ]
 
 
 async def _report(context: Context, seen: Observed, found: Findings) -> None:

@@ -20,7 +20,10 @@ Disruption = Literal["in place", "rolling", "new set", "refused"]
 MEANINGS: dict[Disruption, str] = {
     "in place": "Replicas go on as they are.",
     "rolling": "Replicas are replaced one by one; the model keeps answering with two or more.",
-    "new set": "Another StatefulSet is made, and the old one goes when the new one is ready.",
+    "new set": (
+        "Another StatefulSet is made, and the old one goes when the new one is ready; sooner where "
+        "the new one found no node for `operator.pendingSeconds` and needs what the old one has."
+    ),
     "refused": "The API server refuses the change; the message says what to do instead.",
 }
 _CELLS = "The KV cells are made when a replica starts."
