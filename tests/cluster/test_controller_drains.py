@@ -89,6 +89,17 @@ def test_of_two_replicas_one_at_a_time_leaves_a_drained_node(
     assert second["metadata"]["uid"] in world.uids()
 
 
+def test_replicas_that_are_not_ready_leave_a_drained_node(world: World, operator: Operator) -> None:
+    world.kubelet.serve = unready
+    world.add_pool()
+    world.add_model(replicas=2)
+    eventually(
+        lambda: [each["status"]["phase"] for each in world.pods()] == ["Running"] * 2, "both run"
+    )
+    assert budget(world, "demo")["status"]["disruptionsAllowed"] == 0
+    assert [evict(world, each) for each in world.pods()] == [GOES, GOES]
+
+
 def test_a_budget_comes_and_goes_with_the_second_replica(world: World, operator: Operator) -> None:
     world.add_pool()
     world.add_model()
