@@ -182,7 +182,7 @@ def test_slices_of_which_a_process_uses_one_are_never_several() -> None:
     product = {"nvidia.com/gpu.product": f"{A100}-MIG-1g.10gb"}
     for wanted, nodes in (
         (flavor(resourceName=resource, count=2), mixed),
-        (flavor(count=2), replace(single, labels=single.labels | product)),
+        (flavor(count=2), replace(single, labels={**single.labels, **product})),
     ):
         found = refused(rooms(wanted, nodes))
         assert found.reason == Reason.UNSUPPORTED_ACCELERATOR
