@@ -17,7 +17,7 @@ import hashlib
 import random
 import string
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ _BLOCK = 32
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model of the plain llama architecture; heads are 64 wide."""
+    """Sizes of a model of the plain llama architecture, or gemma3's; heads are 64 wide."""
 
     width: int
     layers: int
@@ -61,12 +61,21 @@ class Shape:
     only_digits: bool = True
     """False: every token may be the likeliest, as a sampler of a trained model meets it."""
     context: int = CONTEXT
+    window: int = 0
+    """Tokens that five of six layers look back, as gemma3's do; 0: all layers see everything."""
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name."""
+        return "gemma3" if self.window else "llama"
 
 
 TINY = Shape(width=256, layers=12, heads=4, kv_heads=2, feed_forward=1024)
 """16 million parameters: what is not arithmetic shows most."""
 MID = Shape(width=768, layers=22, heads=12, kv_heads=4, feed_forward=2048)
 """151 million parameters."""
+WINDOWED = replace(MID, window=512)
+"""The same with windows: its prefixes are reused as whole states."""
 BIG = Shape(
     width=2048,
     layers=16,
@@ -95,7 +104,14 @@ _TYPES = {
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
     "q4_0": (gguf.GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
-SHAPES = {"tiny": TINY, "mid": MID, "big": BIG, "wordy": WORDY, "long": LONG}
+SHAPES = {
+    "tiny": TINY,
+    "mid": MID,
+    "windowed": WINDOWED,
+    "big": BIG,
+    "wordy": WORDY,
+    "long": LONG,
+}
 MODELS = {f"{size}-{kind}": (shape, kind) for size, shape in SHAPES.items() for kind in _TYPES}
 
 
@@ -175,7 +191,7 @@ class _Tensor:
 def write_model(path: Path, name: str, shape: Shape, kind: str) -> None:
     """Write a GGUF of ``shape`` whose matrices are of type ``kind`` (a key of _TYPES)."""
     tensor_type, file_type = _TYPES[kind]
-    writer = gguf.GGUFWriter(str(path), "llama")
+    writer = gguf.GGUFWriter(str(path), shape.architecture)
     writer.add_name(f"terrace-bench-{name}")
     writer.add_file_type(file_type)
     _add_shape(writer, shape)
@@ -227,6 +243,13 @@ def _tensors(shape: Shape) -> list[_Tensor]:
             _Tensor(f"{at}ffn_up.weight", shape.feed_forward, width),
             _Tensor(f"{at}ffn_down.weight", width, shape.feed_forward),
         ]
+        if shape.window:
+            found += [
+                _Tensor(f"{at}post_attention_norm.weight", 1, width),
+                _Tensor(f"{at}post_ffw_norm.weight", 1, width),
+                _Tensor(f"{at}attn_q_norm.weight", 1, _HEAD),
+                _Tensor(f"{at}attn_k_norm.weight", 1, _HEAD),
+            ]
     return found
 
 
@@ -241,6 +264,10 @@ def _add_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.vocabulary)
+    if shape.window:
+        writer.add_key_length(_HEAD)
+        writer.add_value_length(_HEAD)
+        writer.add_sliding_window(shape.window)
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, count: int) -> None:

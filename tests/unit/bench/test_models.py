@@ -15,6 +15,8 @@ import pytest
 
 from bench import models, plans
 from build.source import REPOSITORY
+from terrace_runtime.models.facts import model_facts
+from terrace_runtime.models.gguf_header import read_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,6 +113,16 @@ def test_a_tied_model_has_one_embedding_and_no_head(tmp_path: Path) -> None:
     assert "CPU" in _python(str(check), str(check.parent), str(path))
 
 
+def test_a_windowed_model_is_one_that_llama_cpp_keeps_windows_of(tmp_path: Path) -> None:
+    path = tmp_path / "windowed.gguf"
+    models.write_model(path, "windowed", replace(_SMALL, window=64), "q4_0")
+    check = REPOSITORY / "runtime_image/build/check.py"
+    assert "CPU" in _python(str(check), str(check.parent), str(path))
+    with path.open("rb") as file:
+        facts = model_facts(read_header(file, path.stat().st_size), "0" * 64)
+    assert {run.window for run in facts.layers} == {64}
+
+
 def test_sizes_are_what_their_names_say() -> None:
     counts = {}
     for name in ("tiny", "mid", "big"):
@@ -123,8 +135,8 @@ def test_sizes_are_what_their_names_say() -> None:
     assert counts == {"tiny": 16, "mid": 151, "big": 1040}
 
 
-def test_models_are_five_shapes_in_two_types() -> None:
-    shapes = ("tiny", "mid", "big", "wordy", "long")
+def test_models_are_six_shapes_in_two_types() -> None:
+    shapes = ("tiny", "mid", "windowed", "big", "wordy", "long")
     names = [f"{s}-{t}" for s, t in itertools.product(shapes, ("q8_0", "q4_0"))]
     assert list(models.MODELS) == names
     assert models.WORDY.vocabulary == 152_064
