@@ -127,7 +127,11 @@ class Wish:
         bare = replace(self.bare(size), split=split)
         cells = kv_bytes(self.facts, bare)
         choices = tier_choices(
-            self.offload, cells, self.bytes_per_token, has_device=split is not None
+            self.offload,
+            cells,
+            self.bytes_per_token,
+            has_device=split is not None,
+            whole_states=reuse_of(self.facts) == "checkpoints",
         )
         for tiers in class_tiers(self.facts, choices):
             # What either layout needs is planned; where that is too much, cells stay split.

@@ -7,7 +7,7 @@ changed; a default shrinks, down to none, before context does. Next: ``placement
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from terrace.api.quantity import parse_bytes
@@ -102,24 +102,34 @@ class Tiers:
 NO_TIERS = Tiers()
 
 
-def meaning_of(offload: Offload, *, has_device: bool) -> Meaning:
-    """What the profile in ``offload`` means."""
+def meaning_of(offload: Offload, *, has_device: bool, whole_states: bool = False) -> Meaning:
+    """What the profile in ``offload`` means.
+
+    ``whole_states``: of a model whose states are kept whole. A quarter of the KV cells would hold
+    one of four sequences, and nothing beside it.
+    """
     profiles = DEVICE_PROFILES if has_device else PROFILES
-    return profiles[offload.profile or DEFAULT_PROFILE]
+    meaning = profiles[offload.profile or DEFAULT_PROFILE]
+    if whole_states and meaning.quarters == 1:
+        return replace(meaning, quarters=4, most_bytes=2 * GIB)
+    return meaning
 
 
 def tier_choices(
-    offload: Offload, kv_bytes: int, bytes_per_token: int, *, has_device: bool = False
+    offload: Offload,
+    kv_bytes: int,
+    bytes_per_token: int,
+    *,
+    has_device: bool = False,
+    whole_states: bool = False,
 ) -> Iterator[Tiers]:
     """Choices for one size of context, in order of preference; at least one.
 
     ``offload``: the model's settings over its pool's, without contradiction. ``kv_bytes``: the KV
     cells of all sequences. ``bytes_per_token``: keys and values of one token.
     """
-    profile, meaning = (
-        offload.profile or DEFAULT_PROFILE,
-        meaning_of(offload, has_device=has_device),
-    )
+    profile = offload.profile or DEFAULT_PROFILE
+    meaning = meaning_of(offload, has_device=has_device, whole_states=whole_states)
     block_tokens = offload.kv_block_tokens or DEFAULT_BLOCK_TOKENS
     block_bytes = block_tokens * bytes_per_token
     disk_bytes, why_disk = _disk(offload, profile)

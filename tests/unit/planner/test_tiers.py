@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from support.model_shapes import facts as facts_of
 from support.planning import GIB, MIB, demo_facts, llama_8b_facts, model, node, place, pool
 from terrace.api.conditions import Reason
 from terrace.planner.footprint import footprint
@@ -168,6 +169,24 @@ def test_a_default_host_tier_shrinks_before_the_context_and_says_so() -> None:
     assert any("but 512.0 MiB do not fit" in reason for reason in plan.reasons)
     plan = plan_of({}, memory=whole.limit_bytes)
     assert (plan.context_tokens, plan.parallel, plan.host_bytes) == (8192, 4, 0)
+
+
+@pytest.mark.parametrize(("profile", "most"), [("Auto", 2 * GIB), ("HostHeavy", 16 * GIB)])
+def test_whole_states_get_as_much_as_the_cells_that_they_are_copies_of(
+    profile: str, most: int
+) -> None:
+    # A quarter, as blocks get, would hold one of four sequences.
+    answer = place(
+        facts_of("gemma-3-4b"),
+        model(offload={"profile": profile}, context={"length": 8192, "parallel": 4}),
+        pool(),
+        [node(memory_bytes=64 * GIB)],
+        {},
+    )
+    assert isinstance(answer, Placement)
+    plan = answer.plan
+    share = plan.kv_bytes if profile == "Auto" else 4 * plan.kv_bytes
+    assert plan.host_bytes == pytest.approx(min(share, most), rel=0.01)
 
 
 def test_a_host_tier_that_the_user_wrote_does_not_shrink() -> None:
