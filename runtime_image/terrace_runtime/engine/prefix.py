@@ -227,10 +227,11 @@ class PrefixCache:
 
     def _taken(self, sequence: Sequence, slot: int, restored: int) -> int:
         found = restored or sequence.num_computed
+        usable = self._usable(sequence)
         if self._stops is not None:
-            self._stops.begin(sequence, found)
+            self._stops.begin(sequence, usable, found)
         self._queried_tokens += len(sequence.tokens)
-        self._missed_blocks += len(self._usable(sequence)) - found // self._block_tokens
+        self._missed_blocks += len(usable) - found // self._block_tokens
         for key in sequence.keys:
             self._computing.setdefault(key, sequence)
         if not sequence.is_restoring:

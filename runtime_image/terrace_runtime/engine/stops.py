@@ -49,9 +49,11 @@ class Stops:
         # One that is gone before it is used would have been waited for in vain, by each in turn.
         return at if at > leader.num_computed and self._store.has_room_for_two else 0
 
-    def begin(self, sequence: Sequence, stored: int) -> None:
-        """It gets its slot, with a state of ``stored`` tokens: note where it parts from others."""
-        usable = sequence.keys[: (len(sequence.tokens) - 1) // self._kv.block_tokens]
+    def begin(self, sequence: Sequence, usable: Seq[bytes], stored: int) -> None:
+        """It gets its slot, with a state of ``stored`` tokens: note where it parts from others.
+
+        ``usable`` are the keys of the blocks before its last token.
+        """
         num_seen = next((n for n, key in enumerate(usable) if key not in self._seen), len(usable))
         # The last ones first: what two prompts share outlives what one has alone.
         for key in reversed(usable):
