@@ -77,11 +77,13 @@ class Scheduled(Workloads):
 class OneDevice(Devices):
     def __init__(self, *flavors: dict[str, Any]) -> None:
         super().__init__()
-        now = lambda: self.now().strftime("%Y-%m-%dT%H:%M:%SZ")  # noqa: E731 -- as Simulation has it
-        self.workloads = self.scheduled = Scheduled(self.cluster, now)
+        self.workloads = self.scheduled = Scheduled(self.cluster, self._timestamp)
         self.scheduled.clock = lambda: self.time_s
         self.workloads.is_serving = lambda pod: bool(pod["spec"].get("nodeName"))
         self.set_flavors("old", *flavors)
+
+    def _timestamp(self) -> str:
+        return self.now().strftime("%Y-%m-%dT%H:%M:%SZ")
 
     async def _round(self) -> bool:
         wait_s = self.controller.queue.wait_s()
